@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repo_dir() -> Path:
+    """The root of the checkout."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Upstream's recorded artefacts (templates, option lists). Contract tests skip where they are absent."""
+    path = Path(os.environ.get("TRTLLM_SHARED", REPO.parent / "shared"))
+    if not (path / "facts").is_dir():
+        pytest.skip(f"upstream's recorded artefacts are not at {path}; set TRTLLM_SHARED to test against them")
+    return path
