@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Build the project's container images: base by mmdebstrap, wheels from outside, then podman.
+
+What an image is made from is hashed and written into its label ``org.trtllm.fleet.inputs``; the same
+inputs are never built twice. Nothing is downloaded inside the build: wheels come through the machine's pip
+configuration and are copied, so an image is buildable wherever pip and a Debian mirror (or ``base``) work.
+
+Cache (``${TRTLLM_FLEET_CACHE:-~/.cache/trtllm-fleet}``): ``rootfs/<key>.tar.zst`` and ``site/<key>/``, both
+content-addressed by what was asked for, both safe to delete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+INPUTS_LABEL = "org.trtllm.fleet.inputs"
+RECIPE = "1"  # part of every key: raise it when this file changes what an image contains
+
+DEBIAN_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
+# The C library of a suite decides which manylinux wheels run on it.
+GLIBC_MINOR = {"bullseye": 31, "bookworm": 36, "trixie": 41}
+SLIM_PATHS = ("man", "doc", "locale", "info", "lintian", "bug")
+
+
+class BuildError(Exception):
+    """One sentence: what failed and what to do."""
+
+
+@dataclass(frozen=True)
+class BuiltImage:
+    """The image that stands in podman's storage now."""
+
+    reference: str  # localhost/<name>:<version>
+    id: str  # sha256:...
+    inputs: str  # sha256 of everything it was made from
+    built: bool  # False: it was there already
+    seconds: float
+    size: int  # bytes
+
+
+def cache_dir() -> Path:
+    """Where downloads and base file systems are kept between builds."""
+    return Path(os.environ.get("TRTLLM_FLEET_CACHE") or Path.home() / ".cache" / "trtllm-fleet")
+
+
+def podman_command() -> str:
+    """``$PODMAN``, the test bed's wrapper where the checkout has one, or plain podman."""
+    if chosen := os.environ.get("PODMAN"):
+        return chosen
+    wrapper = Path(__file__).resolve().parent.parent / "tests" / "testbed" / "podman"
+    return str(wrapper) if os.access(wrapper, os.X_OK) else "podman"
+
+
+def build_image(
+    name: str,
+    context_dir: Path,
+    *,
+    version: str,
+    files: Sequence[str],
+    base_packages: Sequence[str] = (),
+    suite: str = "bookworm",
+    variant: str = "minbase",
+    base: str | None = None,
+    wheels_requirements: Path | None = None,
+    python_version: str = "3.11",
+    build_args: Mapping[str, str] | None = None,
+    machine: str | None = None,
+    rebuild: bool = False,
+    log: Path | None = None,
+) -> BuiltImage:
+    """Return ``localhost/<name>:<version>``, building it only if what it is made from has changed.
+
+    *files*: paths in *context_dir* (files or directories) that the build needs, the Containerfile included; a
+    change in anything else builds nothing. *base_packages* with *suite* and *variant* describe the base that
+    mmdebstrap makes; *base* names an existing image instead (it is pulled if absent). The Containerfile says
+    ``ARG BASE`` / ``FROM ${BASE}``. *wheels_requirements* (complete, every line pinned: dependencies are not
+    followed) is unpacked by pip for *python_version* into ``site/`` of the build context. *machine* is a
+    kernel's name for an architecture (x86_64, aarch64), this machine's by default.
+    """
+    machine = machine or platform.machine()
+    if machine not in DEBIAN_ARCH:
+        raise BuildError(f"images are built for {', '.join(DEBIAN_ARCH)}, not for {machine}")
+    reference = f"localhost/{name}:{version}"
+    started = time.monotonic()
+    args = dict(build_args or {})
+    base_key = _base_key(base, base_packages, suite, variant, machine)
+    inputs = _digest(
+        [RECIPE, base_key, python_version, machine, json.dumps(args, sort_keys=True), version]
+        + ([_file_digest(wheels_requirements)] if wheels_requirements else [])
+        + [f"{path}\0{mode:o}\0{digest}" for path, mode, digest in _context_files(context_dir, files)]
+    )
+    if not rebuild and _label(reference) == inputs:
+        return _built(reference, inputs, False, started)
+    base_reference = base or _base_image(base_packages, suite, variant, machine, base_key)
+    site = wheels_requirements and unpack_wheels(wheels_requirements, python_version, suite, machine)
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=_made(cache_dir() / "build")) as staged:
+        stage = Path(staged)
+        for path, _mode, _sha256 in _context_files(context_dir, files):
+            target = stage / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(context_dir / path, target)
+        if site:
+            shutil.copytree(site, stage / "site", copy_function=_link_or_copy)
+        options = [f"--build-arg={key}={value}" for key, value in {**args, "BASE": base_reference}.items()]
+        # chroot isolation: the RUN steps only move and compile files, and it also works where no user
+        # namespace or cgroup can be made for a build container.
+        _run(
+            [podman_command(), "build", "--isolation", "chroot", "--layers=false", "--tag", reference]
+            + [f"--label={INPUTS_LABEL}={inputs}", "--file", str(stage / "Containerfile")]
+            + [*options, str(stage)],
+            f"podman could not build {reference}",
+            log,
+        )
+    return _built(reference, inputs, True, started)
+
+
+def unpack_wheels(requirements: Path, python_version: str, suite: str, machine: str) -> Path:
+    """Return a directory with the wheels of *requirements* unpacked as site-packages (cached)."""
+    minor = GLIBC_MINOR[suite]
+    key = _digest([RECIPE, _requirement_lines(requirements), python_version, str(minor), machine])[:32]
+    target = cache_dir() / "site" / key
+    with _lock(target):
+        if target.is_dir():
+            return target
+        partial = target.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        tag = python_version.replace(".", "")
+        platforms = [f"manylinux_2_{m}_{machine}" for m in range(minor, 16, -1)]
+        platforms.append(f"manylinux2014_{machine}")
+        _run(
+            [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
+            + ["--only-binary=:all:", "--target", str(partial), "--implementation", "cp"]
+            + ["--python-version", python_version]
+            + [f"--abi={abi}" for abi in (f"cp{tag}", "abi3", "none")]
+            + [f"--platform={p}" for p in platforms]
+            + ["--requirement", str(requirements)],
+            f"pip could not fetch the wheels of {requirements}",
+        )
+        shutil.rmtree(partial / "bin", ignore_errors=True)  # console scripts point at the wrong interpreter
+        partial.rename(target)
+    return target
+
+
+def _base_key(base: str | None, packages: Sequence[str], suite: str, variant: str, machine: str) -> str:
+    """Identify the base: the ID of a named image, or what mmdebstrap is asked for."""
+    if base is None:
+        return _digest([RECIPE, suite, variant, machine, *sorted(packages)])
+    found = _image_field(base, "{{.Id}}")
+    if found is None:
+        _run([podman_command(), "pull", "--quiet", base], f"podman could not pull the base image {base}")
+        found = _image_field(base, "{{.Id}}")
+    return str(found)
+
+
+def _base_image(packages: Sequence[str], suite: str, variant: str, machine: str, key: str) -> str:
+    """Return the reference of the base made from Debian packages; make and import it where it is absent."""
+    reference = f"localhost/trtllm-fleet/base:{suite}-{key[:16]}"
+    if _image_field(reference, "{{.Id}}"):
+        return reference
+    archive = cache_dir() / "rootfs" / f"{suite}-{key[:32]}.tar.zst"
+    with _lock(archive):
+        if not archive.exists():
+            _require("mmdebstrap", "zstd")
+            partial = archive.with_name(f"partial-{archive.name}")
+            partial.unlink(missing_ok=True)
+            slim = [f"--dpkgopt=path-exclude=/usr/share/{path}/*" for path in SLIM_PATHS]
+            _run(
+                ["mmdebstrap", f"--variant={variant}", f"--architectures={DEBIAN_ARCH[machine]}", *slim]
+                + ['--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"']
+                + ["--customize-hook=rm -rf $1/var/cache/* $1/var/lib/apt/lists/* $1/var/log/*"]
+                + [f"--include={','.join(packages)}", suite, str(partial)],
+                f"mmdebstrap could not make a {suite} base (is a Debian mirror reachable?)",
+            )
+            partial.rename(archive)
+        command = [podman_command(), "import", "--quiet", str(archive), reference]
+        _run(command, "podman could not import the base")
+    return reference
+
+
+def _context_files(context: Path, files: Sequence[str]) -> Iterator[tuple[str, int, str]]:
+    """Yield (path, permission bits, sha256) of what the build takes from *context*, byte code left out."""
+    for wanted in sorted(files):
+        root = context / wanted
+        if not root.exists():
+            raise BuildError(f"{root} is missing from the sources of the image")
+        for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
+            if path.is_file() and path.suffix != ".pyc":
+                yield str(path.relative_to(context)), path.stat().st_mode & 0o755, _file_digest(path)
+
+
+def _requirement_lines(requirements: Path) -> str:
+    """Return the pins without comments: a comment must not fetch anything again."""
+    lines = (line.split("#", 1)[0].strip() for line in requirements.read_text().splitlines())
+    pins = [line for line in lines if line]
+    for pin in pins:
+        if "==" not in pin:
+            raise BuildError(f"{requirements}: '{pin}' is not pinned; write NAME==VERSION")
+    return "\n".join(sorted(pins))
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _made(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+
+
+@contextlib.contextmanager
+def _lock(target: Path) -> Iterator[None]:
+    """Let one process at a time make *target*."""
+    with open(_made(target.parent) / f".{target.name}.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _require(*tools: str) -> None:
+    for tool in tools:
+        if not shutil.which(tool):
+            raise BuildError(f"'{tool}' is not installed; install it, or name a base image with --base")
+
+
+def _image_field(reference: str, template: str) -> str | None:
+    command = [podman_command(), "image", "inspect", "--format", template, reference]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise BuildError(f"'{command[0]}' is not installed; install the package podman") from None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _label(reference: str) -> str | None:
+    return _image_field(reference, f'{{{{ index .Labels "{INPUTS_LABEL}" }}}}')
+
+
+def _built(reference: str, inputs: str, built: bool, started: float) -> BuiltImage:
+    identity, _, size = (_image_field(reference, "{{.Id}} {{.Size}}") or "").partition(" ")
+    image_id = identity if identity.startswith("sha256:") else f"sha256:{identity}"
+    seconds = round(time.monotonic() - started, 1)
+    return BuiltImage(reference, image_id, inputs, built, seconds, int(size or 0))
+
+
+def _run(command: Sequence[str], failure: str, log: Path | None = None) -> None:
+    """Run *command*; on failure raise with the end of what it said."""
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise BuildError(f"{failure}: '{command[0]}' is not installed") from None
+    if log:
+        log.write_text(done.stdout)
+    if done.returncode:
+        tail = "\n".join(done.stdout.strip().splitlines()[-15:])
+        raise BuildError(f"{failure} (exit {done.returncode}):\n{tail}")
