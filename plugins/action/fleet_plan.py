@@ -1,0 +1,68 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs on the controller alone: see the documentation of the module of the same name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import inspect_checkpoint
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import ENGINE_OPTIONS
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan, refuse_unknown_keys
+
+SPECS = Path(__file__).resolve().parents[2] / "roles" / "fleet" / "meta" / "argument_specs.yml"
+
+
+def load_spec() -> dict[str, Any]:
+    """The options of the role ``fleet``, with the engine's own options in their place."""
+    spec: dict[str, Any] = yaml.safe_load(SPECS.read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
+    spec["trtllm_models"]["options"]["engine"]["options"] = ENGINE_OPTIONS
+    return spec
+
+
+class ActionModule(ActionBase):
+    """Validate the description of the fleet and return the plan of this host as the fact ``trtllm_fleet``."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        given = dict(self._task.args)
+        try:
+            spec = load_spec()
+            refuse_unknown_keys(given, spec)
+            validated = ArgumentSpecValidator(_with_defaults(spec)).validate(given)
+            if validated.error_messages:
+                raise FleetError("; ".join(validated.error_messages) + ".")
+            fleet = plan(validated.validated_parameters)
+            for checkpoint in fleet["checkpoints"]:
+                if checkpoint["location"] == "controller":
+                    inspect_checkpoint(Path(os.path.expanduser(checkpoint["path"])))
+            result["ansible_facts"] = {"trtllm_fleet": fleet}
+        except FleetError as error:
+            raise AnsibleActionFail(str(error)) from error
+        result["changed"] = False
+        return result
+
+
+def _with_defaults(spec: dict[str, Any]) -> dict[str, Any]:
+    """The same spec, with every dictionary that has options filled with their defaults."""
+    known = ("type", "required", "default", "choices", "elements", "no_log", "aliases")
+    out: dict[str, Any] = {}
+    for name, option in spec.items():
+        out[name] = {key: value for key, value in option.items() if key in known}
+        if "options" in option:
+            out[name]["options"] = _with_defaults(option["options"])
+            if option.get("type") == "dict" and not option.get("required"):
+                out[name]["apply_defaults"] = True
+                out[name].pop("default", None)
+    return out

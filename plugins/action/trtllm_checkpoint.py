@@ -1,0 +1,72 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Transfers a checkpoint of the controller; on the host the module of the same name does the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import inspect_checkpoint
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import tree_digest
+
+MODULE = "trtllm.fleet.trtllm_checkpoint"
+display = Display()
+
+
+def local_index(source: Path) -> Path:
+    """Where the controller keeps the digests of *source*, so that it reads the weights once for all hosts."""
+    cache = os.environ.get("TRTLLM_FLEET_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "trtllm-fleet"
+    )
+    directory = Path(cache) / "digests"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory / f"{hashlib.sha256(os.fsencode(source)).hexdigest()[:32]}.json"
+
+
+class ActionModule(ActionBase):
+    """Compare, transfer what is missing, publish. A run without changes is one remote call."""
+
+    TRANSFERS_FILES = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        args = dict(self._task.args)
+        if args.get("location", "controller") != "controller" or args.get("state", "present") == "absent":
+            return self._module(args, task_vars)
+        if not args.get("path"):
+            raise AnsibleActionFail("path is missing; give the directory of the controller that holds the checkpoint.")
+        source = Path(os.path.expanduser(str(args["path"]))).absolute()
+        try:
+            inspect_checkpoint(source)
+            tree = tree_digest(source, local_index(source))
+        except FleetError as error:
+            raise AnsibleActionFail(str(error)) from error
+        args["wanted"] = tree.contents()
+        result = self._module(args, task_vars)
+        if result.get("failed") or "missing" not in result:
+            return result
+        self._transfer(source, result["staging"], result["missing"])
+        return self._module({**args, "publish": True}, task_vars)
+
+    def _transfer(self, source: Path, staging: str, paths: list[str]) -> None:
+        host = self._task.args.get("name")
+        total = sum((source / path).stat().st_size for path in paths)
+        done = 0
+        for path in paths:
+            size = (source / path).stat().st_size
+            if total > 100 * 1024 * 1024:
+                display.display(f"{host}: {path} ({size / 1e9:.1f} GB, {done / total:.0%} done)")
+            self._connection.put_file(str(source / path), os.path.join(staging, path))
+            done += size
+
+    def _module(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        result: dict[str, Any] = self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars)
+        return result

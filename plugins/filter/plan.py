@@ -1,0 +1,18 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters that carry results from one role to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible_collections.trtllm.fleet.plugins.module_utils._plan import by_name, with_results
+
+
+class FilterModule:
+    """Filters of the plan."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"by_name": by_name, "with_results": with_results}

@@ -1,0 +1,170 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Container images on a host, through the podman CLI: pulled, built, loaded or already there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import fingerprint, tree_digest
+
+# Runs argv on the host and returns (exit code, stdout, stderr).
+Runner = Callable[[list[str]], tuple[int, str, str]]
+# The label that tells from which inputs an image was built.
+LABEL = "trtllm.fleet.inputs"
+
+
+@dataclass
+class ImageRequest:
+    """What the user asks for; names are those of the module's options."""
+
+    name: str
+    source: str = "pull"
+    pull: str = "missing"
+    tls_verify: bool = True
+    authfile: str | None = None
+    archive: str | None = None
+    context: str | None = None
+    containerfile: str | None = None
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    isolation: str | None = None
+
+
+@dataclass
+class Image:
+    """An image that is on the host."""
+
+    id: str
+    reference: str
+    labels: Mapping[str, str]
+    size: int
+
+    def facts(self) -> dict[str, Any]:
+        """What roles pass on: ``id`` and ``reference`` (by digest where the image has one)."""
+        return {"id": self.id, "reference": self.reference, "size": self.size}
+
+
+def repository(name: str) -> str:
+    """*name* without its tag or digest: ``host:5000/a/b:1@sha256:x`` is ``host:5000/a/b``."""
+    name = name.split("@", 1)[0]
+    head, _, last = name.rpartition("/")
+    return f"{head}/{last.split(':', 1)[0]}" if head else last.split(":", 1)[0]
+
+
+def inspect(run: Runner, name: str) -> Image | None:
+    """The image called *name*, or None where the host has none."""
+    code, out, err = run(["podman", "image", "inspect", name])
+    if code != 0:
+        if "no such image" in err.lower() or "not known" in err.lower() or "no such object" in err.lower():
+            return None
+        raise FleetError(f"podman cannot read the image {name!r}: {_last_line(err)}")
+    found = json.loads(out)[0]
+    identity = "sha256:" + found["Id"].removeprefix("sha256:")
+    own = repository(name)
+    digests = [digest for digest in found.get("RepoDigests") or [] if repository(digest) == own]
+    return Image(
+        id=identity,
+        reference=sorted(digests)[0] if digests else identity,
+        labels=found.get("Labels") or {},
+        size=int(found.get("Size") or 0),
+    )
+
+
+class ImageManager:
+    """Brings one image onto the host, or says that it is there."""
+
+    def __init__(self, request: ImageRequest, run: Runner, check_mode: bool = False) -> None:
+        self.request = request
+        self.run = run
+        self.check_mode = check_mode
+
+    def ensure(self) -> tuple[bool, Image | None, str]:
+        """Return (changed, the image or None in check mode, why)."""
+        before = inspect(self.run, self.request.name)
+        changed, image, reason = getattr(self, f"_ensure_{self.request.source}")(before)
+        if image is None and not self.check_mode:
+            raise FleetError(f"{self.request.name!r} is not on the host after podman said that it is; run again.")
+        return changed, image, reason
+
+    def _ensure_present(self, before: Image | None) -> tuple[bool, Image | None, str]:
+        if before is None and not self.check_mode:
+            raise FleetError(
+                f"The image {self.request.name!r} is not on the host and source is 'present'; load or build it there, "
+                "or give a source of pull, build or archive."
+            )
+        return before is None, before, "already there" if before else "not there yet"
+
+    def _ensure_pull(self, before: Image | None) -> tuple[bool, Image | None, str]:
+        if before is not None and self.request.pull == "missing":
+            return False, before, "already there"
+        if self.check_mode:
+            return before is None, before, "would be pulled" if before is None else "might be pulled anew"
+        argv = ["podman", "pull", "--quiet", f"--tls-verify={str(self.request.tls_verify).lower()}"]
+        if self.request.authfile:
+            argv += ["--authfile", self.request.authfile]
+        self._podman(argv + [self.request.name], f"pull {self.request.name!r}")
+        after = inspect(self.run, self.request.name)
+        same = before is not None and after is not None and before.id == after.id
+        return not same, after, "already the newest" if same else "pulled"
+
+    def _ensure_archive(self, before: Image | None) -> tuple[bool, Image | None, str]:
+        archive = self.request.archive
+        if not archive:
+            raise FleetError("source is 'archive' but archive is not given; give the path of an image archive of the host.")
+        if before is not None:
+            return False, before, "already there"
+        if self.check_mode:
+            return True, None, "would be loaded"
+        if not os.path.isfile(archive):
+            raise FleetError(f"There is no image archive {archive!r} on the host; put it there first.")
+        self._podman(["podman", "load", "--quiet", "--input", archive], f"load {archive!r}")
+        after = inspect(self.run, self.request.name)
+        if after is None:
+            raise FleetError(f"The archive {archive!r} holds no image called {self.request.name!r}; give the name that it holds.")
+        return True, after, "loaded"
+
+    def _ensure_build(self, before: Image | None) -> tuple[bool, Image | None, str]:
+        context = self.request.context
+        if not context:
+            raise FleetError("source is 'build' but context is not given; give the directory to build from.")
+        containerfile = Path(self.request.containerfile or os.path.join(context, "Containerfile"))
+        if not containerfile.is_file():
+            if self.check_mode and not os.path.isdir(context):
+                return True, before, f"{context} is not there yet"
+            raise FleetError(f"There is no {containerfile}; give containerfile, the path of the file to build from.")
+        inputs = fingerprint(
+            {
+                "context": tree_digest(Path(context), None).digest,
+                "containerfile": tree_digest(containerfile.parent, None).files[containerfile.name].sha256,
+                "build_args": dict(self.request.build_args),
+            }
+        )
+        if before is not None and before.labels.get(LABEL) == inputs:
+            return False, before, "built from the same inputs"
+        if self.check_mode:
+            return True, before, "would be built"
+        argv = ["podman", "build", "--quiet", "--tag", self.request.name, "--label", f"{LABEL}={inputs}"]
+        argv += ["--file", str(containerfile), f"--tls-verify={str(self.request.tls_verify).lower()}"]
+        if self.request.isolation:
+            argv += ["--isolation", self.request.isolation]
+        for key, value in sorted(self.request.build_args.items()):
+            argv += ["--build-arg", f"{key}={value}"]
+        self._podman(argv + [context], f"build {self.request.name!r}")
+        return True, inspect(self.run, self.request.name), "built"
+
+    def _podman(self, argv: list[str], what: str) -> None:
+        code, _, err = self.run(argv)
+        if code != 0:
+            raise FleetError(f"podman cannot {what} (exit code {code}): {_last_line(err)}")
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it printed nothing"

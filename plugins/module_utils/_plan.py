@@ -1,0 +1,229 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From what a user writes (``trtllm_models``) to what each role has to do on one host.
+
+Everything here runs on the controller, before the first remote call, and is pure: the same description
+gives the same plan.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, nearest
+
+Spec = Mapping[str, Mapping[str, Any]]
+Item = dict[str, Any]
+
+# A name becomes a directory, a systemd unit and the model id of the OpenAI API.
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")
+PORTS_PER_REPLICA = 10
+PORT_KINDS = ("http_port", "grpc_port", "metrics_port")
+# What multiplies up to the number of ranks, and so of GPUs, of one engine.
+PARALLEL_OPTIONS = ("tp_size", "pp_size", "cp_size")
+
+
+def refuse_unknown_keys(value: Any, spec: Spec, path: str = "") -> None:
+    """Raise `FleetError` for the first key of *value* that *spec* does not have, at any depth.
+
+    *spec* has the form of ``options`` in a role's argument_specs. Types are not judged here.
+    """
+    if not isinstance(value, Mapping):
+        return
+    for key, item in value.items():
+        at = f"{path}.{key}" if path else str(key)
+        if key not in spec:
+            known = ", ".join(sorted(spec))
+            raise FleetError(f"{at} is not an option{nearest(str(key), spec) or ';'} Known there: {known}.")
+        inner = spec[key].get("options")
+        if inner is None:
+            continue
+        elements = item if isinstance(item, list) else [item]
+        for index, element in enumerate(elements):
+            refuse_unknown_keys(element, inner, f"{at}[{index}]" if isinstance(item, list) else at)
+
+
+def world_size(engine: Mapping[str, Any]) -> int:
+    """The number of ranks of an engine: ``tp_size * pp_size * cp_size``, each 1 where not given."""
+    return math.prod(int(engine.get(option) or 1) for option in PARALLEL_OPTIONS)
+
+
+def plan(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Derive the inputs of all roles for one host.
+
+    *description* holds ``trtllm_release``, ``trtllm_root``, ``trtllm_triton_address``, ``trtllm_port_base``
+    and ``trtllm_models``, already validated against the role's argument_specs, with defaults filled in.
+    Raises `FleetError` where models contradict each other or themselves.
+    """
+    models = list(description["trtllm_models"])
+    _check_names(models)
+    root = str(description["trtllm_root"]).rstrip("/")
+    replicas = _replicas(models, str(description["trtllm_triton_address"]), int(description["trtllm_port_base"]))
+    first = {replica["model"]: replica for replica in reversed(replicas)}
+    checkpoints = [{"name": model["name"], **model["checkpoint"]} for model in models]
+    directories = {item["name"]: _checkpoint_dir(item, root) for item in checkpoints}
+    return {
+        "release": str(description["trtllm_release"]),
+        "root": root,
+        "checkpoints": checkpoints,
+        "engines": [
+            {
+                "name": model["name"],
+                "checkpoint": directories[model["name"]],
+                "gpus": first[model["name"]]["gpus"],
+                "options": dict(model["engine"]),
+            }
+            for model in models
+        ],
+        "repositories": [
+            {
+                "name": model["name"],
+                "checkpoint": directories[model["name"]],
+                "streaming": model["serving"]["streaming"],
+                "parameters": model["repository"]["parameters"],
+            }
+            for model in models
+        ],
+        "replicas": [{**replica, "checkpoint_dirs": [directories[replica["model"]]]} for replica in replicas],
+        "gateway_models": [
+            {
+                "name": model["name"],
+                "entry_model": model["serving"]["entry_model"],
+                "tokenizer_dir": directories[model["name"]],
+                "urls": [
+                    f"http://{_url_host(replica['address'])}:{replica['http_port']}"
+                    for replica in replicas
+                    if replica["model"] == model["name"]
+                ],
+            }
+            for model in models
+        ],
+    }
+
+
+def _check_names(models: list[Item]) -> None:
+    if not models:
+        raise FleetError("trtllm_models is empty; describe at least one model, or leave this host out of the group.")
+    seen: set[str] = set()
+    for index, model in enumerate(models):
+        name = model["name"]
+        if not NAME.fullmatch(name):
+            raise FleetError(
+                f"trtllm_models[{index}].name is {name!r}; it names directories, units and the model of the OpenAI "
+                "API, so use at most 63 lower-case letters, digits, dots and dashes, with a letter or digit at "
+                "both ends."
+            )
+        if name in seen:
+            raise FleetError(f"trtllm_models[{index}].name {name!r} is given twice; give each model its own name.")
+        seen.add(name)
+
+
+def _checkpoint_dir(item: Item, root: str) -> str:
+    if item.get("in_place"):
+        if item["location"] != "host":
+            raise FleetError(
+                f"{item['name']}: checkpoint.in_place needs a directory of the host, but checkpoint.location is "
+                f"{item['location']!r}; set location: host, or leave in_place out."
+            )
+        return str(item["path"])
+    return f"{root}/checkpoints/{item['name']}"
+
+
+def _replicas(models: list[Item], address: str, port_base: int) -> list[Item]:
+    replicas: list[Item] = []
+    claimed = _claimed_gpus(models)
+    for model in models:
+        ranks = world_size(model["engine"])
+        for index, replica in enumerate(model["serving"]["replicas"]):
+            name = f"{model['name']}-{index}"
+            base = port_base + PORTS_PER_REPLICA * len(replicas)
+            ports = {kind: replica.get(kind) or base + offset for offset, kind in enumerate(PORT_KINDS)}
+            replicas.append(
+                {
+                    "name": name,
+                    "model": model["name"],
+                    "address": address,
+                    "world_size": ranks,
+                    "gpus": _gpus(name, replica.get("gpus"), ranks, claimed),
+                    **ports,
+                    **replica.get("options", {}),
+                }
+            )
+    _check_ports(replicas)
+    return replicas
+
+
+def _claimed_gpus(models: list[Item]) -> dict[str, str]:
+    """Which replica claims which GPU by name; the same GPU for two replicas is refused."""
+    claimed: dict[str, str] = {}
+    for model in models:
+        for index, replica in enumerate(model["serving"]["replicas"]):
+            name = f"{model['name']}-{index}"
+            for gpu in replica.get("gpus") or []:
+                if str(gpu) in claimed:
+                    raise FleetError(
+                        f"GPU {gpu} is given to the replicas {claimed[str(gpu)]} and {name}; give each replica GPUs "
+                        "of its own."
+                    )
+                claimed[str(gpu)] = name
+    return claimed
+
+
+def _gpus(name: str, given: list[Any] | None, ranks: int, claimed: dict[str, str]) -> list[Any]:
+    """The GPUs of one replica: those given, else the lowest indices that no replica claims."""
+    if given is None:
+        chosen: list[Any] = []
+        index = 0
+        while len(chosen) < ranks:
+            if str(index) not in claimed:
+                claimed[str(index)] = name
+                chosen.append(index)
+            index += 1
+        return chosen
+    if given and len(given) != ranks:
+        listed = ", ".join(str(gpu) for gpu in given)
+        raise FleetError(
+            f"{name}: the engine has {ranks} ranks (tp_size * pp_size * cp_size) but serving.replicas gives it "
+            f"{len(given)} GPU{'s' if len(given) != 1 else ''} ({listed}); give it {ranks}, or build the engine for "
+            f"{len(given)}."
+        )
+    return list(given)
+
+
+def _check_ports(replicas: list[Item]) -> None:
+    seen: dict[int, str] = {}
+    for replica in replicas:
+        for kind in PORT_KINDS:
+            port, owner = int(replica[kind]), f"{replica['name']}.{kind}"
+            if not 1 <= port <= 65535:
+                raise FleetError(f"{owner} is {port}; a port is a number from 1 to 65535.")
+            if port in seen:
+                raise FleetError(f"Port {port} is given to {seen[port]} and {owner}; give each a port of its own.")
+            seen[port] = owner
+
+
+def _url_host(address: str) -> str:
+    """The host part of a URL that reaches a server listening on *address*."""
+    if address in ("0.0.0.0", "::", ""):
+        return "127.0.0.1"
+    return f"[{address}]" if ":" in address else address
+
+
+def with_results(items: list[Item], *results: Mapping[str, Mapping[str, Any]], key: str = "name") -> list[Item]:
+    """Each of *items*, with what earlier roles returned for its *key* merged in; own values win."""
+    merged: list[Item] = []
+    for item in items:
+        found: Item = {}
+        for result in results:
+            found.update(result.get(item[key], {}))
+        merged.append({**found, **item})
+    return merged
+
+
+def by_name(results: list[Item], keys: list[str]) -> dict[str, Item]:
+    """From the results of a loop over named items to ``{name: {key: value}}`` for the given *keys*."""
+    return {result["item"]["name"]: {key: result.get(key) for key in keys} for result in results}

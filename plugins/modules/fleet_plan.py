@@ -1,0 +1,75 @@
+#!/usr/bin/python
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: fleet_plan
+short_description: Check the description of a fleet and work out what each role has to do on a host
+version_added: "0.1.0"
+author:
+  - The trtllm.fleet authors (@trtllm-fleet)
+description:
+  - Checks C(trtllm_models) and what belongs to it on the controller, before anything on a host is touched,
+    and derives the inputs of all other roles from it.
+  - An unknown key is refused with the nearest known one.
+  - This is an action plugin; nothing runs on the host.
+attributes:
+  check_mode:
+    description: Can run in check mode and return the same result.
+    support: full
+  diff_mode:
+    description: Returns what differs.
+    support: none
+    details: Nothing is changed.
+  idempotent:
+    description: A second run with the same input gives the same result.
+    support: full
+options:
+  trtllm_release:
+    description: The TensorRT-LLM release.
+    type: str
+    required: true
+  trtllm_root:
+    description: Where artefacts live on the hosts.
+    type: path
+    default: /var/lib/trtllm
+  trtllm_triton_address:
+    description: The address that Triton's own ports listen on.
+    type: str
+    default: 127.0.0.1
+  trtllm_port_base:
+    description: The HTTP port of the first replica of a host.
+    type: int
+    default: 8000
+  trtllm_models:
+    description: The models of the host; the role P(trtllm.fleet.fleet#role) documents every key.
+    type: list
+    elements: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Check the description of the fleet and work out what this host has to do
+  trtllm.fleet.fleet_plan:
+    trtllm_release: "1.2.1"
+    trtllm_models:
+      - name: codellama-13b
+        checkpoint: {source: path, path: /srv/models/CodeLlama-13b-Instruct-hf}
+        engine: {dtype: float16, tp_size: 2, max_batch_size: 64}
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: The plan of this host.
+  returned: success
+  type: dict
+  contains:
+    trtllm_fleet:
+      description: The inputs of each role; C(release), C(root), C(checkpoints), C(engines), C(repositories),
+        C(replicas) and C(gateway_models).
+      type: dict
+      returned: success
+"""

@@ -1,0 +1,262 @@
+#!/usr/bin/python
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: trtllm_checkpoint
+short_description: Bring a Hugging Face checkpoint onto a host
+version_added: "0.1.0"
+author:
+  - The trtllm.fleet authors (@trtllm-fleet)
+description:
+  - Takes in a checkpoint from a directory of the controller or of the host, and keeps the sha256 of each of its
+    files, so that a run without changes reads no weights.
+  - The checkpoint is checked first. One without C(config.json), with a shard missing from its index, or with
+    git-lfs pointers in place of weights is refused before anything is changed.
+  - Files arrive beside the checkpoint's place, are verified by sha256 and published by a rename. An interrupted
+    transfer is continued by the next run.
+attributes:
+  check_mode:
+    description: Can run in check mode and return what would change.
+    support: full
+  diff_mode:
+    description: Returns which files differ.
+    support: full
+  idempotent:
+    description: A second run with the same input changes nothing.
+    support: full
+options:
+  name:
+    description:
+      - Names the checkpoint on the host.
+    type: str
+    required: true
+  path:
+    description:
+      - The directory that holds the checkpoint. Required unless O(state=absent).
+    type: path
+  location:
+    description:
+      - Whether O(path) is a directory of the V(controller) or of the V(host).
+    type: str
+    choices: [controller, host]
+    default: controller
+  in_place:
+    description:
+      - With O(location=host), use O(path) where it is (a network file system, say) instead of copying it.
+    type: bool
+    default: false
+  root:
+    description:
+      - Checkpoints are kept in C(checkpoints) below this directory of the host.
+    type: path
+    default: /var/lib/trtllm
+  verify:
+    description:
+      - With V(stat), a file whose size, times and inode are those of the last run is taken as unchanged. With
+        V(full) every byte is read again.
+    type: str
+    choices: [stat, full]
+    default: stat
+  state:
+    description:
+      - Whether the checkpoint should be on the host.
+    type: str
+    choices: [present, absent]
+    default: present
+  wanted:
+    description:
+      - Set by the action plugin with O(location=controller). The sha256 of each file, by its relative path.
+    type: dict
+  publish:
+    description:
+      - Set by the action plugin with O(location=controller), once the files have been transferred.
+    type: bool
+    default: false
+"""
+
+EXAMPLES = r"""
+- name: Copy a checkpoint from the controller
+  trtllm.fleet.trtllm_checkpoint:
+    name: codellama-13b
+    path: /home/me/models/CodeLlama-13b-Instruct-hf
+
+- name: Use one on a network file system where it is
+  trtllm.fleet.trtllm_checkpoint:
+    name: mixtral-8x7b
+    location: host
+    path: /nfs/models/Mixtral-8x7B-v0.1
+    in_place: true
+"""
+
+RETURN = r"""
+path:
+  description: Where the checkpoint is on the host.
+  returned: success
+  type: str
+digest:
+  description: The sha256 over the paths and digests of all its files; empty in check mode when it is not there yet.
+  returned: success
+  type: str
+reasons:
+  description: One line for each file that differs.
+  returned: success
+  type: list
+  elements: str
+missing:
+  description: The files that the controller has to transfer.
+  returned: with O(location=controller), before the transfer
+  type: list
+  elements: str
+staging:
+  description: Where the controller has to transfer them to.
+  returned: with O(location=controller), before the transfer
+  type: str
+"""
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import inspect_checkpoint
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint_store import (
+    CheckpointStore,
+    Difference,
+    compare,
+)
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import tree_digest
+
+ARGUMENT_SPEC: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "path": {"type": "path"},
+    "location": {"type": "str", "choices": ["controller", "host"], "default": "controller"},
+    "in_place": {"type": "bool", "default": False},
+    "root": {"type": "path", "default": "/var/lib/trtllm"},
+    "verify": {"type": "str", "choices": ["stat", "full"], "default": "stat"},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "wanted": {"type": "dict"},
+    "publish": {"type": "bool", "default": False},
+}
+
+
+class CheckpointModule:
+    """One checkpoint of one host."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.params = module.params
+        self.name: str = self.params["name"]
+        self.store = CheckpointStore(Path(self.params["root"]) / "checkpoints")
+
+    def run(self) -> dict[str, Any]:
+        """The module's result."""
+        if self.params["state"] == "absent":
+            return self.absent()
+        if self.params["location"] == "host":
+            return self.in_place() if self.params["in_place"] else self.from_host()
+        return self.from_controller()
+
+    def absent(self) -> dict[str, Any]:
+        """Remove the checkpoint; one that is used in place is left alone."""
+        path = self.store.path(self.name)
+        changed = path.exists() or self.store.staging(self.name).exists()
+        if changed and not self.module.check_mode:
+            self.store.remove(self.name)
+        return {"changed": changed, "path": str(path), "digest": "", "reasons": ["removed"] if changed else []}
+
+    def in_place(self) -> dict[str, Any]:
+        """Check a checkpoint that stays where it is."""
+        source = self._source()
+        if not self.module.check_mode:
+            self.store.root.mkdir(parents=True, exist_ok=True)
+        tree = tree_digest(
+            source,
+            self.store.index(self.name),
+            verify=self.params["verify"],
+            write_index=not self.module.check_mode,
+        )
+        return {"changed": False, "path": str(source), "digest": tree.digest, "reasons": []}
+
+    def from_host(self) -> dict[str, Any]:
+        """Copy a checkpoint from another directory of this host."""
+        source = self._source()
+        if not self.module.check_mode:
+            self.store.root.mkdir(parents=True, exist_ok=True)
+        # The source's digests are kept as well, so that a run without changes reads neither of the two.
+        index = self.store.root / f"{self.name}.source-digests.json"
+        tree = tree_digest(
+            source, index, verify=self.params["verify"], write_index=not self.module.check_mode
+        )
+        wanted = tree.contents()
+        difference = self._compare(wanted)
+        if not difference or self.module.check_mode:
+            return self._result(difference, tree.digest)
+        with self.store.lock(self.name):
+            self.store.copy(self.name, source, self.store.missing(self.name, wanted))
+            return self._result(difference, self.store.publish(self.name, wanted).digest)
+
+    def from_controller(self) -> dict[str, Any]:
+        """Say what has to be transferred, or publish what was."""
+        wanted = self.params["wanted"]
+        if wanted is None:
+            raise FleetError("wanted is set by the action plugin of the same name; call the module by its full name.")
+        difference = self._compare(wanted)
+        if not difference:
+            current = self.store.current(self.name, write_index=False)
+            return self._result(difference, current.digest if current else "")
+        if self.module.check_mode:
+            return self._result(difference, "")
+        with self.store.lock(self.name):
+            if self.params["publish"]:
+                return self._result(difference, self.store.publish(self.name, wanted).digest)
+            missing = self.store.missing(self.name, wanted)
+        return {
+            **self._result(difference, ""),
+            "missing": missing,
+            "staging": str(self.store.staging(self.name)),
+        }
+
+    def _source(self) -> Path:
+        if not self.params["path"]:
+            raise FleetError("path is missing; give the directory that holds the checkpoint.")
+        source = Path(self.params["path"])
+        inspect_checkpoint(source)
+        return source
+
+    def _compare(self, wanted: dict[str, str]) -> Difference:
+        current = self.store.current(self.name, self.params["verify"], write_index=not self.module.check_mode)
+        return compare(current.contents() if current else {}, wanted)
+
+    def _result(self, difference: Difference, digest: str) -> dict[str, Any]:
+        reasons = difference.lines()
+        result: dict[str, Any] = {
+            "changed": bool(difference),
+            "path": str(self.store.path(self.name)),
+            "digest": digest,
+            "reasons": reasons,
+        }
+        if difference:
+            result["diff"] = {"before": "", "after": "".join(f"{line}\n" for line in reasons)}
+        return result
+
+
+def main() -> NoReturn:
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC,
+        required_if=[("state", "present", ("path",))],
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**CheckpointModule(module).run())
+    except FleetError as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=f"The checkpoint {module.params['name']!r} cannot be taken in: {error}.")
+
+
+if __name__ == "__main__":
+    main()
