@@ -1,0 +1,52 @@
+# `make demo` and `make test` set up all that they need. `make help` lists the rest.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# Scenarios stand in molecule/ at the root, as the project's users expect them.
+export MOLECULE_GLOB := molecule/*/molecule.yml
+unexport ANSIBLE_INVENTORY ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH
+
+.PHONY: help setup demo clean-demo test lint unit contract molecule bench images docs build clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## make the controller's virtual environment (.venv)
+	@tools/setup
+
+demo: setup ## bring up a test host, run site.yml against it, and chat with it
+	@.venv/bin/python tools/demo.py up
+
+clean-demo: ## remove what the demo made
+	@if [ -x .venv/bin/python ]; then .venv/bin/python tools/demo.py down; else echo "demo: nothing to remove"; fi
+
+test: setup ## lint, unit and contract tests, molecule; exit 0 only if all passed
+	@.venv/bin/python tools/test.py
+
+lint: setup ## ruff, mypy, yamllint, ansible-lint, ansible-test sanity
+	@.venv/bin/python tools/test.py lint
+
+unit: setup ## unit tests
+	@.venv/bin/python tools/test.py unit
+
+contract: setup ## contract tests against upstream's recorded artefacts
+	@.venv/bin/python tools/test.py contract
+
+molecule: setup ## molecule scenarios on real systemd hosts (SCENARIO=name for one)
+	@.venv/bin/python tools/test.py molecule $(SCENARIO)
+
+images: setup ## build the images triton_cpu and openai_gateway
+	@.venv/bin/python tools/demo.py images
+
+bench: setup ## time the demo's stages, cold and warm, and count remote module calls
+	@.venv/bin/python tools/bench.py
+
+docs: setup ## generate the reference from argument_specs and DOCUMENTATION
+	@.venv/bin/python tools/docs.py
+
+build: setup ## build the collection's archive
+	@ansible-galaxy collection build --force
+
+clean: ## remove what tests left in the checkout
+	@rm -rf .ansible .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/output trtllm-fleet-*.tar.gz
