@@ -1,0 +1,207 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The podman command line, as the modules use it on a host.
+
+The CLI and not a Python package: hosts need nothing installed for it, and it alone passes CDI devices on
+every podman version. One call costs 50-100 ms, so callers count them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+NO_TIMEOUT = None
+
+
+class PodmanError(FleetError):
+    """A podman command failed; *stderr* holds its own words, *returncode* its exit code."""
+
+    def __init__(self, message: str, returncode: int = 1, stderr: str = "") -> None:
+        super().__init__(message)
+        self.returncode = returncode
+        self.stderr = stderr
+
+
+@dataclass(frozen=True)
+class ContainerState:
+    """What podman knows of one container. *started_at* and *finished_at* are podman's own RFC 3339 texts."""
+
+    name: str
+    id: str
+    status: str  # created, running, paused, exited, ...
+    exit_code: int
+    oom_killed: bool
+    image_id: str
+    labels: dict[str, str] = field(default_factory=dict)
+    started_at: str = ""
+    finished_at: str = ""
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is alive, or is about to be."""
+        return self.status in ("running", "created", "initialized", "paused", "stopping")
+
+
+def executable() -> str | None:
+    """The podman to use: the first on PATH, or in the usual directories where PATH is poor (sudo, ssh)."""
+    return shutil.which("podman") or shutil.which("podman", path=SEARCH_PATH)
+
+
+def run(arguments: Sequence[str], *, timeout: float | None = NO_TIMEOUT) -> subprocess.CompletedProcess[str]:
+    """Run ``podman ARGUMENTS`` and return it whatever its exit code. Missing podman or a time-out raise."""
+    program = executable()
+    if program is None:
+        raise PodmanError("podman is not installed on this host; run the podman role first.", 127)
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    try:
+        return subprocess.run(
+            [program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            env=environment, timeout=timeout, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise PodmanError(f"'podman {arguments[0]}' gave no answer within {timeout:g} s.", 124) from error
+
+
+def check(arguments: Sequence[str], *, timeout: float | None = NO_TIMEOUT) -> str:
+    """Run ``podman ARGUMENTS`` and return its stdout; a failure raises with podman's last line."""
+    done = run(arguments, timeout=timeout)
+    if done.returncode:
+        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        reason = lines[-1] if lines else "no message"
+        raise PodmanError(
+            f"'podman {' '.join(arguments[:2])}' failed with exit code {done.returncode}: {reason}",
+            done.returncode, done.stderr,
+        )  # fmt: skip
+    return done.stdout
+
+
+def version() -> tuple[int, ...]:
+    """podman's version as numbers, e.g. ``(5, 4, 2)``."""
+    match = re.search(r"\d+(?:\.\d+)+", check(["--version"]))
+    if match is None:
+        raise PodmanError("'podman --version' printed no version; check the installation of podman.")
+    return tuple(int(part) for part in match.group().split("."))
+
+
+def image_id(reference: str) -> str | None:
+    """The id of a local image as ``sha256:...``, or None where the host does not have it. Never pulls."""
+    done = run(["image", "inspect", "--format", "{{.Id}}", reference])
+    if done.returncode:
+        if re.search(r"no such image|image not known|unable to find", done.stderr, re.IGNORECASE):
+            return None
+        message = f"'podman image inspect {reference}' failed: {done.stderr.strip() or 'no message'}"
+        raise PodmanError(message, done.returncode, done.stderr)
+    identity = done.stdout.strip()
+    return identity if identity.startswith("sha256:") else f"sha256:{identity}"
+
+
+def container_state(name: str) -> ContainerState | None:
+    """The state of the container called *name*, or None where there is none."""
+    done = run(["container", "inspect", name])
+    if done.returncode:
+        if re.search(r"no such (container|object)|no container with name", done.stderr, re.IGNORECASE):
+            return None
+        message = f"'podman container inspect {name}' failed: {done.stderr.strip()}"
+        raise PodmanError(message, done.returncode, done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout)[0]
+    state = found["State"]
+    image = found.get("Image", "")
+    return ContainerState(
+        name=found.get("Name", name),
+        id=found["Id"],
+        status=state["Status"],
+        exit_code=int(state.get("ExitCode", 0)),
+        oom_killed=bool(state.get("OOMKilled", False)),
+        image_id=image if not image or image.startswith("sha256:") else f"sha256:{image}",
+        labels=dict(found.get("Config", {}).get("Labels") or {}),
+        started_at=str(state.get("StartedAt", "")),
+        finished_at=str(state.get("FinishedAt", "")),
+    )
+
+
+def run_arguments(
+    image: str,
+    command: Sequence[str],
+    *,
+    name: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    volumes: Sequence[str] = (),
+    devices: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    network: str = "host",
+    options: Sequence[str] = (),
+    entrypoint: str | None = "",
+) -> list[str]:
+    """Arguments of ``podman run`` after the word podman. Nothing secret may be among them: argv is public.
+
+    *volumes* as ``HOST:CONTAINER[:OPTIONS]``; *devices* are CDI names or paths; an empty *entrypoint* clears
+    the image's own, None keeps it. Images are never pulled: the image role owns that.
+    """
+    arguments = ["run", "--pull=never", f"--network={network}"]
+    if name is not None:
+        arguments.append(f"--name={name}")
+    if entrypoint is not None:
+        arguments.append(f"--entrypoint={entrypoint}")
+    for key, value in sorted((labels or {}).items()):
+        arguments.append(f"--label={key}={value}")
+    arguments += [f"--volume={volume}" for volume in volumes]
+    arguments += [f"--device={device}" for device in devices]
+    for key, value in sorted((environment or {}).items()):
+        arguments.append(f"--env={key}={value}")
+    return [*arguments, *options, image, *command]
+
+
+def run_detached(image: str, command: Sequence[str], *, name: str, **options: Any) -> str:
+    """Start a named container that outlives this process; return its id. Options: see `run_arguments`."""
+    arguments = run_arguments(image, command, name=name, **options)
+    return check([arguments[0], "--detach", *arguments[1:]]).strip()
+
+
+def run_once(image: str, command: Sequence[str], *, timeout: float | None = None, **options: Any) -> str:
+    """Run a command in a fresh container, remove the container, and return the command's stdout."""
+    arguments = run_arguments(image, command, **options)
+    return check([arguments[0], "--rm", *arguments[1:]], timeout=timeout)
+
+
+def logs(name: str, tail: int | None = None) -> list[str]:
+    """The last *tail* lines (None: all) that a container wrote to stdout and stderr, in order."""
+    arguments = ["logs", *([f"--tail={tail}"] if tail is not None else []), name]
+    done = subprocess.run(
+        [executable() or "podman", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
+    )  # fmt: skip
+    return done.stdout.splitlines()
+
+
+def wait(name: str, timeout: float | None = NO_TIMEOUT) -> int | None:
+    """Wait for a container to end and return its exit code; None when *timeout* seconds passed first."""
+    try:
+        return int(check(["wait", name], timeout=timeout).strip().splitlines()[-1])
+    except PodmanError as error:
+        if error.returncode == 124:
+            return None
+        raise
+
+
+def stop(name: str, grace: int = 10) -> None:
+    """Stop a container: SIGTERM, and SIGKILL after *grace* seconds. An absent one is fine."""
+    run(["stop", f"--time={grace}", name])
+
+
+def remove(name: str) -> bool:
+    """Remove a container, running or not; True if there was one."""
+    if container_state(name) is None:
+        return False
+    check(["rm", "--force", "--time=0", name])
+    return True
