@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Podman's Docker-compatible API: one service for all `bed` commands, which goes when nobody uses it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import time
+from typing import Any
+
+from . import files, outer
+from .errors import BedError
+from .settings import Settings
+
+IDLE_SECONDS = 60
+START_SECONDS = 20
+
+
+def connect(settings: Settings) -> Any:
+    """A docker.DockerClient on podman's socket; starts the service if none listens."""
+    import docker
+
+    if not _server(settings):
+        with files.lock(settings.cache / "service.lock"):
+            if not _server(settings):
+                _start(settings)
+    # a wide pool: one connection per host that is brought up at the same time
+    return docker.DockerClient(base_url=f"unix://{settings.socket}", timeout=120, max_pool_size=32)
+
+
+def _server(settings: Settings) -> int | None:
+    """Process that listens on the socket, or None."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(settings.socket))
+        except OSError:
+            return None
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", credentials)[0])
+
+
+def _start(settings: Settings) -> None:
+    settings.socket.unlink(missing_ok=True)
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    argv = outer.command(settings, "system", "service", f"--time={IDLE_SECONDS}", f"unix://{settings.socket}")
+    with open(settings.logs / "service.log", "w") as log:
+        service = subprocess.Popen(
+            argv, env=outer.environment(settings), cwd="/", start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+    deadline = time.monotonic() + START_SECONDS
+    while not _server(settings):
+        if service.poll() is not None or time.monotonic() > deadline:
+            service.kill()
+            raise BedError(f"podman's API service did not start; see {settings.logs / 'service.log'}.")
+        time.sleep(0.02)
+
+
+def stop(settings: Settings) -> None:
+    """End the service, if one runs."""
+    process = _server(settings)
+    if process:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+    settings.socket.unlink(missing_ok=True)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The hosts' network."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import subprocess
+from typing import Any
+
+from . import outer
+from .errors import BedError
+from .settings import LABEL, NETWORK, Settings
+
+# podman's default network: hosts have one of their own inside, with the same subnet
+NESTED = ipaddress.IPv4Network("10.88.0.0/16")
+
+
+def ensure(settings: Settings, client: Any) -> None:
+    """Make the network if it is not there. Raises BedError if its subnet is used otherwise."""
+    for network in client.networks.list(names=[NETWORK]):
+        subnet = network.attrs["IPAM"]["Config"][0]["Subnet"]
+        if subnet != str(settings.subnet):
+            raise BedError(
+                f"the test hosts' network has the subnet {subnet}, not {settings.subnet}; unset TRTLLM_TESTBED_SUBNET "
+                "or run `bed down --all` with the old one first."
+            )
+        return
+    clash = clashing(settings.subnet, _routes())
+    if clash:
+        raise BedError(
+            f"{settings.subnet}, the test hosts' subnet, overlaps with {clash} of this machine; give another in "
+            "TRTLLM_TESTBED_SUBNET."
+        )
+    # the CLI: the API of podman 4.3 has no way to give the gateway and the mtu
+    mtu = outer.machine().mtu
+    options = [] if mtu == 1500 else ["--opt", f"mtu={mtu}"]
+    outer.podman(
+        settings, "network", "create", "--label", f"{LABEL}=network", "--subnet", str(settings.subnet),
+        "--gateway", settings.gateway, *options, NETWORK,
+    )  # fmt: skip
+
+
+def remove(client: Any) -> None:
+    """Remove the network, if it is there."""
+    for network in client.networks.list(names=[NETWORK]):
+        network.remove()
+
+
+def clashing(subnet: ipaddress.IPv4Network, routes: list[dict[str, str]]) -> str | None:
+    """The first route ("10.0.0.0/8 on eth0") that overlaps with the subnet, or None."""
+    if subnet.overlaps(NESTED):
+        return f"{NESTED}, podman's default inside the hosts,"
+    for route in routes:
+        if route["dst"] == "default":
+            continue
+        if subnet.overlaps(ipaddress.IPv4Network(route["dst"], strict=False)):
+            return f"{route['dst']} on {route.get('dev', 'another interface')}"
+    return None
+
+
+def _routes() -> list[dict[str, str]]:
+    output = subprocess.run(["ip", "-4", "-json", "route"], text=True, capture_output=True, check=False).stdout
+    routes: list[dict[str, str]] = json.loads(output or "[]")
+    return routes
