@@ -155,7 +155,7 @@ def _address(bus_id: str) -> str:
 
 
 def merge(on_bus: list[dict[str, Any]], answered: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join what PCI and nvidia-smi know of each GPU by its address; each may know some that the other does not."""
+    """Join what PCI and nvidia-smi know of each GPU by its address; either may know more GPUs."""
     by_address = {gpu["pci_address"]: gpu for gpu in answered}
     empty = {
         "index": None,

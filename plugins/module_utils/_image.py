@@ -117,7 +117,9 @@ class ImageManager:
     def _ensure_archive(self, before: Image | None) -> tuple[bool, Image | None, str]:
         archive = self.request.archive
         if not archive:
-            raise FleetError("source is 'archive' but archive is not given; give the path of an image archive of the host.")
+            raise FleetError(
+                "source is 'archive' but archive is not given; give the path of an image archive of the host."
+            )
         if before is not None:
             return False, before, "already there"
         if self.check_mode:
@@ -127,7 +129,9 @@ class ImageManager:
         self._podman(["podman", "load", "--quiet", "--input", archive], f"load {archive!r}")
         after = inspect(self.run, self.request.name)
         if after is None:
-            raise FleetError(f"The archive {archive!r} holds no image called {self.request.name!r}; give the name that it holds.")
+            raise FleetError(
+                f"The archive {archive!r} holds no image called {self.request.name!r}; give the name that it holds."
+            )
         return True, after, "loaded"
 
     def _ensure_build(self, before: Image | None) -> tuple[bool, Image | None, str]:

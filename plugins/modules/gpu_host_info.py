@@ -34,7 +34,8 @@ options:
       - The default is what the roles of this collection ask for, so that one look serves them all.
     type: list
     elements: str
-    default: ["*nvidia*", "libcuda*", nvlsm, podman, crun, netavark, aardvark-dns, python3-apt, "*versionlock*"]
+    default:
+      ["*nvidia*", "libcuda*", nvlsm, podman, crun, netavark, aardvark-dns, python3-apt, "*versionlock*"]
   units:
     description: systemd units of which the state is told.
     type: list

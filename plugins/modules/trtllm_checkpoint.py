@@ -188,9 +188,7 @@ class CheckpointModule:
             self.store.root.mkdir(parents=True, exist_ok=True)
         # The source's digests are kept as well, so that a run without changes reads neither of the two.
         index = self.store.root / f"{self.name}.source-digests.json"
-        tree = tree_digest(
-            source, index, verify=self.params["verify"], write_index=not self.module.check_mode
-        )
+        tree = tree_digest(source, index, verify=self.params["verify"], write_index=not self.module.check_mode)
         wanted = tree.contents()
         difference = self._compare(wanted)
         if not difference or self.module.check_mode:
