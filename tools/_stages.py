@@ -49,7 +49,9 @@ class Stages:
         """Run *argv* in the checkout; raise `StageError` where it fails."""
         self.say(why)
         started = time.monotonic()
-        code = subprocess.run([str(word) for word in argv], cwd=REPO, env={**os.environ, **(env or {})}, check=False).returncode
+        code = subprocess.run(
+            [str(word) for word in argv], cwd=REPO, env={**os.environ, **(env or {})}, check=False
+        ).returncode
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
         if code != 0:
             raise StageError(f"{name} failed (exit code {code}); {remedy}.")

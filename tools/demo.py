@@ -27,7 +27,9 @@ def preflight() -> None:
     if os.geteuid() != 0:
         raise StageError("the test hosts are containers with systemd, which needs root; run it as root.")
     if shutil.which("apt-get") is None:
-        raise StageError("apt-get was not found; the test hosts are made from Debian packages, so use Debian or Ubuntu.")
+        raise StageError(
+            "apt-get was not found; the test hosts are made from Debian packages, so use Debian or Ubuntu."
+        )
 
 
 def testbed(stages: Stages) -> None:
@@ -47,7 +49,9 @@ def checkpoint(stages: Stages) -> Path:
     """Make the tiny checkpoint, from a fixed seed."""
     out = cache_dir() / "demo" / MODEL
     stages.run(
-        "checkpoint", [PYTHON, REPO / "tools" / "tiny_checkpoint.py", out], "making a tiny Llama checkpoint from a fixed seed"
+        "checkpoint",
+        [PYTHON, REPO / "tools" / "tiny_checkpoint.py", out],
+        "making a tiny Llama checkpoint from a fixed seed",
     )
     return out
 
@@ -65,7 +69,9 @@ def playbook(stages: Stages, label: str = "site.yml", extra: list[str] | None = 
 
 def chat(stages: Stages) -> None:
     """Ask the gateway with the official client, as an application would."""
-    stages.run("chat", [PYTHON, REPO / "tools" / "chat.py", GATEWAY, MODEL], "asking the gateway with the openai client")
+    stages.run(
+        "chat", [PYTHON, REPO / "tools" / "chat.py", GATEWAY, MODEL], "asking the gateway with the openai client"
+    )
 
 
 def up(timings: Path | None) -> int:

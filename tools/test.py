@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All that must be true before a change is kept: lint, unit and contract tests, molecule on real hosts.
+
+Two lanes run side by side: the one that reads code, and the one that makes images and boots hosts. The exit
+code is 0 only if every stage passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import demo
+from _stages import REPO, VENV, StageError, Stages, cache_dir, main_guard
+
+BIN = VENV / "bin"
+PYTHON = BIN / "python"
+OUTPUT = REPO / "tests" / "output"
+# Sanity tests that need no container and no interpreter beyond the one at hand.
+SANITY = [
+    "action-plugin-docs", "ansible-doc", "changelog", "compile", "empty-init", "ignores", "line-endings", "no-assert",
+    "no-get-exception", "no-illegal-filenames", "no-smart-quotes", "pep8", "replace-urlopen", "runtime-metadata",
+    "shebang", "symlinks", "use-argspec-type-path", "use-compat-six", "validate-modules", "yamllint",
+]  # fmt: skip
+
+
+@dataclass
+class Stage:
+    """One command of one lane."""
+
+    name: str
+    argv: list[str]
+    cwd: Path = REPO
+    seconds: float = 0.0
+    code: int | None = None
+    log: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log = OUTPUT / f"{re.sub(r'[^a-z0-9]+', '-', self.name.lower())}.log"
+
+    def run(self) -> bool:
+        """Run the command; its output goes to the log, and to the terminal where it fails."""
+        started = time.monotonic()
+        with self.log.open("wb") as log:
+            self.code = subprocess.run(
+                self.argv, cwd=self.cwd, stdout=log, stderr=subprocess.STDOUT, check=False
+            ).returncode
+        self.seconds = time.monotonic() - started
+        return self.code == 0
+
+    def report(self) -> str:
+        """The stage's line, its last summary line, and its whole tail where it failed."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        head = f"test: {'passed' if self.code == 0 else 'FAILED'}  {self.name} ({self.seconds:.0f} s)"
+        if self.code == 0:
+            closing = [line for line in lines if re.search(r"\b\d+ (passed|failed|skipped)\b", line)]
+            skips = [line for line in lines if line.startswith("SKIPPED")]
+            return "\n".join([head, *(f"      {line}" for line in skips), *closing[-1:]])
+        return "\n".join([head, *lines[-120:], f"test: the whole log of '{self.name}' is {self.log}"])
+
+
+def lint_stages() -> list[Stage]:
+    """Style and types of Python, YAML, roles and modules."""
+    return [
+        Stage("ruff", [str(BIN / "ruff"), "check", "."]),
+        Stage("mypy", [str(BIN / "mypy"), "plugins/module_utils", "tests/testbed", "images"]),
+        Stage("yamllint", [str(BIN / "yamllint"), "-s", "."]),
+        Stage("ansible-lint", [str(BIN / "ansible-lint"), "--offline", "-q"]),
+        Stage("ansible-test sanity", [str(PYTHON), __file__, "sanity"]),
+    ]
+
+
+def pytest_stage(name: str, *paths: str) -> Stage:
+    """A run of pytest."""
+    return Stage(name, [str(PYTHON), "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths])
+
+
+def host_stages(scenarios: list[str]) -> list[Stage]:
+    """What molecule needs, and the scenarios one after another: two cores hold one at a time."""
+    stages = [
+        Stage("test bed", [str(demo.BED), "prepare"]),
+        Stage("registry", [str(demo.BED), "registry", "up"]),
+    ]
+    for name, reference in demo.IMAGES.items():
+        stages.append(Stage(f"image {name}", [str(PYTHON), str(REPO / "images" / name / "build")]))
+        stages.append(Stage(f"push {name}", [str(demo.BED), "push", reference]))
+    checkpoint = cache_dir() / "demo" / demo.MODEL
+    stages.append(Stage("checkpoint", [str(PYTHON), "tools/tiny_checkpoint.py", str(checkpoint)]))
+    for scenario in scenarios:
+        stages.append(Stage(f"molecule {scenario}", [str(BIN / "molecule"), "test", "-s", scenario]))
+    return stages
+
+
+def all_scenarios() -> list[str]:
+    """The scenarios of the checkout, the default one first."""
+    found = {path.parent.name for path in (REPO / "molecule").glob("*/molecule.yml")}
+    return sorted(found, key=lambda name: (name != "default", name))
+
+
+def sanity() -> int:
+    """Run ansible-test on a copy: it refuses a collection that is reached through a symbolic link."""
+    _prime_pip()
+    with tempfile.TemporaryDirectory(prefix="trtllm-sanity-") as scratch:
+        root = Path(scratch) / "ansible_collections" / "trtllm" / "fleet"
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=REPO, check=True, capture_output=True
+        )
+        for name in filter(None, listed.stdout.decode().split("\0")):
+            source, target = REPO / name, root / name
+            if name.startswith("collections/") or not source.is_file():
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+        argv = [
+            str(BIN / "ansible-test"),
+            "sanity",
+            "--color",
+            "no",
+            "--python",
+            f"{sys.version_info[0]}.{sys.version_info[1]}",
+        ]
+        for test in SANITY:
+            argv += ["--test", test]
+        return subprocess.run(argv, cwd=root, check=False).returncode
+
+
+def _prime_pip() -> None:
+    """Let ansible-test make its environments with the pip that Python carries: its own bootstrap downloads one."""
+    spec = importlib.util.find_spec("ansible_test")
+    if spec is None or not spec.submodule_search_locations:
+        raise StageError("ansible-test is not installed; run `make setup`.")
+    packages = (Path(next(iter(spec.submodule_search_locations))) / "_internal" / "python_requirements.py").read_text(
+        encoding="utf-8"
+    )
+    for version in set(re.findall(r"pip=['\"]([\d.]+)['\"]", packages)):
+        shim = Path.home() / ".ansible" / "test" / "cache" / f"get_pip_{version.replace('.', '_')}.py"
+        if not shim.exists():
+            shim.parent.mkdir(parents=True, exist_ok=True)
+            shim.write_text(
+                'import subprocess, sys\nsubprocess.check_call([sys.executable, "-m", "ensurepip", "--default-pip"])\n',
+                encoding="utf-8",
+            )
+
+
+def run_lanes(lanes: list[list[Stage]]) -> int:
+    """Run each lane in its own thread; within a lane a failed preparation ends the lane."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    printing = threading.Lock()
+
+    def lane(stages: list[Stage]) -> None:
+        for stage in stages:
+            passed = stage.run()
+            with printing:
+                print(stage.report(), flush=True)
+            if not passed and stage.name in PREPARATIONS:
+                return
+
+    threads = [threading.Thread(target=lane, args=(stages,), daemon=True) for stages in lanes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stages = [stage for stages in lanes for stage in stages]
+    failed = [stage for stage in stages if stage.code not in (0, None)]
+    skipped = [stage for stage in stages if stage.code is None]
+    for stage in failed:
+        print(f"test: failed: {stage.name} (log: {stage.log})")
+    for stage in skipped:
+        print(f"test: not run: {stage.name}")
+    print(f"stages: {len(stages) - len(failed) - len(skipped)} passed, {len(failed) + len(skipped)} failed")
+    return 1 if failed or skipped else 0
+
+
+PREPARATIONS = {
+    "test bed",
+    "registry",
+    "checkpoint",
+    *(f"{word} {name}" for name in demo.IMAGES for word in ("image", "push")),
+}
+
+
+def run(what: str, scenarios: list[str]) -> int:
+    """Run one part, or all of it."""
+    if what == "sanity":
+        return sanity()
+    unit = pytest_stage("unit tests", "tests/unit")
+    contract = pytest_stage("contract tests", "tests/contract")
+    if what in ("all", "molecule"):
+        demo.preflight()
+    hosts = host_stages(scenarios or all_scenarios())
+    lanes = {
+        "all": [[*lint_stages(), unit, contract], hosts],
+        "lint": [lint_stages()],
+        "unit": [[unit]],
+        "contract": [[contract]],
+        "molecule": [hosts],
+    }[what]
+    stages = Stages("test")
+    stages.say(f"running {sum(len(lane) for lane in lanes)} stages; logs are kept in {OUTPUT}")
+    return run_lanes(lanes)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "what", nargs="?", default="all", choices=["all", "lint", "unit", "contract", "molecule", "sanity"]
+    )
+    parser.add_argument("scenarios", nargs="*", help="molecule scenarios; all by default")
+    args = parser.parse_args()
+    os.environ["PATH"] = f"{BIN}:{os.environ['PATH']}"
+    os.environ["ANSIBLE_CONFIG"] = str(REPO / "ansible.cfg")
+    os.environ["MOLECULE_GLOB"] = "molecule/*/molecule.yml"
+    os.environ.setdefault("ANSIBLE_INJECT_FACT_VARS", "false")
+    return main_guard("test", lambda: run(args.what, args.scenarios))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
