@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The reference of all roles, generated from their argument specs: ``docs.py`` writes it, ``docs.py --check`` compares."""
+"""The reference of all roles, from their argument specs: ``docs.py`` writes it, ``docs.py --check`` compares."""
 
 from __future__ import annotations
 
