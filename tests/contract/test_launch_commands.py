@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the units run is what each release's own launcher would have run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._launch import Launch, command
+
+# Tags that are no version number, and the release they belong to.
+TAGS = {"r24.08-beta": "0.12.0", "gemma": "0.8.0"}
+CASES: dict[str, dict[str, Any]] = {
+    "world_size=1": {},
+    "world_size=2": {"world_size": 2},
+    "world_size=4": {"world_size": 4},
+    "log": {"log_file": "triton_log.txt"},
+    "ports": {"http_port": 9000, "grpc_port": 9001, "metrics_port": 9002},
+    "two model names world_size=2": {"world_size": 2, "worker_models": ("tensorrt_llm", "tensorrt_llm_1")},
+    "oversubscribe world_size=2": {"world_size": 2, "oversubscribe": True},
+    "multi-model": {"mode": "orchestrator", "gpu_count": 2, "triton": "24.10"},
+    "multi-model triton<=24.06": {"mode": "orchestrator", "gpu_count": 2, "triton": "24.06"},
+    "multi-model world_size=2 disable-spawn-processes": {
+        "mode": "orchestrator",
+        "world_size": 2,
+        "spawn_processes": False,
+        "gpu_count": 2,
+    },
+    "multimodal pool": {"gpu0_pool_bytes": 300000000},
+    "no-mpi": {"mpi": False},
+    "llmapi launch": {"llmapi_launch": True},
+    "exit_timeout=300": {"exit_timeout": 300},
+}
+
+
+def version_of(tag: str) -> str:
+    found = re.search(r"v(\d+\.\d+\.\d+)", tag)
+    return TAGS.get(tag) or (found.group(1) if found else pytest.fail(f"which release is {tag}?"))
+
+
+@pytest.fixture(scope="module")
+def recorded(shared_dir: Path) -> dict[str, dict[str, list[str]]]:
+    found: dict[str, dict[str, list[str]]] = json.loads((shared_dir / "facts/cli/launch_commands.json").read_text())
+    return found
+
+
+def test_every_recorded_command_is_composed_word_for_word(recorded: dict[str, dict[str, list[str]]]) -> None:
+    compared = 0
+    for tag, cases in recorded.items():
+        for case, words in cases.items():
+            if words[-1] == "&":  # 0.5.0 ran a shell line in the background
+                words = words[:-1]
+            assert command(version_of(tag), Launch("/models", **CASES[case])) == words, f"{tag}: {case}"
+            compared += 1
+    assert compared > 180
