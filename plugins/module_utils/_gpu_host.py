@@ -77,13 +77,13 @@ def _gpu_facts(system: System, release: str, ask: bool) -> dict[str, Any]:
         "nvswitches": switches,
         "fabric": pci.fabric(system, on_bus, switches),
         "driver": {
+            "version": version or next((gpu["driver_version"] for gpu in answered), None),
             "loaded": version,
             "flavor": flavor,
             "userspace": nvidia.userspace(system),
             "nvml": state,
             "nvml_message": message,
-            "nouveau": system.exists("/sys/module/nouveau")
-            or any(gpu["pci_driver"] == "nouveau" for gpu in on_bus),
+            "nouveau": system.exists("/sys/module/nouveau") or any(gpu["pci_driver"] == "nouveau" for gpu in on_bus),
             "modules": {name: nvidia.kernel_modules(system, name) for name in releases},
             "devices": [f"/dev/{name}" for name in system.names("/dev") if name.startswith("nvidia")],
         },
@@ -98,9 +98,7 @@ def _reboot(system: System, facts: dict[str, Any]) -> dict[str, Any]:
     driver = facts["driver"]
     ours = [gpu for gpu in facts["gpus"] if gpu["pci_id"] and gpu["pci_driver"] != "vfio-pci"]
     if driver["loaded"] and driver["userspace"] and driver["loaded"] != driver["userspace"]:
-        reasons.append(
-            f"the loaded kernel module is {driver['loaded']}, the installed driver {driver['userspace']}"
-        )
+        reasons.append(f"the loaded kernel module is {driver['loaded']}, the installed driver {driver['userspace']}")
     elif driver["nvml"] == "mismatch":
         reasons.append("the loaded kernel module and the installed driver differ in version")
     elif ours and driver["userspace"] and not driver["loaded"]:

@@ -25,8 +25,18 @@ LIBRARY_DIRECTORIES = (
 _VERSION = re.compile(r"\b(\d{3}\.\d{2,3}(?:\.\d{2})?)\b")
 _MIG_LINE = re.compile(r"^\s+MIG\s+(\S+)\s+Device\s+(\d+):\s+\(UUID:\s*(MIG-[^)]+)\)")
 _GPU_LINE = re.compile(r"^GPU\s+(\d+):")
-_FIELDS = ("index", "name", "uuid", "pci.bus_id", "memory.total", "memory.free", "compute_cap")
-_MORE_FIELDS = ("mig.mode.current", "persistence_mode", "driver_version")
+# In the order in which nvidia-smi complains about those it does not know.
+OPTIONAL_FIELDS = ("compute_cap", "mig.mode.current", "persistence_mode")
+_FIELDS = (
+    "index",
+    "name",
+    "uuid",
+    "pci.bus_id",
+    "memory.total",
+    "memory.free",
+    "driver_version",
+    *OPTIONAL_FIELDS,
+)
 
 
 def loaded(system: System) -> tuple[Optional[str], Optional[str]]:
@@ -35,9 +45,7 @@ def loaded(system: System) -> tuple[Optional[str], Optional[str]]:
     if text:
         line = next((row for row in text.splitlines() if row.startswith("NVRM version")), text)
         match = _VERSION.search(line)
-        return (match.group(1) if match else None), (
-            "open" if "Open Kernel Module" in line else "proprietary"
-        )
+        return (match.group(1) if match else None), ("open" if "Open Kernel Module" in line else "proprietary")
     version = system.text("/sys/module/nvidia/version")
     return version or None, None
 
@@ -103,11 +111,12 @@ def smi(system: System) -> tuple[str, str, list[dict[str, Any]]]:
     The state is V(ok), V(absent) (no nvidia-smi), V(no_driver) (no module is loaded), V(mismatch) (the loaded
     module and the libraries differ: NVML refuses), V(no_gpu) or V(failed), with nvidia-smi's own words.
     """
-    fields: tuple[str, ...] = _FIELDS + _MORE_FIELDS
+    fields: tuple[str, ...] = _FIELDS
     answer = _query(system, fields)
-    if answer.rc != 0 and "is not a valid field" in answer.out + answer.err:
-        fields = _FIELDS  # a driver older than MIG
-        answer = _query(system, fields)
+    for field in OPTIONAL_FIELDS:
+        if answer.rc != 0 and f'"{field}" is not a valid field' in answer.out + answer.err:
+            fields = tuple(name for name in fields if name != field)  # an older driver
+            answer = _query(system, fields)
     words = " ".join((answer.out + " " + answer.err).split())
     if answer.rc == 127:
         return "absent", "", []
@@ -134,7 +143,7 @@ def _rows(text: str) -> list[list[str]]:
 
 def _gpu(row: dict[str, str]) -> dict[str, Any]:
     mode = row.get("mig.mode.current", "")
-    capability = row["compute_cap"]
+    capability = row.get("compute_cap", "")
     return {
         "index": int(row["index"]),
         "name": row["name"],
@@ -143,6 +152,7 @@ def _gpu(row: dict[str, str]) -> dict[str, Any]:
         "memory_mib": _mebibytes(row["memory.total"]),
         "memory_free_mib": _mebibytes(row["memory.free"]),
         "compute_capability": capability if re.fullmatch(r"\d+\.\d+", capability) else None,
+        "driver_version": row["driver_version"],
         "persistence": row.get("persistence_mode") == "Enabled",
         "mig": {"supported": mode in ("Enabled", "Disabled"), "enabled": mode == "Enabled", "devices": []},
     }
@@ -164,6 +174,7 @@ def merge(on_bus: list[dict[str, Any]], answered: list[dict[str, Any]]) -> list[
         "memory_mib": None,
         "memory_free_mib": None,
         "compute_capability": None,
+        "driver_version": None,
         "persistence": False,
         "mig": {"supported": False, "enabled": False, "devices": []},
     }

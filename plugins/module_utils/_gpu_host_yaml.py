@@ -17,9 +17,7 @@ _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
 _OCTAL = re.compile(r"0o?([0-7]+)$")
 _HEX = re.compile(r"0x[0-9a-fA-F]+$")
 _CONSTANTS = {"": None, "~": None, "null": None, "true": True, "false": False}
-_KEY = re.compile(
-    r"""("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^\s"'#\[\]{},&*!|>%@`-][^#]*?|-[^\s#][^#]*?)\s*:(?:\s+|$)"""
-)
+_KEY = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^\s"'#\[\]{},&*!|>%@`-][^#]*?|-[^\s#][^#]*?)\s*:(?:\s+|$)""")
 _REFUSED = re.compile(r"[&*!|>%@`]")
 
 

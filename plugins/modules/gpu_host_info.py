@@ -93,8 +93,8 @@ host:
     kernel:
       description:
         - C(release) and C(machine) of the running kernel; C(installed), the releases in /boot;
-          C(headers), whether those of
-          the running kernel are there; C(modules), whether the kernel can load modules; C(boot_id).
+          C(headers), whether those of the running kernel are there; C(modules), whether the kernel can
+          load modules; C(boot_id).
       type: dict
     secure_boot:
       description: V(enabled), V(disabled), V(unsupported) (the machine did not boot by UEFI) or
@@ -122,33 +122,29 @@ host:
       elements: dict
     fabric:
       description:
-        - What joins the GPUs. V(nvswitch) needs the fabric manager; V(nvlink5) (HGX B200, B300) needs
-          the NVLink subnet
-          manager and ib_umad too; V(multinode) (GB200, GB300) needs IMEX; V(none) needs nothing.
+        - What joins the GPUs. V(nvswitch) needs the fabric manager; V(nvlink5) (HGX B200, B300) needs the
+          NVLink subnet manager and ib_umad too; V(multinode) (GB200, GB300) needs IMEX; V(none) needs
+          nothing.
       type: str
     driver:
       description:
-        - C(loaded) and C(flavor) (V(open), V(proprietary)) of the module in the kernel; C(userspace),
-          the version of the
-          installed libraries; C(nvml), V(ok), V(absent), V(no_driver), V(mismatch), V(no_gpu), V(failed)
-          or V(not_asked),
-          with C(nvml_message), what nvidia-smi said; C(nouveau), whether nouveau is loaded or drives a
-          GPU; C(modules), which
-          of the driver's modules lie ready for each kernel; C(devices), the device nodes.
+        - C(version), the one in use, V(null) without a working driver; C(loaded) and C(flavor) (V(open),
+          V(proprietary)) of the module in the kernel; C(userspace), the version of the installed
+          libraries; C(nvml), V(ok), V(absent), V(no_driver), V(mismatch), V(no_gpu), V(failed) or
+          V(not_asked), with C(nvml_message), what nvidia-smi said; C(nouveau), whether nouveau is loaded
+          or drives a GPU; C(modules), which of the driver's modules lie ready for each kernel;
+          C(devices), the device nodes.
       type: dict
     cdi:
       description:
         - C(specs), each with C(path), C(kind), C(devices) and the C(driver) version whose libraries it
-          mounts; C(devices), all
-          qualified names; C(problems), each with C(kind) (V(stale_device), V(stale_file), V(duplicate),
-          V(missing), V(gone),
-          V(unreadable)), C(path) and C(message).
+          mounts; C(devices), all qualified names; C(problems), each with C(kind) (V(stale_device),
+          V(stale_file), V(duplicate), V(missing), V(gone), V(unreadable)), C(path) and C(message).
       type: dict
     podman:
       description:
         - V(null) where it is not installed. Else C(version), C(cdi) and C(quadlet) (what it can do),
-          C(runtime),
-          C(network_backend), C(graph_root) and C(error), why C(podman info) failed.
+          C(runtime), C(network_backend), C(graph_root) and C(error), why C(podman info) failed.
       type: dict
     cgroups:
       description: C(version) of the mounted hierarchy, V(1) or V(2), and its C(controllers).
