@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``python3 -m openai_gateway --config FILE``"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from openai_gateway import __version__
+from openai_gateway.app import create_app
+from openai_gateway.config import GatewayConfig, load_api_keys, load_config
+from openai_gateway.errors import ConfigError
+
+LOG = logging.getLogger("openai_gateway")
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but a stop by signal is a clean end: it raises the signal again, which fails a service."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Turn SIGTERM and SIGINT into a graceful stop, and nothing else."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+def serve(config: GatewayConfig) -> None:
+    """Serve until SIGTERM; then refuse new connections and let running requests finish."""
+    keys = load_api_keys(config.api_keys_file) if config.api_keys_file else ()
+    app = create_app(config, keys)
+    server = Server(
+        uvicorn.Config(
+            app,
+            host=config.address,
+            port=config.port,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=config.shutdown_timeout,
+        )
+    )
+    names = ", ".join(model.name for model in config.models)
+    LOG.info("openai_gateway %s serves %s on %s:%d", __version__, names, config.address, config.port)
+    asyncio.run(server.serve())
+    LOG.info("stopped")
+
+
+def main() -> int:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="openai_gateway", description="OpenAI-compatible front of Triton")
+    parser.add_argument("--config", type=Path, required=True, help="the YAML or JSON configuration file")
+    parser.add_argument("--check", action="store_true", help="read the configuration and the checkpoints, then exit")
+    parser.add_argument("--version", action="version", version=__version__)
+    options = parser.parse_args()
+    # journald stamps each line, so none is needed here.
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        config = load_config(options.config)
+        if options.check:
+            create_app(config, load_api_keys(config.api_keys_file) if config.api_keys_file else ())
+            return 0
+        serve(config)
+    except ConfigError as error:
+        print(f"openai_gateway: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Readiness that means something: a token from every backend, not a status code.
+
+Triton goes on saying ready while its Python stubs are dead, so each replica is asked to generate one token; one
+that has just answered a request needs no such question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+from openai_gateway.errors import ApiError
+from openai_gateway.generation import Ask, Ending, ServedModel
+from openai_gateway.replicas import Replica
+from openai_gateway.triton import Unreachable
+
+PROOF_LASTS = 10.0  # seconds for which an answered request proves a replica ready
+PATIENCE = 15.0  # seconds for the one token
+ONE_TOKEN = Ask(text="Hi", chat=False, max_tokens=1, limit_param="", sampling={}, optional={"top_k": 1})
+
+
+async def ready(models: Sequence[ServedModel], *, any_model: bool) -> tuple[bool, dict[str, Any]]:
+    """Return whether every model (*any_model*: at least one) has a replica that answers, and the details."""
+    replicas = [(model, replica) for model in models for replica in model.replicas.replicas]
+    states = await asyncio.gather(*(_state(model, replica) for model, replica in replicas))
+    detail: dict[str, dict[str, str]] = {model.name: {} for model in models}
+    for (model, replica), state in zip(replicas, states):
+        detail[model.name][replica.url] = state
+    served = ["ready" in found.values() for found in detail.values()]
+    is_ready = any(served) if any_model else all(served)
+    return is_ready, {"status": "ready" if is_ready else "not ready", "models": detail}
+
+
+async def _state(model: ServedModel, replica: Replica) -> str:
+    """Return "ready", or why not."""
+    if model.replicas.proved_within(replica, PROOF_LASTS):
+        return "ready"
+    async with replica.probing:
+        if model.replicas.proved_within(replica, PROOF_LASTS):  # somebody else has just asked
+            return "ready"
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await _one_token(model, replica)
+        except Unreachable as error:
+            problem = str(error)
+        except ApiError as error:
+            problem = error.message
+        except TimeoutError:
+            problem = f"no token within {PATIENCE:.0f} s"
+        else:
+            model.replicas.succeeded(replica)
+            return "ready"
+        model.replicas.failed(replica)
+        return problem
+
+
+async def _one_token(model: ServedModel, replica: Replica) -> None:
+    async with aclosing(model.on_replica(replica, ONE_TOKEN)) as pieces:
+        async for piece in pieces:
+            if isinstance(piece, Ending) and piece.completion_tokens < 1:
+                raise ApiError(502, "the model wrote no token", code="upstream_error")

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Turn Triton's pieces of text into what a client may see: whole characters, nothing of a stop sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+REPLACEMENT = "\ufffd"  # what a tokenizer writes for the bytes of a character that is not complete yet
+
+
+class StopFilter:
+    """Cut text at the first stop sequence, wherever the borders of the pieces lie.
+
+    "First" is the sequence that is complete first; of two complete at the same character the longer one. That is
+    where a model that is asked token by token would have stopped, and it does not depend on how text is cut into
+    pieces.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = [stop for stop in stops if stop]
+        self._held = ""
+        self.hit: str | None = None
+
+    def feed(self, piece: str) -> str:
+        """Return what is safe to show after *piece*; nothing more once a stop sequence was found."""
+        if self.hit is not None:
+            return ""
+        text = self._held + piece
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            _end, start, self.hit = min(found)
+            self._held = ""
+            return text[:start]
+        keep = self._possible_start(text)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """Return what was held back for a stop sequence that did not come."""
+        held, self._held = self._held, ""
+        return held
+
+    def _possible_start(self, text: str) -> int:
+        """Return the length of the longest end of *text* that a stop sequence may begin with."""
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for length in range(min(longest, len(text)), 0, -1):
+            tail = text[len(text) - length :]
+            if any(stop.startswith(tail) for stop in self._stops):
+                return length
+        return 0
+
+
+class TextAssembler:
+    """Collect text_output of successive responses and release it in whole characters.
+
+    *cumulative*: each response repeats everything so far; otherwise each brings only what is new. An end made of
+    U+FFFD is kept back, for it may be the first bytes of a character; so is a single end of spaces in cumulative
+    mode, because a tokenizer's clean-up may still take it away (" ." becomes "."). What is left of a character at
+    the very end was cut off by the limit of tokens and is never shown.
+    """
+
+    def __init__(self, cumulative: bool) -> None:
+        self._cumulative = cumulative
+        self.text = ""  # all that came, complete or not
+        self._shown = 0
+
+    def feed(self, piece: str) -> str:
+        """Return the text that *piece* completes."""
+        self.text = piece if self._cumulative else self.text + piece
+        whole = self.text.rstrip(REPLACEMENT)
+        if self._cumulative:
+            whole = whole.rstrip(" ")
+        return self._release(whole)
+
+    def flush(self) -> str:
+        """Return the rest at the end of the answer."""
+        return self._release(self.text.rstrip(REPLACEMENT))
+
+    def _release(self, whole: str) -> str:
+        new = whole[self._shown :]
+        self._shown = max(self._shown, len(whole))
+        return new
+
+
+class AnswerText:
+    """The pipeline of one answer: whole characters first, then the stop sequences."""
+
+    def __init__(self, stops: Sequence[str], cumulative: bool) -> None:
+        self._assembler = TextAssembler(cumulative)
+        self._filter = StopFilter(stops)
+        self._parts: list[str] = []
+
+    def feed(self, piece: str) -> str:
+        """Return what a client may see after *piece*, possibly nothing yet."""
+        return self._keep(self._filter.feed(self._assembler.feed(piece)))
+
+    def finish(self) -> str:
+        """Return the rest once Triton has said all."""
+        rest = self._filter.feed(self._assembler.flush())
+        return self._keep(rest + self._filter.flush())
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop sequence ended the answer."""
+        return self._filter.hit is not None
+
+    @property
+    def text(self) -> str:
+        """All that was released so far."""
+        return "".join(self._parts)
+
+    @property
+    def generated(self) -> str:
+        """All that Triton wrote, what was cut off included."""
+        return self._assembler.text
+
+    def _keep(self, piece: str) -> str:
+        if piece:
+            self._parts.append(piece)
+        return piece

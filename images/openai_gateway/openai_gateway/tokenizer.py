@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The checkpoint's tokenizer: exact counts, special tokens, chat template, one BOS and never two."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from openai_gateway.chat import ChatTemplate
+from openai_gateway.config import ModelConfig
+from openai_gateway.errors import ApiError, ConfigError
+
+SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+PROBE = "Two words, then more: a1 b2."  # to learn whether tokens decoded one by one add up
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is sent to Triton, and how many tokens the engine will read."""
+
+    text: str
+    tokens: int
+
+
+class CheckpointTokenizer:
+    """Everything the gateway needs from a checkpoint directory, read once."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        directory, where = model.tokenizer_dir, f"model '{model.name}'"
+        path = directory / "tokenizer.json"
+        if not path.is_file():
+            raise ConfigError(
+                f"{where}: {directory} has no tokenizer.json, which the gateway needs to count tokens; "
+                "point tokenizer_dir at the checkpoint, or save the tokenizer with its fast implementation"
+            )
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception for whatever is wrong with the file
+            raise ConfigError(f"{where}: {path} is not a tokenizer: {error}") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        config = _json(directory / "tokenizer_config.json", where)
+        extra = _json(directory / "special_tokens_map.json", where)
+        self.special_tokens = {
+            key: text for key in SPECIAL_TOKENS if (text := _content(config.get(key, extra.get(key))))
+        }
+        self.bos = self.special_tokens.get("bos_token")
+        self._bos_id = self._tokenizer.token_to_id(self.bos) if self.bos else None
+        generation = _json(directory / "generation_config.json", where)
+        checkpoint = _json(directory / "config.json", where)
+        self.end_ids = self._end_ids(generation, checkpoint)
+        self.max_positions = _positive(checkpoint.get("max_position_embeddings"))
+        source = _template_source(directory, config, model.chat_template, where)
+        self.chat = ChatTemplate(source, self.special_tokens, where) if source else None
+        self.concatenative = self._is_concatenative()
+
+    def count(self, text: str, *, special: bool = False) -> int:
+        """Return the number of tokens of *text*; with *special* also those the tokenizer adds around it."""
+        return len(self._tokenizer.encode(text, add_special_tokens=special).ids)
+
+    def token(self, token_id: int) -> str | None:
+        """Return the text of a token."""
+        text = self._tokenizer.id_to_token(token_id)
+        return None if text is None else str(text)
+
+    def prompt(self, text: str, adds_special_tokens: bool, *, chat: bool) -> Prompt:
+        """Return *text* as Triton's preprocessing must get it so that the model reads exactly one BOS.
+
+        A chat template usually writes BOS itself. Where preprocessing adds it as well (*adds_special_tokens*),
+        the leading text of BOS is taken away. A plain prompt gets BOS as the tokenizer alone would put it, also
+        where preprocessing adds nothing.
+        """
+        bos, bos_id = self.bos, self._bos_id
+        if bos and bos_id is not None:
+            with_special = self._tokenizer.encode(text, add_special_tokens=True).ids
+            tokenizer_adds = with_special[:1] == [bos_id] and not (
+                text.startswith(bos) and with_special[:2] != [bos_id, bos_id]
+            )
+            if adds_special_tokens and tokenizer_adds and text.startswith(bos):
+                text = text.removeprefix(bos)
+            elif not adds_special_tokens and not chat and tokenizer_adds and not text.startswith(bos):
+                text = bos + text
+        return Prompt(text, self.count(text, special=adds_special_tokens))
+
+    def render(self, messages: Sequence[Mapping[str, Any]], model: str) -> str:
+        """Apply the chat template."""
+        if self.chat is None:
+            raise ApiError(
+                400,
+                f"The model '{model}' has no chat template; use /v1/completions, or give it one in the "
+                "gateway's configuration.",
+                param="messages",
+            )
+        return self.chat.render(messages)
+
+    def _end_ids(self, generation: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return every token that ends an answer, the tokenizer's own EOS first."""
+        eos = self.special_tokens.get("eos_token")
+        found = [self._tokenizer.token_to_id(eos)] if eos else []
+        for config in (generation, checkpoint):
+            value = config.get("eos_token_id")
+            found += value if isinstance(value, list) else [value]
+        ids = [i for i in found if isinstance(i, int) and self._tokenizer.id_to_token(i) is not None]
+        return tuple(dict.fromkeys(ids))
+
+    def _is_concatenative(self) -> bool:
+        """Whether tokens decoded one at a time give the text: SentencePiece's do not, they lose spaces."""
+        ids = self._tokenizer.encode(PROBE, add_special_tokens=False).ids
+        alone = "".join(self._tokenizer.decode([i]) for i in ids)
+        return bool(alone == self._tokenizer.decode(ids))
+
+
+def _json(path: Path, where: str) -> dict[str, Any]:
+    """Read an optional JSON file; absent is empty."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{where}: cannot read {path}: {error}") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _content(token: Any) -> str | None:
+    """A special token is a text, or an object with its text in ``content``."""
+    value = token.get("content") if isinstance(token, dict) else token
+    return value if isinstance(value, str) and value else None
+
+
+def _positive(value: Any) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def _template_source(
+    directory: Path, config: Mapping[str, Any], override: Path | None, where: str
+) -> str | None:
+    """Return the chat template: the configured file, chat_template.jinja, or tokenizer_config.json's.
+
+    Of a list of named templates "default" is taken, or the only one.
+    """
+    path = override or directory / "chat_template.jinja"
+    if override or path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{where}: cannot read the chat template {path}: {error.strerror}") from None
+    found = config.get("chat_template")
+    if isinstance(found, list):
+        named = {str(t.get("name")): t.get("template") for t in found if isinstance(t, dict)}
+        found = named.get("default", next(iter(named.values())) if len(named) == 1 else None)
+        if found is None:
+            raise ConfigError(
+                f"{where}: the checkpoint has the chat templates {', '.join(named)} and none is called "
+                "'default'; name a file with chat_template"
+            )
+    return found if isinstance(found, str) else None
