@@ -70,7 +70,6 @@ def version_key(version: str) -> tuple[int, ...]:
 
 # version | image tags | flow | backend tag | template schema | TensorRT | CUDA | driver | package in image
 _TABLE = """
-0.7.0  | 23.12                   | build.py      | v0.7.0  | v0.7.0  | -          | -      | 525 | no
 0.7.1  | 24.01                   | build.py      | v0.7.2  | v0.7.2  | 9.2.0.5    | 12.3   | 525 | no
 0.8.0  | 24.03 24.02             | convert+build | v0.8.0  | v0.8.0  | -          | -      | 525 | no
 0.9.0  | 24.05 24.04             | convert+build | v0.9.0  | v0.9.0  | 9.3.0      | 12.3.2 | 525 | yes

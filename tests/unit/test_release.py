@@ -32,13 +32,13 @@ def test_a_release_carries_what_hangs_on_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "nearest"), [("1.2.2", "1.2.1"), ("0.10", "0.10.0"), ("0.20.1", "0.20.0"), ("0.1", "0.7.0")]
+    ("given", "nearest"), [("1.2.2", "1.2.1"), ("0.10", "0.10.0"), ("0.20.1", "0.20.0"), ("0.1", "0.7.1")]
 )
 def test_an_unknown_release_names_the_nearest_and_the_range(given: str, nearest: str) -> None:
     with pytest.raises(FleetError) as refused:
         release(given)
     assert f"'{given}' is not known; the nearest is '{nearest}'" in str(refused.value)
-    assert "0.7.0 to 1.3.0" in str(refused.value)
+    assert "0.7.1 to 1.3.0" in str(refused.value)
 
 
 def test_gpus_come_and_go_with_releases() -> None:
