@@ -33,6 +33,9 @@ SANITY = [
     "shebang", "symlinks", "use-argspec-type-path", "use-compat-six", "validate-modules", "yamllint",
 ]  # fmt: skip
 
+# What the collection ships, and so what it answers for to ansible-test.
+SHIPPED = ("plugins/", "roles/", "playbooks/", "meta/", "changelogs/", "galaxy.yml", "README.md", "LICENSE")
+
 
 @dataclass
 class Stage:
@@ -117,7 +120,7 @@ def sanity() -> int:
         )
         for name in filter(None, listed.stdout.decode().split("\0")):
             source, target = REPO / name, root / name
-            if name.startswith("collections/") or not source.is_file():
+            if not name.startswith(SHIPPED) or not source.is_file():
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
