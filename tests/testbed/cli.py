@@ -16,6 +16,9 @@ from . import engine, hosts, inventory, outer, probes, registry, rootfs
 from .errors import BedError
 from .settings import Settings, from_environment
 
+# in the host: keeps the command out of the root control group
+EXEC = "/usr/local/lib/testbed/exec"
+
 
 def parser() -> argparse.ArgumentParser:
     """The options of `bed`."""
@@ -35,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--tmpfs", action="append", default=[], metavar="DST[:OPTIONS]")
     up.add_argument("--no-gpu", dest="gpu", action="store_false", help="without nvidia-smi and CDI devices")
     up.add_argument("--recreate", action="store_true", help="replace a host that exists with other options")
+    up.add_argument("--json", action="store_true", help="print how to reach the hosts, as molecule's instance config")
     up.add_argument("--timing", action="store_true", help="say what took how long")
     down = verb("down", "remove hosts and their storage")
     down.add_argument("hosts", nargs="*", metavar="NAME")
@@ -122,7 +126,11 @@ def _host(settings: Settings, entry: dict[str, Any], options: dict[str, Any]) ->
 
 def _up(settings: Settings, arguments: argparse.Namespace) -> None:
     started = time.monotonic()
-    for boot in hosts.up(settings, _hosts(settings, arguments), arguments.recreate):
+    boots = hosts.up(settings, _hosts(settings, arguments), arguments.recreate)
+    if arguments.json:
+        print(json.dumps([inventory.instance(settings, boot.name, boot.ip) for boot in boots]))
+        return
+    for boot in boots:
         failed = f" (failed: {', '.join(boot.failed_units)})" if boot.failed_units else ""
         print(f"{boot.name} {boot.ip} {boot.state}{failed}")
         if arguments.timing:
@@ -158,7 +166,7 @@ def _replace(settings: Settings, *podman: str) -> None:
 
 def _exec(settings: Settings, arguments: argparse.Namespace) -> None:
     terminal = ["-t"] if sys.stdin.isatty() and sys.stdout.isatty() else []
-    _replace(settings, "exec", "-i", *terminal, arguments.host, *arguments.command)
+    _replace(settings, "exec", "-i", *terminal, arguments.host, EXEC, *arguments.command)
 
 
 def _logs(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -166,7 +174,7 @@ def _logs(settings: Settings, arguments: argparse.Namespace) -> None:
     if kept.exists() and arguments.host not in [row["name"] for row in hosts.table(settings)]:
         print(kept.read_text(), end="")
         return
-    _replace(settings, "exec", arguments.host, "journalctl", "--no-pager", *(arguments.arguments or ["-b"]))
+    _replace(settings, "exec", arguments.host, EXEC, "journalctl", "--no-pager", *(arguments.arguments or ["-b"]))
 
 
 def _addresses(settings: Settings, names: list[str]) -> dict[str, str]:

@@ -32,6 +32,18 @@ def connection_vars(settings: Settings) -> dict[str, str]:
     }
 
 
+def instance(settings: Settings, name: str, ip: str) -> dict[str, Any]:
+    """One entry of molecule's instance config, and where the pinned host key is."""
+    return {
+        "instance": name,
+        "address": ip,
+        "user": "root",
+        "port": 22,
+        "identity_file": str(settings.key),
+        "known_hosts": str(settings.known_hosts),
+    }
+
+
 def inventory(settings: Settings, addresses: Mapping[str, str], group: str | None = None) -> dict[str, Any]:
     """An Ansible inventory of the hosts, in a group if one is named."""
     hosts = {name: {"ansible_host": ip} for name, ip in addresses.items()}

@@ -42,6 +42,8 @@ BASE_MEGABYTES = 2500
 def base_options() -> list[str]:
     """Everything that determines the root file system, as mmdebstrap's options."""
     options = ["--variant=minbase", "--mode=root", "--format=tar", f"--include={','.join(PACKAGES)}"]
+    # a host has its package lists, so that a check-mode run, which cannot fetch them, finds what it would install
+    options += ["--skip=cleanup/apt/lists"]
     options += ['--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"']
     options += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in LEFT_OUT]
     return options + [f"--customize-hook={hook}" for hook in HOOKS]
