@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
@@ -22,9 +22,9 @@ class TemplateRefusal(jinja2.TemplateError):
 
 
 class GenerationTag(Extension):
-    """Accept ``{% generation %}...{% endgeneration %}``: it marks text for training and renders as its body."""
+    """Accept ``{% generation %}...{% endgeneration %}``, which marks text for training: render its body."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 - the library's own way
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         """Return the block's body unchanged."""

@@ -164,8 +164,8 @@ class ServedModel:
         if not right and not self._warned:
             self._warned = True
             LOG.warning(
-                "model %s: this tokenizer loses spaces when tokens are decoded one by one, so streams arrive in "
-                "one piece; serve tensorrt_llm_bls with accumulate_tokens to stream token by token",
+                "model %s: this tokenizer loses spaces when tokens are decoded one by one, so streams arrive "
+                "in one piece; serve tensorrt_llm_bls with accumulate_tokens to stream token by token",
                 self.name,
             )
         return right
@@ -180,8 +180,8 @@ class ServedModel:
             asked = "" if wanted is None else f" and {wanted} for the answer"
             raise ApiError(
                 400,
-                f"The model '{self.name}' has a context of {limit} tokens; this request needs {prompt.tokens} "
-                f"for its prompt{asked}.",
+                f"The model '{self.name}' has a context of {limit} tokens; this request needs "
+                f"{prompt.tokens} for its prompt{asked}.",
                 param=ask.limit_param if left >= 1 else "messages" if ask.chat else "prompt",
                 code="context_length_exceeded",
             )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Readiness that means something: a token from every backend, not a status code.
 
-Triton goes on saying ready while its Python stubs are dead, so each replica is asked to generate one token; one
-that has just answered a request needs no such question.
+Triton goes on saying ready while its Python stubs are dead, so each replica is asked to generate one token;
+one that has just answered a request needs no such question.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 """How to speak to a Triton entry model: names by release, and what the model's own configuration declares.
 
 Triton's generate endpoint silently turns a JSON key that is no input of the model into a request parameter
-that nobody reads, so a misspelt tensor is not an error there. Therefore the entry model's configuration is asked
-(``/v2/models/<entry>/config``) and a parameter that the model does not declare is refused.
+that nobody reads, so a misspelt tensor is not an error there. Therefore the entry model's configuration is
+asked (``/v2/models/<entry>/config``) and a parameter that the model does not declare is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ReleaseRow:
     adds_special_tokens: bool  # what preprocessing does when its configuration does not say
 
 
-# Newest first. Sources: the input names of upstream's templates per tag; the README of each tag for "required";
+# Newest first. Sources: the input names of upstream's templates per tag; each tag's README for "required";
 # preprocessing's default of add_special_tokens (hard False up to 0.8, a parameter with default True after).
 RELEASES: tuple[ReleaseRow, ...] = (
     ReleaseRow((0, 20), "seed", "min_tokens", False, False, True),
@@ -92,8 +92,8 @@ class Interface:
     ) -> dict[str, Any]:
         """Build the body of generate or generate_stream.
 
-        *sampling*: what the client asked for, refused by name where the model has no such input; *optional*: what
-        the gateway adds by itself, left out where the model has no such input.
+        *sampling*: what the client asked for, refused by name where the model has no such input; *optional*:
+        what the gateway adds by itself, left out where the model has no such input.
         """
         body: dict[str, Any] = {"text_input": text, "max_tokens": max_tokens}
         for parameter, value in sampling.items():

@@ -78,7 +78,9 @@ class Metrics:
             "openai_gateway_completion_tokens_total", "Tokens written.", ("model",)
         )
         self.duration = Histogram("openai_gateway_request_seconds", "From request to last byte.", both)
-        self.first_token = Histogram("openai_gateway_first_token_seconds", "From request to first text.", both)
+        self.first_token = Histogram(
+            "openai_gateway_first_token_seconds", "From request to first text.", both
+        )
         self.outstanding = Counter(
             "openai_gateway_replica_requests", "Requests at work by replica.", ("model", "replica"), "gauge"
         )

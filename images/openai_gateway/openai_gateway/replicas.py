@@ -39,8 +39,8 @@ class ReplicaSet:
     def order(self) -> list[Replica]:
         """Return all replicas in the order in which to try them.
 
-        Those at rest come last instead of being left out: when all have failed, trying is better than refusing.
-        Equally busy ones take turns.
+        Those at rest come last instead of being left out: when all have failed, trying is better than
+        refusing. Equally busy ones take turns.
         """
         now, turn, count = self._clock(), next(self._turn), len(self.replicas)
         ranked = [

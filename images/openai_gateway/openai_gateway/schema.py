@@ -75,7 +75,10 @@ class GenerationRequest(BaseModel):
                 continue
             if name not in NEUTRAL:
                 raise ApiError(
-                    400, f"Unrecognized request argument supplied: {name}", param=name, code="unknown_parameter"
+                    400,
+                    f"Unrecognized request argument supplied: {name}",
+                    param=name,
+                    code="unknown_parameter",
                 )
             # bool is an int in Python: 1 must not pass for True.
             if not any(type(value) is type(ok) and value == ok for ok in NEUTRAL[name]):
@@ -97,8 +100,8 @@ class GenerationRequest(BaseModel):
     def sampling(self) -> tuple[dict[str, int | float], dict[str, int | float]]:
         """Return (what the client asked for, what goes along) as the names of Triton's newest inputs.
 
-        TensorRT-LLM picks the likeliest token unless top_k or top_p say otherwise, and its seed is 0 unless one
-        is given; OpenAI's default is temperature 1, top_p 1 and chance. So the gateway says all of it.
+        TensorRT-LLM picks the likeliest token unless top_k or top_p say otherwise, and its seed is 0 unless
+        one is given; OpenAI's default is temperature 1, top_p 1 and chance. So the gateway says all of it.
         """
         asked: dict[str, int | float] = {}
         for name in ("presence_penalty", "frequency_penalty"):
@@ -131,7 +134,7 @@ class CompletionRequest(GenerationRequest):
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
             return value[0]
         if not isinstance(value, str):
-            raise ValueError("must be one text; token ids and several prompts in one request are not supported")
+            raise ValueError("must be one text; token ids and several prompts at once are not supported")
         return value
 
 
@@ -158,7 +161,9 @@ def _message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     where = f"messages[{index}]"
     role = message.get("role")
     if not isinstance(role, str) or not role:
-        raise ApiError(400, f"'{where}.role' must be a text such as user or assistant.", param=f"{where}.role")
+        raise ApiError(
+            400, f"'{where}.role' must be a text such as user or assistant.", param=f"{where}.role"
+        )
     for name in ("tool_calls", "function_call", "audio"):
         if message.get(name):
             raise unsupported(f"{where}.{name}")

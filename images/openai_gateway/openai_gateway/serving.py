@@ -51,8 +51,8 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 class EventStream(Response):
     """Server-sent events from *events*, which is closed at once when the client goes away.
 
-    Starlette's own StreamingResponse notices that only when it next has something to send; a long prefill would
-    keep a GPU busy for nobody.
+    Starlette's own StreamingResponse notices that only when it next has something to send; a long prefill
+    would keep a GPU busy for nobody.
     """
 
     media_type = "text/event-stream"

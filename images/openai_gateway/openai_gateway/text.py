@@ -11,9 +11,9 @@ REPLACEMENT = "\ufffd"  # what a tokenizer writes for the bytes of a character t
 class StopFilter:
     """Cut text at the first stop sequence, wherever the borders of the pieces lie.
 
-    "First" is the sequence that is complete first; of two complete at the same character the longer one. That is
-    where a model that is asked token by token would have stopped, and it does not depend on how text is cut into
-    pieces.
+    "First" is the sequence that is complete first; of two complete at the same character the longer one. That
+    is where a model that is asked token by token would have stopped, and it does not depend on how the text
+    is cut into pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -53,10 +53,10 @@ class StopFilter:
 class TextAssembler:
     """Collect text_output of successive responses and release it in whole characters.
 
-    *cumulative*: each response repeats everything so far; otherwise each brings only what is new. An end made of
-    U+FFFD is kept back, for it may be the first bytes of a character; so is a single end of spaces in cumulative
-    mode, because a tokenizer's clean-up may still take it away (" ." becomes "."). What is left of a character at
-    the very end was cut off by the limit of tokens and is never shown.
+    *cumulative*: each response repeats everything so far; otherwise each brings only what is new. An end made
+    of U+FFFD is kept back, for it may be the first bytes of a character; so are spaces at the end in
+    cumulative mode, because a tokenizer's clean-up may still take them away (" ." becomes "."). What is left
+    of a character at the very end was cut off by the limit of tokens and is never shown.
     """
 
     def __init__(self, cumulative: bool) -> None:

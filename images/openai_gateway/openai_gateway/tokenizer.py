@@ -71,9 +71,9 @@ class CheckpointTokenizer:
     def prompt(self, text: str, adds_special_tokens: bool, *, chat: bool) -> Prompt:
         """Return *text* as Triton's preprocessing must get it so that the model reads exactly one BOS.
 
-        A chat template usually writes BOS itself. Where preprocessing adds it as well (*adds_special_tokens*),
-        the leading text of BOS is taken away. A plain prompt gets BOS as the tokenizer alone would put it, also
-        where preprocessing adds nothing.
+        A chat template usually writes BOS itself. Where preprocessing adds it as well
+        (*adds_special_tokens*), the leading text of BOS is taken away. A plain prompt gets BOS as the tokenizer
+        alone would put it, also where preprocessing adds nothing.
         """
         bos, bos_id = self.bos, self._bos_id
         if bos and bos_id is not None:

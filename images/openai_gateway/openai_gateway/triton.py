@@ -16,8 +16,8 @@ from openai_gateway.interface import Interface, describe, steps_of
 # A decoupled model that answers /generate more than once, if only by an empty last response.
 SEVERAL_RESPONSES = "expects model to produce exactly 1 response"
 
-# Triton says 400 for nearly everything. These words mean that the request itself is at fault; all else is the
-# server's fault and becomes 502, which clients may try again.
+# Triton says 400 for nearly everything. These words mean that the request itself is at fault; all else is
+# the server's fault and becomes 502, which clients may try again.
 CLIENT_FAULT = re.compile(
     r"prompt length|input length|exceeds maximum|maximum input|max_tokens must|max_seq_len|max_input_len"
     r"|total sequence length|beam.?width|must be (in|between|positive|greater|>)|invalid (temperature|top_[kp])"
