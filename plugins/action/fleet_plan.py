@@ -29,7 +29,7 @@ def load_spec() -> dict[str, Any]:
 
 
 class ActionModule(ActionBase):
-    """Validate the description of the fleet and return the plan of this host as the fact ``trtllm_fleet``."""
+    """Validate the description of the fleet and return the plan of this host."""
 
     TRANSFERS_FILES = False
     _requires_connection = False
@@ -47,7 +47,7 @@ class ActionModule(ActionBase):
             for checkpoint in fleet["checkpoints"]:
                 if checkpoint["location"] == "controller":
                     inspect_checkpoint(Path(os.path.expanduser(checkpoint["path"])))
-            result["ansible_facts"] = {"trtllm_fleet": fleet}
+            result["plan"] = fleet
         except FleetError as error:
             raise AnsibleActionFail(str(error)) from error
         result["changed"] = False

@@ -62,14 +62,9 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-ansible_facts:
-  description: The plan of this host.
+plan:
+  description: The inputs of each role; C(release), C(root), C(checkpoints), C(engines), C(repositories), C(replicas)
+    and C(gateway_models).
   returned: success
   type: dict
-  contains:
-    trtllm_fleet:
-      description: The inputs of each role; C(release), C(root), C(checkpoints), C(engines), C(repositories),
-        C(replicas) and C(gateway_models).
-      type: dict
-      returned: success
 """

@@ -17,7 +17,7 @@ PLAYBOOK = """
   gather_facts: false
   tasks:
     - ansible.builtin.include_role: {name: trtllm.fleet.fleet, rolespec_validate: false}
-    - ansible.builtin.debug: {msg: "PLAN {{ trtllm_fleet | to_json }}"}
+    - ansible.builtin.debug: {msg: "PLAN {{ fleet_plan | to_json }}"}
 """
 
 
