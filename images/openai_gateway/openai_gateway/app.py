@@ -90,24 +90,27 @@ class Gateway:
             raise
 
         async def events() -> AsyncGenerator[bytes, None]:
-            with meter:
-                async with aclosing(pieces):
-                    yield shape.opening()
-                    item: str | Ending | None = first
-                    try:
-                        while isinstance(item, str):
-                            meter.text()
-                            yield shape.piece(item)
-                            item = await _next(pieces)
-                    except ApiError as error:
-                        meter.failed(error.status)
-                        yield event(error.body())
-                        return
-                    if isinstance(item, Ending):
-                        meter.ended(item)
-                        yield shape.closing(item)
+            yield shape.opening()
+            item: str | Ending | None = first
+            try:
+                while isinstance(item, str):
+                    meter.text()
+                    yield shape.piece(item)
+                    item = await _next(pieces)
+            except ApiError as error:
+                meter.close(error)
+                yield event(error.body())
+                return
+            if isinstance(item, Ending):
+                meter.ended(item)
+                yield shape.closing(item)
+                meter.close()
 
-        return EventStream(events())
+        async def finish() -> None:
+            meter.close(ClientGone())  # unless it was closed before
+            await pieces.aclose()
+
+        return EventStream(events(), finish)
 
 
 def _ask(model: ServedModel, body: GenerationRequest) -> Ask:
@@ -134,7 +137,7 @@ async def _whole(model: ServedModel, ask: Ask, meter: RequestMeter) -> tuple[str
                 return "".join(parts), piece
             meter.text()
             parts.append(piece)
-    raise ApiError(502, "Triton ended the answer without a response.", code="upstream_error")
+    raise AssertionError("an answer ends with its Ending or an exception")
 
 
 def create_app(

@@ -42,9 +42,7 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The JSON body that OpenAI's clients understand."""
-        return {
-            "error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        }
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
         """Headers that belong to the answer."""

@@ -52,9 +52,11 @@ class _Counts:
     def __init__(self) -> None:
         self.read: int | None = None
         self.written: int | None = None
+        self.responses = 0
         self.texts = 0  # responses that brought text
 
     def feed(self, response: Mapping[str, Any]) -> None:
+        self.responses += 1
         self.texts += bool(_text(response))
         read, written = _number(response.get("num_input_tokens")), _number(response.get("num_output_tokens"))
         if read:
@@ -137,6 +139,8 @@ class ServedModel:
                     yield piece
                 if text.stopped:
                     break  # leaving the stream cancels the request in Triton
+        if not counts.responses:
+            raise ApiError(502, "Triton ended the answer without a response.", code="upstream_error")
         if piece := text.finish():
             yield piece
         yield self._ending(text, counts, prompt, max_tokens)

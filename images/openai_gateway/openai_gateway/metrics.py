@@ -125,11 +125,6 @@ class RequestMeter:
         self._log.update(prompt=ending.prompt_tokens, completion=ending.completion_tokens)
         self._log["finish"] = ending.finish_reason
 
-    def failed(self, status: int) -> None:
-        """An error came when the headers had already gone."""
-        self._code = status
-        self._log["error"] = status
-
     def close(self, error: BaseException | None = None) -> None:
         """The request is over; *error* is what ended it."""
         if not self._open:
@@ -137,6 +132,7 @@ class RequestMeter:
         self._open = False
         if isinstance(error, ApiError):
             self._code = error.status
+            self._log["error"] = error.status
         elif isinstance(error, (ClientGone, GeneratorExit, asyncio.CancelledError)):
             self._code = CLIENT_GONE
         self._metrics.running.add(amount=-1)

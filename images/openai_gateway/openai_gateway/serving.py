@@ -9,7 +9,7 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
@@ -49,7 +49,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
 
 class EventStream(Response):
-    """Server-sent events from *events*, which is closed at once when the client goes away.
+    """Server-sent events from *events*, which is closed at once when the client goes away; then *finish* runs.
 
     Starlette's own StreamingResponse notices that only when it next has something to send; a long prefill
     would keep a GPU busy for nobody.
@@ -57,10 +57,13 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], finish: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
+        self._finish = finish
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send headers and events."""
@@ -68,14 +71,15 @@ class EventStream(Response):
             await while_connected(receive, self._send(send))
         except (ClientGone, OSError):
             scope["state"]["log"]["status"] = CLIENT_GONE
+        finally:
+            # A generator that never began runs none of its own clean-up, so this must not be left to it.
+            await self._events.aclose()
+            await self._finish()
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        try:
-            async for data in self._events:
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-        finally:
-            await self._events.aclose()
+        async for data in self._events:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

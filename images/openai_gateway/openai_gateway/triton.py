@@ -99,10 +99,16 @@ async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
-    if rest.startswith(b"data:"):
-        yield rest[5:].strip()
+            if data := _data(line):
+                yield data
+    if data := _data(rest):
+        yield data
+
+
+def _data(line: bytes) -> bytes:
+    """Return a line's data; an error may stand there as bare JSON."""
+    line = line.strip()
+    return line[5:].strip() if line.startswith(b"data:") else line if line.startswith(b"{") else b""
 
 
 def _response(status: int, body: bytes) -> dict[str, Any]:

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The gateway as a process, spoken to by the official client over a socket."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="images/openai_gateway/requirements.txt is not installed")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "images" / "openai_gateway"))
+
+import httpx
+import openai
+from unit.openai_gateway_fakes import FakeTriton, free_port, make_checkpoint, model_entry, serving
+
+SOURCE = Path(__file__).resolve().parents[2] / "images" / "openai_gateway"
+KEY = "sk-test-0123456789"
+
+
+@contextlib.contextmanager
+def running(directory: Path, config: dict[str, Any]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run the gateway as its image does; yield the process and its URL."""
+    port = free_port()
+    path = directory / "gateway.yml"
+    path.write_text(json.dumps({"port": port, "shutdown_timeout": 10, **config}))
+    with open(directory / "log", "w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "openai_gateway", "--config", str(path)],
+            env={**os.environ, "PYTHONPATH": str(SOURCE)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            until = time.monotonic() + 20
+            while not answers(port):
+                assert process.poll() is None and time.monotonic() < until, (directory / "log").read_text()
+                time.sleep(0.05)
+            yield process, f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 5) -> bool:
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> FakeTriton:
+    return FakeTriton(make_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(triton: FakeTriton, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def url(triton: FakeTriton, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    directory = tmp_path_factory.mktemp("gateway")
+    keys = directory / "keys"
+    keys.touch(mode=0o600)
+    keys.write_text(f"{KEY}\n")
+    with serving(triton.app) as backend:
+        models = [
+            model_entry(checkpoint, backend),
+            model_entry(checkpoint, "http://127.0.0.1:9", name="down"),
+        ]
+        with running(directory, {"models": models, "api_keys_file": str(keys)}) as (_process, address):
+            yield address
+    assert KEY not in (directory / "log").read_text()
+
+
+@pytest.fixture
+def client(url: str, triton: FakeTriton) -> openai.OpenAI:
+    triton.delay, triton.fail, triton.cancelled, triton.reply = 0.0, None, 0, "Hello, world!"
+    triton.seen.clear()
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0)
+
+
+HI: list[Any] = [{"role": "user", "content": "Hi"}]
+
+
+def test_the_official_client_gets_what_it_expects(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["tiny", "down"]
+    assert client.models.retrieve("tiny").id == "tiny"
+    chat = client.chat.completions.create(model="tiny", messages=HI, max_tokens=50, seed=1, stop=["zzz"])
+    assert chat.choices[0].message.content == "Hello, world!"
+    assert chat.usage is not None and chat.usage.completion_tokens > 1
+    plain = client.completions.create(model="tiny", prompt="Hi", temperature=0)
+    assert (plain.choices[0].text, plain.choices[0].finish_reason) == ("Hello, world!", "stop")
+
+
+def test_the_official_client_reads_streams(client: openai.OpenAI, triton: FakeTriton) -> None:
+    triton.reply = "naïve €5 😀!"
+    options: Any = {"include_usage": True}
+    stream = list(
+        client.chat.completions.create(model="tiny", messages=HI, stream=True, stream_options=options)
+    )
+    assert "".join(c.choices[0].delta.content or "" for c in stream if c.choices) == triton.reply
+    assert stream[-1].usage is not None and stream[-1].usage.prompt_tokens > 1
+    plain = client.completions.create(model="tiny", prompt="Hi", stream=True, stop=" €")
+    assert "".join(chunk.choices[0].text for chunk in plain) == "naïve"
+
+
+def test_the_official_client_raises_the_right_errors(
+    client: openai.OpenAI, url: str, triton: FakeTriton
+) -> None:
+    with pytest.raises(openai.NotFoundError):
+        client.completions.create(model="gpt-4", prompt="Hi")
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model="tiny", prompt="Hi", n=2)
+    assert refused.value.param == "n"
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0).models.list()
+    with pytest.raises(openai.InternalServerError) as down:
+        client.completions.create(model="down", prompt="Hi")
+    assert down.value.status_code == 503 and down.value.response.headers["retry-after"]
+    triton.fail = (400, "Stub process 'preprocessing_0_0' is not healthy.")
+    with pytest.raises(openai.InternalServerError):
+        client.completions.create(model="tiny", prompt="Hi", stream=True)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_stops_the_work_in_triton(
+    client: openai.OpenAI, url: str, triton: FakeTriton, stream: bool
+) -> None:
+    triton.delay = 0.1 if stream else 5.0
+    body = {"model": "tiny", "prompt": "Hi", "stream": stream}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    request = httpx.stream("POST", f"{url}/v1/completions", json=body, headers=headers, timeout=0.5)
+    with contextlib.suppress(httpx.ReadTimeout), request as answer:
+        next(answer.iter_bytes())
+    assert wait_for(lambda: triton.cancelled == 1)
+    assert "\nopenai_gateway_requests_running 0\n" in httpx.get(f"{url}/metrics").text
+
+
+def test_a_stop_sequence_stops_the_work_in_triton(client: openai.OpenAI, triton: FakeTriton) -> None:
+    triton.delay = 0.02
+    triton.reply = "Hello, world! " * 4
+    list(client.completions.create(model="tiny", prompt="Hi", stream=True, stop="world", max_tokens=100))
+    assert wait_for(lambda: triton.cancelled == 1)
+
+
+def test_sigterm_lets_running_requests_finish(triton: FakeTriton, checkpoint: Path, tmp_path: Path) -> None:
+    triton.delay, triton.fail, triton.reply = 0.1, None, "Hello, world!"
+    with (
+        serving(triton.app) as backend,
+        running(tmp_path, {"models": [model_entry(checkpoint, backend)]}) as (
+            process,
+            address,
+        ),
+    ):
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+        stream = client.completions.create(model="tiny", prompt="Hi", stream=True)
+        text = next(iter(stream)).choices[0].text
+        process.send_signal(signal.SIGTERM)
+        text += "".join(chunk.choices[0].text for chunk in stream)
+        assert text == "Hello, world!"
+        assert process.wait(10) == 0
+    log = (tmp_path / "log").read_text()
+    assert "finish=stop" in log and "Hello" not in log, "what is said is nobody's business"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"models": []}, "at least one model"),
+        ({"prot": 1}, "did you mean 'port'"),
+        ({"port": 99999}, "from 0 to 65535"),
+        ({"api_keys_file": "/nowhere"}, "cannot read the API keys /nowhere"),
+    ],
+)
+def test_a_wrong_configuration_is_one_sentence(
+    checkpoint: Path, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    path = tmp_path / "gateway.yml"
+    path.write_text(json.dumps({"models": [model_entry(checkpoint, "http://x:1")], **change}))
+    command = [sys.executable, "-m", "openai_gateway", "--check", "--config", str(path)]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The gateway's parts: configuration, checkpoints and their chat templates, replicas, the image's probe."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="images/openai_gateway/requirements.txt is not installed")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "images" / "openai_gateway"))
+
+from openai_gateway import probe
+from openai_gateway.chat import ChatTemplate
+from openai_gateway.config import ModelConfig, load_api_keys, parse_config
+from openai_gateway.errors import ApiError, ConfigError
+from openai_gateway.interface import describe, release_row
+from openai_gateway.replicas import LONGEST_PAUSE, ReplicaSet
+from openai_gateway.tokenizer import CheckpointTokenizer
+from unit.openai_gateway_fakes import make_checkpoint, model_entry
+
+MESSAGES = [{"role": "user", "content": "Hi <b> & 'you'"}]
+
+
+def model(directory: Path, **more: Any) -> ModelConfig:
+    return parse_config({"models": [model_entry(directory, "http://x:1", **more)]}, "test.yml").models[0]
+
+
+def test_template_blocks_are_trimmed_and_blanks_before_them_stripped() -> None:
+    source = "{% for m in messages %}\n    {% if true %}\n{{ m.content }}\n    {% endif %}\n{% endfor %}"
+    assert ChatTemplate(source, {}, "x").render(MESSAGES) == "Hi <b> & 'you'\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ messages | tojson }}", '[{"role": "user", "content": "Hi <b> & \'you\'"}]'),
+        ("{{ bos_token }}{{ messages[0]['content'] }}", "<s>Hi <b> & 'you'"),
+        ("{% generation %}x{% endgeneration %}{% for i in [1, 2] %}{{ i }}{% break %}{% endfor %}", "x1"),
+        ("{% if add_generation_prompt and not tools %}A{% endif %}", "A"),
+        ("{% set ns = namespace(n=1) %}{% set ns.n = 2 %}{{ ns.n }}", "2"),
+        ("{{ strftime_now('%%') }}", "%"),
+    ],
+)
+def test_templates_find_what_the_transformers_library_gives_them(source: str, expected: str) -> None:
+    assert ChatTemplate(source, {"bos_token": "<s>"}, "x").render(MESSAGES) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "refuses: roles must alternate"),
+        ("{{ messages[5].content.x }}", "cannot render"),
+        ("{{ messages.append(1) }}", "cannot render"),
+        ("{{ ''.__class__.__mro__ }}", "cannot render"),
+    ],
+)
+def test_a_template_that_refuses_or_fails_is_the_clients_400(source: str, words: str) -> None:
+    with pytest.raises(ApiError, match=words) as error:
+        ChatTemplate(source, {}, "x").render(MESSAGES)
+    assert error.value.status == 400 and error.value.param == "messages"
+
+
+def test_the_template_comes_from_the_file_the_list_or_the_configured_one(tmp_path: Path) -> None:
+    named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
+    directory = make_checkpoint(tmp_path / "c", template=named)
+    assert CheckpointTokenizer(model(directory)).render(MESSAGES, "tiny") == "D"
+    (directory / "chat_template.jinja").write_text("F")
+    assert CheckpointTokenizer(model(directory)).render(MESSAGES, "tiny") == "F"
+    own = tmp_path / "own.jinja"
+    own.write_text("O")
+    assert CheckpointTokenizer(model(directory, chat_template=str(own))).render(MESSAGES, "tiny") == "O"
+    own.write_text("{% if %}")
+    with pytest.raises(ConfigError, match="mistake in line 1"):
+        CheckpointTokenizer(model(directory, chat_template=str(own)))
+
+
+def test_without_a_template_chat_is_refused_and_completions_work(tmp_path: Path) -> None:
+    tokenizer = CheckpointTokenizer(model(make_checkpoint(tmp_path / "c", template=None)))
+    with pytest.raises(ApiError, match="has no chat template"):
+        tokenizer.render(MESSAGES, "tiny")
+    assert tokenizer.prompt("Hi", True, chat=False).tokens > 1
+
+
+def test_a_checkpoint_says_what_ends_an_answer_and_how_its_tokens_join(tmp_path: Path) -> None:
+    plain = CheckpointTokenizer(model(make_checkpoint(tmp_path / "a")))
+    assert plain.end_ids == (2, 3) and plain.token(3) == "<|eot|>" and plain.max_positions == 256
+    assert plain.concatenative
+    assert not CheckpointTokenizer(model(make_checkpoint(tmp_path / "b", sentencepiece=True))).concatenative
+
+
+def test_a_truncating_tokenizer_counts_in_full(tmp_path: Path) -> None:
+    directory = make_checkpoint(tmp_path / "c")
+    saved = json.loads((directory / "tokenizer.json").read_text())
+    saved["truncation"] = {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    (directory / "tokenizer.json").write_text(json.dumps(saved))
+    assert CheckpointTokenizer(model(directory)).count("a b c d e f g h") > 4
+
+
+def test_a_checkpoint_without_a_usable_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no tokenizer\.json"):
+        CheckpointTokenizer(model(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ConfigError, match="is not a tokenizer"):
+        CheckpointTokenizer(model(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"urls": []}, "'urls' must be a list"),
+        ({"urls": ["localhost:8000"]}, "write http://HOST:PORT"),
+        ({"release": "newest"}, "is no TensorRT-LLM version"),
+        ({"max_seq_len": "5k"}, "whole number of at least 2"),
+        ({"tokeniser_dir": "/x"}, "did you mean 'tokenizer_dir'"),
+        ({"entry_model": None}, "'entry_model' must be a text"),
+    ],
+)
+def test_a_wrong_model_entry_is_named(change: dict[str, Any], words: str) -> None:
+    entry = {**model_entry(Path("/x"), "http://x:1"), **change}
+    with pytest.raises(ConfigError, match=words):
+        parse_config({"models": [entry]}, "test.yml")
+
+
+def test_a_name_given_twice_is_refused() -> None:
+    entry = model_entry(Path("/x"), "http://x:1")
+    with pytest.raises(ConfigError, match="'tiny' is given 2 times"):
+        parse_config({"models": [entry, entry]}, "test.yml")
+
+
+def test_keys_that_others_may_read_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# who\nsecret-1\n\nsecret-2\n")
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match="has mode 0640") as error:
+        load_api_keys(path)
+    assert "secret" not in str(error.value)
+    path.chmod(0o400)
+    assert load_api_keys(path) == ("secret-1", "secret-2")
+    path.write_text("# none\n")
+    with pytest.raises(ConfigError, match="holds no API key"):
+        load_api_keys(path)
+
+
+@pytest.mark.parametrize(
+    ("version", "seed", "required"),
+    [("0.7.2", "random_seed", True), ("0.8.0", "random_seed", True), ("0.9.0", "random_seed", False),
+     ("0.19.0", "random_seed", False), ("0.20.0", "seed", False), ("1.2.1", "seed", False),
+     ("1.3.0rc1", "seed", False)],
+)  # fmt: skip
+def test_names_follow_the_release(version: str, seed: str, required: bool) -> None:
+    row = release_row(version)
+    assert (row.seed, row.words_required) == (seed, required)
+
+
+def test_what_the_model_declares_wins_over_the_release() -> None:
+    entry = {"input": [{"name": "random_seed"}], "output": []}
+    assert describe("1.2.1", entry, {}).tensor("seed") == "random_seed"
+    assert describe("1.2.1", entry, {}).tensor("temperature") is None
+
+
+def test_an_ensemble_is_decoupled_if_a_step_is() -> None:
+    ensemble = {"ensemble_scheduling": {"step": [{"model_name": "tensorrt_llm"}]}}
+    step = {"model_transaction_policy": {"decoupled": True}}
+    assert describe("1.2.1", ensemble, {"tensorrt_llm": step}).decoupled
+    assert not describe("1.2.1", {"input": []}, {"tensorrt_llm": step}).decoupled, "a BLS speaks for itself"
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_least_busy_replica_is_asked_and_equals_take_turns() -> None:
+    replicas = ReplicaSet(["a", "b", "c"], Clock())
+    assert [replicas.order()[0].url for _ in range(6)] == ["a", "b", "c", "a", "b", "c"]
+    busy = replicas.replicas[0]
+    with replicas.working(busy):
+        assert [replica.url for replica in replicas.order()][-1] == "a"
+    assert busy.outstanding == 0
+
+
+def test_a_replica_rests_longer_with_each_failure_and_is_tried_last() -> None:
+    clock = Clock()
+    replicas = ReplicaSet(["a", "b"], clock)
+    a, b = replicas.replicas
+    replicas.failed(a)
+    assert [r.url for r in replicas.order()] == ["b", "a"] == [r.url for r in replicas.order()]
+    clock.now = 1.5
+    assert {replicas.order()[0].url for _ in range(2)} == {"a", "b"}, "after its pause it is tried again"
+    for _ in range(10):
+        replicas.failed(a)
+    assert a.rests_until - clock.now == LONGEST_PAUSE
+    replicas.failed(b)
+    assert [r.url for r in replicas.order()] == ["b", "a"], (
+        "when all rest, the one that rests shortest is tried"
+    )
+    replicas.succeeded(a)
+    assert replicas.order()[0] is a and a.failures == 0
+
+
+def test_the_probe_says_what_the_gateway_says() -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/good?require=any" else 503)
+            self.end_headers()
+            self.wfile.write(b"why not")
+
+        def log_message(self, *_: Any) -> None:
+            return None
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}"
+    assert probe.main(f"{base}/good?require=any") == 0
+    assert probe.main(f"{base}/bad") == 1
+    server.shutdown()
+    server.server_close()
+    assert probe.main(f"{base}/good?require=any") == 1
