@@ -29,7 +29,8 @@ class Launch:
 
     *world_size*: ranks, each a tritonserver of its own under one mpirun. *worker_models*: what the ranks after
     the first load. *shm_prefix*: names of shared memory begin with it and the rank, so it must be unique on a
-    host wherever containers share ``/dev/shm``. *extra*: further options for every rank; *extra_first*: for the first rank, the one that serves.
+    host wherever containers share ``/dev/shm``. *extra*: further options for every rank; *extra_first*: for
+    the first rank, the one that serves.
     """
 
     repository: str

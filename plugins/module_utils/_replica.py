@@ -1,0 +1,325 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A replica of a model as a container service: Triton's command, its limits, its probes and how it stops.
+
+Pure: the same description gives the same services, so that a unit changes only when a restart is due.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+from ansible_collections.trtllm.fleet.plugins.module_utils import _launch
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._quadlet import PODMAN, command_line
+from ansible_collections.trtllm.fleet.plugins.module_utils._release import release as release_of
+
+PREFIX = "triton-"
+PORTS = (("http_port", "HTTP"), ("grpc_port", "gRPC"), ("metrics_port", "metrics"))
+PORT_BASE, PORTS_PER_REPLICA = 8000, 10
+CDI_KIND = "nvidia.com/gpu"
+# What a start may wait for; systemd ignores those that a host does not have.
+AFTER = [
+    "network-online.target",
+    "nvidia-persistenced.service",
+    "nvidia-fabricmanager.service",
+    "nvidia-cdi-refresh.service",
+]
+# Nothing is fetched at serving time, and OpenMPI's ranks must not need the right to trace each other.
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
+}
+# Through the BLS model a token passes every process of the repository; the ensemble has none of its own.
+PROBE_MODELS = ("tensorrt_llm_bls", "ensemble", "tensorrt_llm")
+# The start-up probe looks this often, for as long as one run of it may take; podman starts it again.
+STARTUP_STEP, STARTUP_STEPS = 0.2, 100
+
+Replica = Mapping[str, Any]
+
+
+def triton_services(replicas: Sequence[Replica], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The services of a host, as M(trtllm.fleet.container_service) takes them.
+
+    *replicas* are elements of ``triton_replicas``; *settings* the values of the role that hold for all of them
+    (see roles/triton/meta/argument_specs.yml) and stand in for what an element does not give.
+    Raises `FleetError` for GPUs or ports given twice, and for what the release cannot do.
+    """
+    given = [{key: value for key, value in replica.items() if value is not None} for replica in replicas]
+    merged = [{**settings, **replica} for replica in given]
+    check_names(merged)
+    check_gpus(merged)
+    give_ports(merged)
+    return [triton_service(replica) for replica in merged]
+
+
+def triton_service(replica: Replica) -> dict[str, Any]:
+    """One service: ``name``, ``unit``, ``listen``, ``load_paths`` and ``record``."""
+    name = service_name(replica["name"])
+    known = release_of(str(replica["release"]))
+    launch = launch_of(replica)
+    container = {
+        "ContainerName": name,
+        "Image": replica["image"],
+        "Pull": "never",
+        "Network": "host",
+        "AddDevice": [cdi_device(gpu) for gpu in replica.get("gpus") or []],
+        "ShmSize": replica["shm_size"],
+        "Ulimit": ["memlock=-1:-1", "stack=67108864:67108864"],
+        "PidsLimit": -1,
+        "Memory": replica.get("memory"),
+        "PodmanArgs": [f"--cpus={replica['cpus']}"] if replica.get("cpus") else None,
+        "DropCapability": "all",
+        "AddCapability": list(replica.get("capabilities") or []),
+        "NoNewPrivileges": True,
+        "ReadOnly": True if replica.get("read_only") else None,
+        "Volume": [*(f"{path}:{path}:ro,z" for path in read_only_paths(replica)), *(replica.get("volumes") or [])],
+        "Environment": _launch.environment(known.version, launch),
+        "Label": labels(replica),
+        "LogDriver": "passthrough",
+        "Exec": _launch.command(known.version, launch),
+        "Notify": "healthy",
+        **probes(replica),
+        "StopTimeout": int(replica["stop_timeout"]),
+    }
+    return {
+        "name": name,
+        "unit": {
+            "Unit": {
+                "Description": f"Triton replica {replica['name']} of {replica['model']} (TensorRT-LLM {known.version})",
+                "Wants": "network-online.target",
+                "After": AFTER,
+                "StartLimitIntervalSec": 0,
+            },
+            "Container": container,
+            "Service": service_section(name, replica),
+            "Install": {"WantedBy": "multi-user.target"},
+        },
+        "listen": [
+            {"address": str(replica["address"]), "port": int(replica[key]), "what": what} for key, what in PORTS
+        ],
+        "load_paths": list(replica.get("engine_dirs") or []),
+        "record": {
+            "release": known.version,
+            "model": replica["model"],
+            "repository": replica["repository_dir"],
+            "engines": list(replica.get("engine_dirs") or []),
+        },
+    }
+
+
+def service_name(replica: str) -> str:
+    """The service of a replica, and of its container."""
+    return PREFIX + replica
+
+
+def launch_of(replica: Replica) -> _launch.Launch:
+    """What the container runs."""
+    mode = str(replica["mode"])
+    if mode not in _launch.MODES:
+        raise FleetError(f"{replica['name']}: mode is {mode!r}; it is one of {', '.join(_launch.MODES)}.")
+    if mode == _launch.LLMAPI and int(replica["world_size"]) != 1:
+        raise FleetError(
+            f"{replica['name']}: in mode llmapi TensorRT-LLM starts the ranks of a model itself; set world_size to 1."
+        )
+    address = str(replica["address"])
+    extra = [f"--{kind}-address={address}" for kind in ("http", "grpc", "metrics")]
+    if replica.get("exit_timeout") is not None:
+        extra.append(f"--exit-timeout-secs={replica['exit_timeout']}")
+    first = [f"--log-verbose={replica['log_verbose']}"] if replica.get("log_verbose") else []
+    control = replica.get("model_control_mode")
+    if control:
+        first.append(f"--model-control-mode={control}")
+        first += [f"--load-model={model}" for model in replica.get("load_models") or []]
+    return _launch.Launch(
+        repository=str(replica["repository_dir"]),
+        world_size=int(replica["world_size"]),
+        mode=mode,
+        http_port=int(replica["http_port"]),
+        grpc_port=int(replica["grpc_port"]),
+        metrics_port=int(replica["metrics_port"]),
+        worker_models=tuple(replica.get("worker_models") or ("tensorrt_llm",)),
+        shm_prefix=f"{replica['name']}_",
+        oversubscribe=bool(replica.get("oversubscribe")),
+        spawn_processes=bool(replica.get("spawn_processes", True)),
+        gpu_count=len(replica.get("gpus") or []),
+        llmapi_launch=mode == _launch.LLMAPI and bool(replica.get("llmapi_launch")),
+        tritonserver=str(replica.get("tritonserver") or _launch.TRITONSERVER),
+        extra=(*extra, *(replica.get("extra_args") or [])),
+        extra_first=tuple(first),
+        environment={**ENVIRONMENT, **(replica.get("environment") or {})},
+    )
+
+
+def read_only_paths(replica: Replica) -> list[str]:
+    """The directories that the container reads, each at its path of the host; nested ones only once."""
+    wanted = [replica["repository_dir"], *(replica.get("engine_dirs") or []), *(replica.get("checkpoint_dirs") or [])]
+    paths = sorted({posixpath.normpath(str(path)) for path in wanted})
+    return [path for path in paths if not any(path.startswith(f"{other}/") for other in paths)]
+
+
+def labels(replica: Replica) -> dict[str, str]:
+    """What `podman inspect` and status tell of a replica, beside what podman knows itself."""
+    return {
+        "trtllm.fleet.replica": str(replica["name"]),
+        "trtllm.fleet.model": str(replica["model"]),
+        "trtllm.fleet.release": release_of(str(replica["release"])).version,
+        "trtllm.fleet.http": f"{host_of(replica['address'])}:{replica['http_port']}",
+        "trtllm.fleet.metrics": f"{host_of(replica['address'])}:{replica['metrics_port']}",
+        "trtllm.fleet.entry_models": ",".join(entry_models(replica)),
+    }
+
+
+def entry_models(replica: Replica) -> list[str]:
+    """The models that clients ask, in the order of the description."""
+    given = replica.get("entry_models")
+    if given:
+        return [str(model) for model in given]
+    return ["tensorrt_llm"] if replica["mode"] == _launch.LLMAPI else ["ensemble", "tensorrt_llm_bls"]
+
+
+def probe_models(replica: Replica) -> list[str]:
+    """The models that the probe asks for a token: enough of them that no dead process goes unnoticed."""
+    given = replica.get("probe_models")
+    if given:
+        return [str(model) for model in given]
+    entries = entry_models(replica)
+    preferred = [model for model in PROBE_MODELS if model in entries]
+    return preferred[:1] or entries
+
+
+def host_of(address: Any) -> str:
+    """Where a client of this host reaches a server that listens on *address*, as in a URL."""
+    text = str(address)
+    if text in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{text}]" if ":" in text else text
+
+
+def http_url(replica: Replica) -> str:
+    """The URL of Triton's HTTP endpoint."""
+    return f"http://{host_of(replica['address'])}:{replica['http_port']}"
+
+
+def probe_body(replica: Replica) -> str:
+    """The smallest request: one token. The empty word lists are needed up to 0.8."""
+    if replica["mode"] == _launch.LLMAPI:
+        return json.dumps({"text_input": "1", "sampling_param_max_tokens": 1})
+    return json.dumps({"text_input": "1", "max_tokens": 1, "bad_words": "", "stop_words": ""})
+
+
+def probe_command(replica: Replica) -> str:
+    """A shell command that succeeds when every probed model gave a token.
+
+    A status code is not enough: readiness stays 200 with a dead Python process, and a refused stream answers
+    200 with an error in the body. A busy server may be slow, so the time limit is generous, while the answer
+    of a broken one comes at once.
+    """
+    ask = f"curl -s -m {replica['probe_timeout']} -d '{probe_body(replica)}' {http_url(replica)}/v2/models"
+    return " && ".join(f"{ask}/{model}/generate | grep -q '\"text_output\"'" for model in probe_models(replica))
+
+
+def startup_command(replica: Replica) -> str:
+    """Look again and again for a while, so that a start is noticed within a fraction of a second."""
+    return (
+        f"n=0; until {probe_command(replica)}; do n=$((n+1)); [ $n -ge {STARTUP_STEPS} ] && exit 1; "
+        f"sleep {STARTUP_STEP}; done"
+    )
+
+
+def probes(replica: Replica) -> dict[str, Any]:
+    """The health keys. The start-up probe has no limit of its own: ``TimeoutStartSec`` is the limit."""
+    longest = int(replica["probe_timeout"])
+    return {
+        "HealthCmd": probe_command(replica),
+        "HealthInterval": f"{replica['probe_interval']}s",
+        "HealthTimeout": f"{longest + 5}s",
+        "HealthRetries": int(replica["probe_retries"]),
+        "HealthOnFailure": "kill",
+        "HealthStartupCmd": startup_command(replica),
+        "HealthStartupInterval": "1s",
+        "HealthStartupRetries": 0,
+        "HealthStartupTimeout": f"{longest + int(STARTUP_STEP * STARTUP_STEPS) + 30}s",
+    }
+
+
+def stop_script(seconds: int) -> str:
+    """Ask every tritonserver to end, and wait for process 1 to follow, which ends this script too.
+
+    mpirun answers a SIGTERM of its own with killing its ranks after a moment and with exit code 1. When its
+    ranks end by themselves, after their last request, it ends with 0, and so does the unit.
+    """
+    return (
+        'for c in /proc/[0-9]*/comm; do read -r n < $c && [ "$n" = tritonserver ] && p=${c%/comm} '
+        f"&& kill -TERM ${{p#/proc/}}; done 2>/dev/null; exec sleep {seconds}"
+    )
+
+
+def service_section(name: str, replica: Replica) -> dict[str, Any]:
+    """systemd's part: how it restarts, and how it stops."""
+    stop = int(replica["stop_timeout"])
+    section: dict[str, Any] = {
+        "Restart": "on-failure",
+        "RestartSec": 1,
+        "RestartSteps": 6,
+        "RestartMaxDelaySec": 60,
+        "TimeoutStopSec": 2 * stop + 30,
+        "ExecStop": "-" + command_line([PODMAN, "exec", name, "sh", "-c", stop_script(stop)]),
+    }
+    if replica.get("start_timeout") is not None:
+        section["TimeoutStartSec"] = int(replica["start_timeout"])
+    return section
+
+
+def cdi_device(gpu: Any) -> str:
+    """The CDI name of a GPU: an index, ``0:1`` (a MIG instance), a UUID, ``all``, or a full name as it is."""
+    text = str(gpu)
+    return text if "=" in text or text.startswith("/") else f"{CDI_KIND}={text}"
+
+
+def check_names(replicas: Sequence[Replica]) -> None:
+    """Refuse a replica name given twice."""
+    names = [str(replica["name"]) for replica in replicas]
+    for name in names:
+        if names.count(name) > 1:
+            raise FleetError(f"triton_replicas has two replicas called {name!r}; give each its own name.")
+
+
+def check_gpus(replicas: Sequence[Replica]) -> None:
+    """Refuse a GPU given twice, also as a whole and as a MIG instance of it."""
+    taken: dict[str, str] = {}
+    for replica in replicas:
+        for gpu in (str(gpu) for gpu in replica.get("gpus") or []):
+            for other, owner in taken.items():
+                if gpu == other or "all" in (gpu, other) or gpu == other.split(":")[0] or other == gpu.split(":")[0]:
+                    raise FleetError(
+                        f"GPU {gpu} of replica {replica['name']} is already given to {owner} (as {other}); give each "
+                        "replica GPUs of its own."
+                    )
+            taken[gpu] = str(replica["name"])
+
+
+def give_ports(replicas: Sequence[dict[str, Any]]) -> None:
+    """Fill in the ports that are not given, ten apart and clear of the given ones; refuse one given twice."""
+    given = {int(replica[key]) for replica in replicas for key, _what in PORTS if replica.get(key)}
+    base = PORT_BASE
+    for replica in replicas:
+        missing = [key for key, _what in PORTS if not replica.get(key)]
+        if missing:
+            while any(base + offset in given for offset in range(len(PORTS))):
+                base += PORTS_PER_REPLICA
+            replica.update({key: base + offset for offset, (key, _what) in enumerate(PORTS) if key in missing})
+            base += PORTS_PER_REPLICA
+    seen: dict[int, str] = {}
+    for replica in replicas:
+        for key, _what in PORTS:
+            port, owner = int(replica[key]), f"{replica['name']}.{key}"
+            other: Optional[str] = seen.get(port)
+            if other:
+                raise FleetError(f"Port {port} is given to {other} and to {owner}; give each a port of its own.")
+            seen[port] = owner

@@ -1,0 +1,97 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What served when: one JSON line per change of a service, with the unit itself, so that it can come back.
+
+``<directory>/<service>.jsonl``; a line has ``time`` (UTC), ``outcome`` (see below), ``unit_path``,
+``unit_sha256``, ``unit`` (the text) and what the caller adds (image, engine, repository, release).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+SERVING, FAILED, PUT_BACK, ROLLED_BACK, REMOVED = "serving", "failed", "put back", "rolled back", "removed"
+GOOD = (SERVING, PUT_BACK, ROLLED_BACK)
+KEEP = 50
+OWN_KEYS = ("time", "outcome", "unit_path", "unit_sha256", "unit", "error", "service")
+
+Entry = dict[str, Any]
+
+
+def checksum(text: str) -> str:
+    """The sha256 of a unit's text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def entry(outcome: str, unit_path: str, unit: str, now: float, extra: Mapping[str, Any]) -> Entry:
+    """A line of the record."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
+        "outcome": outcome,
+        **extra,
+        "unit_path": unit_path,
+        "unit_sha256": checksum(unit),
+        "unit": unit,
+    }
+
+
+class ReleaseRecord:
+    """The record of one service."""
+
+    def __init__(self, directory: Path, service: str) -> None:
+        self.path = directory / f"{service}.jsonl"
+
+    def entries(self) -> list[Entry]:
+        """All lines, oldest first; a line that was cut off by a crash is left out."""
+        try:
+            lines = self.path.read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        found: list[Entry] = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
+
+    def append(self, added: Entry) -> None:
+        """Add a line; only the last ones are kept. Written aside and renamed, so that no reader sees half."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        lines = [json.dumps(line, sort_keys=True) for line in [*self.entries(), added][-KEEP:]]
+        aside = self.path.with_suffix(".jsonl.new")
+        with open(aside, "w", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, self.path)
+
+    def last(self) -> Optional[Entry]:
+        """The newest line."""
+        found = self.entries()
+        return found[-1] if found else None
+
+    def before(self, unit: str) -> Optional[Entry]:
+        """The unit that served before *unit* (a text), or None.
+
+        Units that served form a stack, and a rollback takes the top off: two rollbacks go two steps back.
+        """
+        current = checksum(unit)
+        good = [line for line in self.entries() if line.get("outcome") in GOOD and line.get("unit")]
+        served: list[Entry] = []
+        for line in good:
+            known = [index for index, seen in enumerate(served) if seen["unit_sha256"] == line["unit_sha256"]]
+            # Coming back to an older unit undoes what was after it.
+            served = served[: known[0]] if known and line["outcome"] == ROLLED_BACK else served
+            if not served or served[-1]["unit_sha256"] != line["unit_sha256"]:
+                served.append(line)
+        positions = [index for index, line in enumerate(served) if line["unit_sha256"] == current]
+        older = served[: positions[-1]] if positions else served
+        return older[-1] if older else None

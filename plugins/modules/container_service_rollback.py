@@ -1,0 +1,102 @@
+#!/usr/bin/python
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The previous unit of a container service, back in service."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: container_service_rollback
+short_description: Put the previous unit of a container service back in service
+version_added: "0.1.0"
+author: The trtllm.fleet authors (@trtllm-fleet)
+description:
+  - Reads the release record that M(trtllm.fleet.container_service) keeps on the host, writes the unit that served
+    before the present one, and restarts the service. One that does not come up gets its present unit back, and the
+    module fails with the line of its journal that says why.
+  - The image and the directories of the previous unit must still be on the host.
+  - Deploying again brings back what the inventory describes; change that too.
+attributes:
+  check_mode:
+    description: Can run in check mode.
+    support: full
+  diff_mode:
+    description: Shows the unit files that change.
+    support: full
+  idempotent:
+    description: Every call goes one release further back.
+    support: none
+options:
+  names:
+    description: The services, without a suffix.
+    type: list
+    elements: str
+    required: true
+  releases_dir:
+    description: Where the release record is kept.
+    type: path
+    default: /var/lib/trtllm/releases
+"""
+
+EXAMPLES = r"""
+- name: Take one replica back to what it served before
+  trtllm.fleet.container_service_rollback:
+    names: [triton-codellama-13b-0]
+"""
+
+RETURN = r"""
+services:
+  description: What was done with each service, and its state.
+  returned: always
+  type: dict
+  sample:
+    triton-codellama-13b-0:
+      unit: triton-codellama-13b-0.service
+      path: /etc/containers/systemd/triton-codellama-13b-0.container
+      action: restarted
+      active: active
+      since: 1763643951
+      unit_sha256: 4c5f...
+      error: ""
+releases:
+  description: For each service the release that it was taken back to, as the record has it.
+  returned: success
+  type: dict
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._service import ServiceFailed, ServiceManager, Settings
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "names": {"type": "list", "elements": "str", "required": True},
+            "releases_dir": {"type": "path", "default": "/var/lib/trtllm/releases"},
+        },
+        supports_check_mode=True,
+    )
+    settings = Settings(releases_dir=module.params["releases_dir"], check=module.check_mode)
+    manager = ServiceManager(ServiceHost(), settings)
+    result: dict[str, Any] = {"changed": False, "services": {}}
+    try:
+        planned = manager.plan_rollback(module.params["names"])
+        result["changed"] = bool(planned)
+        result["releases"] = {item.name: dict(item.record) for item in planned}
+        result["diff"] = manager.diff(planned)
+        result["services"] = manager.outcomes(planned) if module.check_mode else manager.apply(planned)
+    except ServiceFailed as error:
+        result["services"] = error.outcomes
+        module.fail_json(msg=str(error), **result)
+    except FleetError as error:
+        module.fail_json(msg=str(error), **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From a replica as described to the service that an operator gets."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils import _quadlet, _replica
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+
+SETTINGS: dict[str, Any] = {
+    "release": "1.2.1",
+    "image": "nvcr.io/nvidia/tritonserver@sha256:" + "1" * 64,
+    "address": "127.0.0.1",
+    "mode": "leader",
+    "world_size": 1,
+    "shm_size": "2g",
+    "stop_timeout": 60,
+    "probe_interval": 10,
+    "probe_timeout": 60,
+    "probe_retries": 2,
+}
+
+
+def replica(name: str, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "model": "codellama",
+        "repository_dir": "/var/lib/trtllm/repositories/codellama/1f",
+        "engine_dirs": ["/var/lib/trtllm/engines/codellama/2e"],
+        "checkpoint_dirs": ["/var/lib/trtllm/checkpoints/codellama"],
+        "gpus": [],
+        **more,
+    }
+
+
+def services(*replicas: dict[str, Any], **settings: Any) -> list[dict[str, Any]]:
+    return _replica.triton_services(replicas, {**SETTINGS, **settings})
+
+
+def test_the_container_gets_what_the_documents_ask_for_and_nothing_more() -> None:
+    container = services(replica("codellama-0", gpus=[0, 1], world_size=2))[0]["unit"]["Container"]
+    assert container["AddDevice"] == ["nvidia.com/gpu=0", "nvidia.com/gpu=1"]
+    assert container["Ulimit"] == ["memlock=-1:-1", "stack=67108864:67108864"]
+    assert (container["ShmSize"], container["Network"], container["Pull"]) == ("2g", "host", "never")
+    assert (container["DropCapability"], container["AddCapability"], container["NoNewPrivileges"]) == ("all", [], True)
+    assert all(volume.endswith(":ro,z") for volume in container["Volume"])
+    assert container["Exec"][0] == "mpirun"
+    assert container["Exec"].count("--http-address=127.0.0.1") == 2
+    assert "shm-region-prefix-name=codellama-0_1_" in " ".join(container["Exec"])
+
+
+def test_paths_are_the_same_inside_and_nested_ones_are_mounted_once() -> None:
+    container = services(replica("a", engine_dirs=["/var/lib/trtllm/repositories/codellama/1f/engine"]))[0]["unit"][
+        "Container"
+    ]
+    assert container["Volume"] == [
+        "/var/lib/trtllm/checkpoints/codellama:/var/lib/trtllm/checkpoints/codellama:ro,z",
+        "/var/lib/trtllm/repositories/codellama/1f:/var/lib/trtllm/repositories/codellama/1f:ro,z",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "device"),
+    [
+        (0, "nvidia.com/gpu=0"),
+        ("0:1", "nvidia.com/gpu=0:1"),
+        ("MIG-5b3c", "nvidia.com/gpu=MIG-5b3c"),
+        ("vendor.com/net=eth0", "vendor.com/net=eth0"),
+    ],
+)
+def test_devices_by_cdi_name(gpu: object, device: str) -> None:
+    assert _replica.cdi_device(gpu) == device
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [([0], [0]), ([0, 1], ["1"]), (["0:1"], ["0:1"]), ([0], ["0:1"]), (["all"], [3])]
+)
+def test_a_gpu_given_to_two_replicas_is_refused(first: list[Any], second: list[Any]) -> None:
+    with pytest.raises(FleetError, match=r"GPU .* of replica b is already given to a"):
+        services(replica("a", gpus=first), replica("b", gpus=second))
+
+
+def test_mig_instances_of_one_gpu_may_go_to_two_replicas() -> None:
+    assert len(services(replica("a", gpus=["0:0"]), replica("b", gpus=["0:1"]))) == 2
+
+
+def test_ports_are_chosen_clear_of_those_given() -> None:
+    made = services(replica("a"), replica("b", http_port=8010), replica("c"))
+    ports = [[listen["port"] for listen in service["listen"]] for service in made]
+    assert ports[0] == [8000, 8001, 8002]
+    assert ports[1][0] == 8010
+    assert len({port for triple in ports for port in triple}) == 9
+
+
+def test_a_port_given_twice_is_refused() -> None:
+    with pytest.raises(FleetError, match=r"Port 8001 is given to a.grpc_port and to b.http_port"):
+        services(replica("a", grpc_port=8001), replica("b", http_port=8001))
+
+
+def test_changing_one_replica_leaves_the_others_unit_as_it_is() -> None:
+    before = services(replica("a"), replica("b"))
+    after = services(replica("a"), replica("b", log_verbose=1))
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
+def test_the_probe_goes_through_every_process_of_the_repository() -> None:
+    assert "/v2/models/tensorrt_llm_bls/generate" in services(replica("a"))[0]["unit"]["Container"]["HealthCmd"]
+    only = services(replica("a", entry_models=["ensemble"]))[0]["unit"]["Container"]["HealthCmd"]
+    assert "/v2/models/ensemble/generate" in only
+    two = services(replica("a", probe_models=["x", "y"]))[0]["unit"]["Container"]["HealthCmd"]
+    assert "/x/generate" in two and "/y/generate" in two and " && " in two
+
+
+def test_the_llmapi_probe_speaks_its_tensors() -> None:
+    container = services(replica("a", mode="llmapi"), release="1.3.0")[0]["unit"]["Container"]
+    assert "/v2/models/tensorrt_llm/generate" in container["HealthCmd"]
+    assert "sampling_param_max_tokens" in container["HealthCmd"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "healthy"),
+    [
+        ('{"model_name":"ensemble","text_output":"a"}', True),
+        ('{"error":"Stub process is not healthy"}', False),
+        ('{"error":"generate expects model to produce exactly 1 response"}', False),
+        ("", False),
+    ],
+)
+def test_the_probe_judges_the_answer_and_not_the_status(tmp_path: Path, answer: str, healthy: bool) -> None:
+    curl = tmp_path / "curl"
+    curl.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    curl.chmod(0o755)
+    command = services(replica("a"))[0]["unit"]["Container"]["HealthCmd"]
+    done = subprocess.run(["sh", "-c", command], env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert (done.returncode == 0) is healthy
+
+
+def test_the_startup_probe_waits_for_the_first_token(tmp_path: Path) -> None:
+    curl = tmp_path / "curl"
+    curl.write_text(
+        f"#!/bin/sh\nn=$(cat {tmp_path}/n 2>/dev/null || echo 0); echo $((n+1)) > {tmp_path}/n\n"
+        '[ $n -ge 3 ] && echo \'{"text_output":"x"}\'\n'
+    )
+    curl.chmod(0o755)
+    command = services(replica("a"))[0]["unit"]["Container"]["HealthStartupCmd"]
+    assert subprocess.run(["sh", "-c", command], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}).returncode == 0
+    assert (tmp_path / "n").read_text().strip() == "4"
+
+
+def test_the_stop_asks_every_server_and_nobody_else(tmp_path: Path) -> None:
+    """Run for real, in a process namespace of its own: the script asks every tritonserver that it can see."""
+    shutil.copy("/bin/sleep", tmp_path / "tritonserver")
+    (tmp_path / "stop.sh").write_text(_replica.stop_script(0))
+    scene = (
+        "./tritonserver 30 & one=$!; ./tritonserver 30 & two=$!; sleep 30 & other=$!; sleep 0.2; sh stop.sh; "
+        "wait $one; echo $?; wait $two; echo $?; kill -0 $other && echo alive"
+    )
+    unshared = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*unshared, "true"], capture_output=True).returncode:
+        pytest.skip("no process namespaces here")
+    done = subprocess.run([*unshared, "sh", "-c", scene], cwd=tmp_path, capture_output=True, text=True, timeout=20)
+    assert done.stdout.split() == ["143", "143", "alive"]
+
+
+def test_the_unit_of_a_replica_says_nothing_secret_and_survives_every_podman() -> None:
+    service = services(replica("a", gpus=[0], memory="64g", cpus=8, environment={"NCCL_DEBUG": "WARN"}))[0]
+    for version in ("4.3.1", "4.4", "4.6", "4.9.3", "5.0", "5.4.2", "5.6"):
+        rendered = _quadlet.render(service["name"], service["unit"], version)
+        assert rendered.notes == []
+        assert "memory=4g" not in rendered.text and re.search(r"[Mm]emory=64g", rendered.text)
+        assert "--cpus=8" in rendered.text
+        assert "Restart=on-failure" in rendered.text
+
+
+def test_an_orchestrator_and_explicit_loading() -> None:
+    container = services(
+        replica("a", mode="orchestrator", gpus=[0, 1], model_control_mode="explicit", load_models=["ensemble"])
+    )[0]["unit"]["Container"]
+    assert container["Environment"]["TRTLLM_ORCHESTRATOR"] == "1"
+    assert "--cuda-memory-pool-byte-size=1:0" in container["Exec"]
+    assert container["Exec"][-6:-1].count("--load-model=ensemble") == 1
+    with pytest.raises(FleetError, match="mode is 'boss'"):
+        services(replica("a", mode="boss"))
+    with pytest.raises(FleetError, match="set world_size to 1"):
+        services(replica("a", mode="llmapi", world_size=2))

@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the management of services does to a host, seen from the host: files, systemd's calls, the record."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._ports import Listener, Owner
+from ansible_collections.trtllm.fleet.plugins.module_utils._service import (
+    Listen,
+    Service,
+    ServiceFailed,
+    ServiceManager,
+    Settings,
+)
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import (
+    ServiceHost,
+    UnitState,
+    error_line,
+    timestamp,
+)
+
+NOW = 2_000_000_000.0
+QUADLETS = "/etc/containers/systemd"
+
+
+class FakeHost(ServiceHost):
+    """A host with systemd, of which a unit with the word ``broken`` never comes up."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.podman: Optional[str] = "5.4.2"
+        self.systemd = 257
+        self.running: dict[str, UnitState] = {}
+        self.calls: list[str] = []
+        self.sockets: dict[Listener, Owner] = {}
+        self.log = ["I1120 starting", "E1120 13:00:00.1 1 model.cc:44] cannot read config.pbtxt", "mpirun has exited"]
+        self.images = {"sha256:1"}
+        self.with_selinux = False
+
+    def podman_version(self) -> Optional[str]:
+        return self.podman
+
+    def systemd_version(self) -> int:
+        return self.systemd
+
+    def text(self, name: str) -> str:
+        for path in (f"{QUADLETS}/{name}.container", f"/etc/systemd/system/{name}.service"):
+            if self.path(path).exists():
+                return self.path(path).read_text()
+        return ""
+
+    def systemctl(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        names = [word.removesuffix(".service") for word in arguments[1:] if word != "--"]
+        self.calls.append(" ".join([arguments[0], *names]))
+        code = 0
+        for name in names:
+            if arguments[0] in ("start", "restart"):
+                broken = "broken" in self.text(name)
+                code |= broken
+                self.running[name] = UnitState(
+                    True, "failed" if broken else "active", result="exit-code" if broken else "success",
+                    started=int(NOW) + 10, since=int(NOW) + 10, enabled="generated",
+                )  # fmt: skip
+            elif arguments[0] == "stop":
+                self.running[name] = UnitState(loaded=bool(self.text(name)))
+        return subprocess.CompletedProcess(list(arguments), code, "", "Job failed" if code else "")
+
+    def states(self, names: Sequence[str]) -> dict[str, UnitState]:
+        return {name: self.running.get(name, UnitState(loaded=bool(self.text(name)))) for name in names}
+
+    def journal(self, name: str, since: float, lines: int = 2000) -> list[str]:
+        return self.log
+
+    def listeners(self) -> list[Listener]:
+        return list(self.sockets)
+
+    def owners(self, inodes: Iterable[int]) -> dict[int, Owner]:
+        return {socket.inode: owner for socket, owner in self.sockets.items() if socket.inode in set(inodes)}
+
+    def selinux(self) -> bool:
+        return self.with_selinux
+
+    def image_exists(self, reference: str) -> bool:
+        return reference in self.images
+
+    def now(self) -> float:
+        return NOW
+
+    def done(self) -> list[str]:
+        """What was asked of systemd since the last time, but for looking."""
+        calls, self.calls = self.calls, []
+        return calls
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> FakeHost:
+    return FakeHost(tmp_path)
+
+
+def service(name: str, port: int = 8000, **more: Any) -> Service:
+    container: dict[str, Any] = {"ContainerName": name, "Image": "sha256:1", "Exec": ["serve", f"--port={port}"]}
+    unit = {"Container": {**container, **more.pop("container", {})}, "Service": {"Restart": "on-failure"}}
+    return Service(name, unit, (Listen("127.0.0.1", port, "HTTP"),), **more)
+
+
+def deploy(host: FakeHost, *services: Service, **settings: Any) -> dict[str, dict[str, Any]]:
+    manager = ServiceManager(host, Settings(**settings))
+    planned = manager.plan(services)
+    return manager.outcomes(planned) if settings.get("check") else manager.apply(planned)
+
+
+def record(host: FakeHost, name: str) -> list[dict[str, Any]]:
+    path = host.path(f"/var/lib/trtllm/releases/{name}.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_new_services_are_written_and_started_together(host: FakeHost) -> None:
+    outcomes = deploy(host, service("a"), service("b", 8010))
+    assert host.done() == ["daemon-reload", "start a b"]
+    assert {name: outcome["action"] for name, outcome in outcomes.items()} == {"a": "started", "b": "started"}
+    assert host.path(f"{QUADLETS}/a.container").stat().st_mode & 0o777 == 0o644
+    assert [line["outcome"] for line in record(host, "a")] == ["serving"]
+
+
+def test_a_second_run_does_nothing(host: FakeHost) -> None:
+    deploy(host, service("a"))
+    host.done()
+    assert deploy(host, service("a"))["a"]["action"] == "none"
+    assert host.done() == []
+    assert len(record(host, "a")) == 1
+
+
+def test_exactly_the_changed_service_is_restarted(host: FakeHost) -> None:
+    deploy(host, service("a"), service("b", 8010))
+    host.done()
+    outcomes = deploy(host, service("a"), service("b", 8010, container={"Memory": "1g"}))
+    assert host.done() == ["daemon-reload", "restart b"]
+    assert (outcomes["a"]["action"], outcomes["b"]["action"]) == ("none", "restarted")
+
+
+def test_changed_services_are_restarted_one_by_one(host: FakeHost) -> None:
+    deploy(host, service("a"), service("b", 8010))
+    host.done()
+    deploy(host, service("a", container={"Memory": "1g"}), service("b", 8010, container={"Memory": "1g"}))
+    assert host.done() == ["daemon-reload", "restart a", "restart b"]
+
+
+def test_a_stopped_service_is_started_again_and_a_running_one_left_alone(host: FakeHost) -> None:
+    deploy(host, service("a"), service("b", 8010))
+    host.systemctl(["stop", "a"])
+    host.done()
+    deploy(host, service("a"), service("b", 8010))
+    assert host.done() == ["start a"]
+
+
+def test_a_run_that_was_cut_off_before_the_restart_is_finished(host: FakeHost) -> None:
+    deploy(host, service("a"))
+    host.running["a"] = UnitState(True, "active", started=1)  # long before the unit was written
+    host.done()
+    deploy(host, service("a"))
+    assert host.done() == ["restart a"]
+
+
+def test_a_new_unit_that_fails_is_put_back_and_the_error_quotes_the_server(host: FakeHost) -> None:
+    deploy(host, service("a"))
+    before = host.text("a")
+    host.done()
+    with pytest.raises(ServiceFailed, match=r"cannot read config.pbtxt.*previous unit was put back and serves again"):
+        deploy(host, service("a", container={"Label": {"x": "broken"}}))
+    assert host.text("a") == before
+    assert host.running["a"].active == "active"
+    assert host.done() == ["daemon-reload", "restart a", "stop a", "daemon-reload", "start a"]
+    assert [line["outcome"] for line in record(host, "a")] == ["serving", "failed", "put back"]
+    assert "config.pbtxt" in record(host, "a")[1]["error"]
+
+
+def test_a_service_that_never_served_leaves_nothing_behind(host: FakeHost) -> None:
+    with pytest.raises(ServiceFailed, match=r"Its unit was removed again"):
+        deploy(host, service("a", container={"Label": {"x": "broken"}}))
+    assert host.text("a") == ""
+    assert host.running["a"].active == "inactive"
+
+
+def test_after_a_failure_the_next_services_are_left_alone(host: FakeHost) -> None:
+    deploy(host, service("a"), service("b", 8010))
+    host.done()
+    with pytest.raises(ServiceFailed):
+        deploy(host, service("a", container={"Label": {"x": "broken"}}), service("b", 8010, container={"Memory": "1g"}))
+    assert "restart b" not in host.done()
+
+
+def test_a_foreign_process_on_the_port_is_named_and_nothing_is_touched(host: FakeHost) -> None:
+    host.sockets = {Listener("0.0.0.0", 8000, 7): Owner(321, "nginx", "nginx.service")}
+    with pytest.raises(FleetError, match=r"a: port 8000 .*held by nginx \(process 321, nginx.service\).*Nothing was"):
+        deploy(host, service("a"))
+    assert host.text("a") == ""
+    assert host.done() == []
+
+
+def test_our_own_port_is_no_obstacle_to_a_restart(host: FakeHost) -> None:
+    deploy(host, service("a"))
+    host.sockets = {Listener("127.0.0.1", 8000, 7): Owner(321, "tritonserver", "a.service")}
+    assert deploy(host, service("a", container={"Memory": "1g"}))["a"]["action"] == "restarted"
+
+
+def test_services_may_swap_ports(host: FakeHost) -> None:
+    deploy(host, service("a", 8000), service("b", 8010))
+    host.sockets = {
+        Listener("127.0.0.1", 8000, 7): Owner(1, "tritonserver", "a.service"),
+        Listener("127.0.0.1", 8010, 8): Owner(2, "tritonserver", "b.service"),
+    }
+    host.done()
+    deploy(host, service("a", 8010), service("b", 8000))
+    assert host.done() == ["daemon-reload", "stop a b", "restart a", "restart b"]
+
+
+def test_an_image_or_a_directory_that_is_missing_is_refused(host: FakeHost) -> None:
+    with pytest.raises(FleetError, match=r"a: the image sha256:2 is not on this host"):
+        deploy(host, service("a", container={"Image": "sha256:2"}))
+    with pytest.raises(FleetError, match=r"a: /srv/models does not exist on this host"):
+        deploy(host, service("a", container={"Volume": ["/srv/models:/srv/models:ro"]}))
+    assert host.text("a") == ""
+
+
+def test_stale_services_are_told_and_removed_only_when_asked(host: FakeHost) -> None:
+    deploy(host, service("triton-a"), service("triton-b", 8010))
+    host.path(f"{QUADLETS}/triton-foreign.container").write_text("[Container]\nImage=x\n")
+    manager = ServiceManager(host, Settings(prune_prefix="triton-"))
+    assert [item.name for item in manager.plan([service("triton-a")])] == ["triton-a"]
+    assert manager.stale == ["triton-b"]
+    host.done()
+    outcomes = deploy(host, service("triton-a"), prune_prefix="triton-", prune=True)
+    assert outcomes["triton-b"]["action"] == "removed"
+    assert host.done() == ["stop triton-b", "daemon-reload", "reset-failed triton-b"]
+    assert host.text("triton-b") == ""
+    assert host.path(f"{QUADLETS}/triton-foreign.container").exists()
+    assert record(host, "triton-b")[-1]["outcome"] == "removed"
+
+
+def test_a_device_of_a_stale_service_is_not_given_away(host: FakeHost) -> None:
+    gpu = {"AddDevice": ["nvidia.com/gpu=0"]}
+    deploy(host, service("triton-old", container=gpu))
+    with pytest.raises(FleetError, match=r"nvidia.com/gpu=0 is in use by triton-old"):
+        deploy(host, service("triton-new", 8010, container=gpu), prune_prefix="triton-")
+    deploy(host, service("triton-new", 8010, container=gpu), prune_prefix="triton-", prune=True)
+
+
+def test_check_mode_touches_nothing_and_needs_no_podman(host: FakeHost) -> None:
+    host.podman = None
+    manager = ServiceManager(host, Settings(check=True))
+    planned = manager.plan([service("a")])
+    assert manager.outcomes(planned)["a"]["action"] == "started"
+    assert "podman is not installed on this host yet" in manager.notes[0]
+    assert host.done() == []
+    assert list(host.root.iterdir()) == []
+    with pytest.raises(FleetError, match="run the podman role first"):
+        ServiceManager(host, Settings()).plan([service("a")])
+
+
+def test_a_plain_service_is_enabled_and_becomes_a_quadlet_with_a_newer_podman(host: FakeHost) -> None:
+    host.podman = "4.3.1"
+    deploy(host, service("a"))
+    assert host.done() == ["daemon-reload", "enable a", "start a"]
+    assert host.path("/etc/systemd/system/a.service").exists()
+    host.podman = "5.4.2"
+    deploy(host, service("a"))
+    assert not host.path("/etc/systemd/system/a.service").exists()
+    assert host.path(f"{QUADLETS}/a.container").exists()
+    assert "restart a" in host.done()
+
+
+def test_the_time_limit_follows_the_size_of_what_is_loaded(host: FakeHost) -> None:
+    engine = host.path("/engines/a/rank0.engine")
+    engine.parent.mkdir(parents=True)
+    with open(engine, "wb") as file:
+        file.truncate(20 * 2**30)
+    deploy(host, service("a", load_paths=("/engines/a",)))
+    assert "TimeoutStartSec=330" in host.text("a")  # 120 + 20 GiB * 10 s, rounded up to half minutes
+    deploy(host, service("b", 8010, load_paths=("/missing",)))
+    assert "TimeoutStartSec=120" in host.text("b")
+
+
+def test_older_systemds_get_no_keys_that_they_would_warn_of(host: FakeHost) -> None:
+    described = service("a")
+    described.unit["Service"]["RestartSteps"] = 6  # type: ignore[index]
+    host.systemd = 252
+    deploy(host, described)
+    assert "RestartSteps" not in host.text("a")
+    host.systemd = 254
+    deploy(host, described)
+    assert "RestartSteps=6" in host.text("a")
+
+
+def test_volumes_are_relabelled_only_with_selinux(host: FakeHost) -> None:
+    host.path("/srv/m").mkdir(parents=True)
+    described = service("a", container={"Volume": ["/srv/m:/srv/m:ro,z"]})
+    deploy(host, described)
+    assert "Volume=/srv/m:/srv/m:ro\n" in host.text("a")
+    host.with_selinux = True
+    deploy(host, described)
+    assert "Volume=/srv/m:/srv/m:ro,z\n" in host.text("a")
+
+
+def rollback(host: FakeHost, name: str) -> dict[str, dict[str, Any]]:
+    manager = ServiceManager(host, Settings())
+    return manager.apply(manager.plan_rollback([name]))
+
+
+def test_a_rollback_brings_back_the_previous_unit_step_by_step(host: FakeHost) -> None:
+    for memory in ("1g", "2g", "3g"):
+        deploy(host, service("a", container={"Memory": memory}))
+    assert rollback(host, "a")["a"]["action"] == "restarted"
+    assert "memory=2g" in host.text("a")
+    rollback(host, "a")
+    assert "memory=1g" in host.text("a")
+    assert record(host, "a")[-1]["outcome"] == "rolled back"
+    with pytest.raises(FleetError, match="no unit that served before"):
+        rollback(host, "a")
+
+
+def test_a_rollback_ignores_releases_that_never_served(host: FakeHost) -> None:
+    deploy(host, service("a", container={"Memory": "1g"}))
+    with pytest.raises(ServiceFailed):
+        deploy(host, service("a", container={"Label": {"x": "broken"}}))
+    deploy(host, service("a", container={"Memory": "2g"}))
+    rollback(host, "a")
+    assert "memory=1g" in host.text("a")
+
+
+def test_a_rollback_to_what_is_no_longer_there_is_refused(host: FakeHost) -> None:
+    engine = host.path("/engines/1")
+    engine.mkdir(parents=True)
+    deploy(host, service("a", container={"Volume": ["/engines/1:/engines/1:ro"]}))
+    deploy(host, service("a"))
+    engine.rmdir()
+    with pytest.raises(FleetError, match="/engines/1 does not exist"):
+        rollback(host, "a")
+
+
+@pytest.mark.parametrize(
+    ("journal", "line"),
+    [
+        (
+            ["I1 fine", "W1 hm", "E1120 13:00:00.5 1 model_repository_manager.cc:1460] Poll failed for model directory",
+             "E1120 13:00:00.6 1 main.cc:9] creating server: Internal - failed to load all models", "bye"],
+            "E1120 13:00:00.5 1 model_repository_manager.cc:1460] Poll failed for model directory",
+        ),
+        (["E1120 13:00:00.5 1 x.cc:1] Error: Failed to initialize NVML", "ValueError: bad"], "ValueError: bad"),
+        (["Error: unable to find image"], "Error: unable to find image"),
+        (["nothing of note", "the last words"], "the last words"),
+        ([], "the service wrote nothing to the journal"),
+    ],
+)  # fmt: skip
+def test_the_line_that_says_why(journal: list[str], line: str) -> None:
+    assert error_line(journal) == line
+
+
+def test_systemds_time_is_read() -> None:
+    assert timestamp("Fri 2026-11-20 13:05:51 UTC") == 1795179951
+    assert timestamp("n/a") == 0
