@@ -1,0 +1,158 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The llmapi repository: one Python model whose engine is described by a model.yaml."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_resolve import (
+    EntryRequest,
+    conflict,
+)
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_templates import CONFIG, ModelTemplate
+from ansible_collections.trtllm.fleet.plugins.module_utils._pbtxt import Document, PbtxtError, parse
+from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_llmapi import MODEL, normalise_llmapi
+from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_values import id_lists
+
+MODEL_YAML = "1/model.yaml"
+_PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
+# What YAML 1.1, as PyYAML reads it, takes for something other than text.
+_WORDS = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null", "~"])
+
+
+@dataclass
+class LlmApi:
+    """The two files of the repository, and what follows from them. *instances* copies of *gpus* ranks each."""
+
+    config: str
+    document: Document
+    yaml: str
+    streaming: bool
+    max_batch_size: int
+    gpus: int
+    instances: int
+    derived: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def render_llmapi(request: EntryRequest, template: ModelTemplate) -> LlmApi:
+    """Fill model.yaml, and put into config.pbtxt what auto-complete would: Triton runs with it disabled."""
+    given = normalise_llmapi(request.parameters, request.label)
+    triton = dict(given.pop("triton_config", {}))
+    instances, gpu_ids = given.pop("instance_count", None), given.pop("gpu_device_ids", None)
+    derived: dict[str, dict[str, str]] = {}
+
+    def derive(name: str, value: Any, source: str) -> None:
+        if name not in given:
+            given[name] = value
+            derived[name] = {"value": str(value), "source": source}
+
+    if request.tokenizer_dir:
+        if given.get("model", request.tokenizer_dir).rstrip("/") != request.tokenizer_dir.rstrip("/"):
+            raise conflict(
+                f"model '{given['model']}'", f"{request.label}.{MODEL}.model", f"'{request.tokenizer_dir}'",
+                "the option tokenizer_dir", "give one of them",
+            )  # fmt: skip
+        derive("model", request.tokenizer_dir, "the option tokenizer_dir")
+    if "model" not in given:
+        raise FleetError("tokenizer_dir is missing; give the checkpoint's directory on the host, the LLM API loads it.")
+    derive("backend", "pytorch", "upstream's template")
+    for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+        derive(name, 1, "upstream's default")
+    streaming = _streaming(request, triton)
+    triton = {"max_batch_size": 0, **triton, "decoupled": streaming}
+    gpus = given["tensor_parallel_size"] * given["pipeline_parallel_size"] * given.get("context_parallel_size", 1)
+    instances = _check_instances(request, instances, gpu_ids, gpus)
+    config, document = _config(template, triton, instances, gpu_ids)
+    text = "".join(_yaml({**given, "triton_config": triton}, 0))
+    return LlmApi(config, document, text, streaming, triton["max_batch_size"], gpus, instances, derived)
+
+
+def _streaming(request: EntryRequest, triton: Mapping[str, Any]) -> bool:
+    given = triton.get("decoupled")
+    if given is not None and request.streaming is not None and given != request.streaming:
+        raise conflict(
+            f"decoupled {str(given).lower()}", f"{request.label}.{MODEL}.triton_config.decoupled",
+            str(request.streaming).lower(), "streaming", "set the option streaming only",
+        )  # fmt: skip
+    return bool(request.streaming if given is None else given)
+
+
+def _check_instances(request: EntryRequest, instances: int | None, gpu_ids: str | None, gpus: int) -> int:
+    """One list of GPUs for each instance, each as long as the model has ranks."""
+    lists = id_lists(gpu_ids) if gpu_ids else []
+    at = f"{request.label}.{MODEL}"
+    for ids in lists:
+        if len(ids) != gpus:
+            raise conflict(
+                f"gpu_device_ids {gpu_ids}", f"{at}.gpu_device_ids", f"{gpus} GPUs for each instance",
+                "tensor_parallel_size * pipeline_parallel_size", "list as many for each instance",
+            )  # fmt: skip
+    count = instances or len(lists) or 1
+    if count != (len(lists) or 1):
+        raise conflict(
+            f"instance_count {count}", f"{at}.instance_count", f"{len(lists)} lists in gpu_device_ids",
+            f"{at}.gpu_device_ids", "separate one list for each instance by ';'",
+        )  # fmt: skip
+    return count
+
+
+def _config(
+    template: ModelTemplate, triton: Mapping[str, Any], instances: int, gpu_ids: str | None
+) -> tuple[str, Document]:  # fmt: skip
+    """config.pbtxt with the transaction policy, the batch size and the instances as they are wanted."""
+    try:
+        document = parse(template.config)
+    except PbtxtError as error:
+        raise FleetError(
+            f"{template.directory / CONFIG} is not a model configuration: {error}; give the templates of the release."
+        ) from error
+    replaced = ["max_batch_size", "model_transaction_policy", *(["instance_group"] if instances > 1 else [])]
+    text = template.config
+    places = [place for name in replaced for place in document.places.get(name, [])]
+    for place in sorted(places, key=lambda place: -place.start):
+        text = text[: place.start] + text[place.end :].lstrip(",;")
+    added = [
+        f"max_batch_size: {triton['max_batch_size']}",
+        f"model_transaction_policy {{\n  decoupled: {str(triton['decoupled']).lower()}\n}}",
+    ]
+    if instances > 1:
+        added.append(f"instance_group [\n  {{\n    count: {instances}\n    kind: KIND_CPU\n  }}\n]")
+    if gpu_ids:
+        added.append(f'parameters: {{\n  key: "gpu_device_ids"\n  value: {{\n    string_value: "{gpu_ids}"\n  }}\n}}')
+    text = text.rstrip("\n") + "\n\n" + "\n".join(added) + "\n"
+    return text, parse(text)
+
+
+def _yaml(value: Mapping[str, Any], depth: int) -> list[str]:
+    """Lines of block YAML that PyYAML reads back as *value*; lists and what is in them stand in JSON's form."""
+    lines = []
+    for key, item in value.items():
+        head = f"{'  ' * depth}{_scalar(str(key))}:"
+        if isinstance(item, Mapping) and item:
+            lines += [f"{head}\n", *_yaml(item, depth + 1)]
+        else:
+            lines.append(f"{head} {_scalar(item)}\n")
+    return lines
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str):
+        plain = _PLAIN.fullmatch(value) and value.lower() not in _WORDS
+        return value if plain else json.dumps(value)
+    if isinstance(value, float):
+        # YAML 1.1 wants a point in a number with an exponent.
+        text = repr(value)
+        return text.replace("e", ".0e") if "e" in text and "." not in text else text if math.isfinite(value) else "null"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_scalar(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_scalar(str(key))}: {_scalar(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value)

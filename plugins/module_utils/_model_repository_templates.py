@@ -1,0 +1,174 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where a release's own templates are: in a checkout on the host, or taken out of the image once."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ansible_collections.trtllm.fleet.plugins.module_utils import _podman
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact_store import ArtifactStore
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import walk, write_atomically
+from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release
+from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import MULTIMODAL
+
+CONFIG = "config.pbtxt"
+IN_IMAGE = "/app/all_models"
+# Below a checkout of tensorrtllm_backend, of TensorRT-LLM, or all_models itself.
+PARENTS = ("", "all_models", "triton_backend/all_models")
+MAX_FILE = 1 << 20  # bytes; templates are code and configuration
+IGNORED = frozenset({"__pycache__", ".git"})
+# An image id, or a reference by digest: names of one content for ever.
+IMMUTABLE = re.compile(r"(?:.+@)?sha256:[0-9a-f]{64}|[0-9a-f]{64}")
+
+
+@dataclass
+class ModelTemplate:
+    """One model's directory: its config.pbtxt as text, and the content of every other file by relative path."""
+
+    name: str
+    directory: Path
+    config: str
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+class MissingTemplates(FleetError):
+    """The templates are not on the host (yet)."""
+
+
+def layout_directory(templates: Path, layout: str) -> Path:
+    """The directory of *layout*: *templates* itself, or below it where a checkout has it."""
+    if not templates.is_dir():
+        raise MissingTemplates(
+            f"The directory of templates {templates} does not exist on the host; bring a checkout of the backend there."
+        )
+    for parent in PARENTS:
+        candidate = templates / parent / layout
+        if candidate.is_dir():
+            return candidate
+    if (templates / "tensorrt_llm" / CONFIG).is_file():
+        return templates
+    raise FleetError(
+        f"{templates} holds no {layout} templates; expected {layout}/ below it, below all_models/ or below "
+        "triton_backend/all_models/."
+    )
+
+
+def read_templates(directory: Path, models: Sequence[str]) -> dict[str, ModelTemplate]:
+    """The templates of *models* in the layout's *directory*."""
+    return {model: _read_model(directory, model) for model in models}
+
+
+def _read_model(directory: Path, model: str) -> ModelTemplate:
+    place = directory / model
+    if model == MULTIMODAL and not place.is_dir():
+        place = directory.parent / "multimodal" / model  # upstream keeps it in a directory of its own
+    if not (place / CONFIG).is_file():
+        raise FleetError(
+            f"{place / CONFIG} does not exist, so {directory} has no template for {model}; leave it out of models, or "
+            "give the templates of the release."
+        )
+    files: dict[str, bytes] = {}
+    for relative, status in walk(place, IGNORED):
+        if status.st_size > MAX_FILE:
+            raise FleetError(
+                f"{place / relative} has {status.st_size} bytes, which no template has; keep a model's own data "
+                "elsewhere and give its path as a parameter."
+            )
+        files[relative] = (place / relative).read_bytes()
+    try:
+        config = files.pop(CONFIG).decode()
+    except UnicodeDecodeError as error:
+        raise FleetError(f"{place / CONFIG} is not UTF-8 text ({error}); give the templates of the release.") from error
+    return ModelTemplate(model, place, config, files)
+
+
+class ImageTemplates:
+    """Templates taken out of images, once per image: ``<root>/templates/<first 12 of the id>/<id>``."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = ArtifactStore(root / "templates")
+        self.references = root / "templates" / "references.json"
+
+    def find(self, reference: str) -> tuple[str | None, Path | None]:
+        """(image id, directory) of *reference*; None for what is not on the host.
+
+        A reference by digest is looked up without podman once its templates are there.
+        """
+        identity = self._known(reference)
+        if identity is None:
+            identity = _podman.image_id(reference)
+        if identity is None:
+            return None, None
+        digits = identity.split(":", 1)[-1]
+        place = self.store.path(digits[:12], digits)
+        return digits, place if self.store.manifest(place) is not None else None
+
+    def take(self, reference: str, rel: Release) -> Path:
+        """The directory with the templates of *reference*; they are taken out of the image where they are missing."""
+        digits, place = self.find(reference)
+        if digits is None:
+            raise MissingTemplates(
+                f"The image {reference} is not on the host; bring it there first (role triton_image)."
+            )
+        if place is None:
+            with self.store.lock(digits[:12]):
+                place = self._extract(reference, digits, rel)
+        if IMMUTABLE.fullmatch(reference) and self._known(reference) is None:
+            self._remember(reference, digits)
+        return place
+
+    def _extract(self, reference: str, digits: str, rel: Release) -> Path:
+        target = self.store.path(digits[:12], digits)
+        if self.store.manifest(target) is not None:
+            return target  # another run was faster
+        staging = self.store.staging(digits[:12], digits)
+        container = _podman.check(["create", "--pull=never", "--network=none", reference, "/bin/true"]).split()[-1]
+        try:
+            done = _podman.run(["cp", f"{container}:{IN_IMAGE}/.", str(staging)])
+        finally:
+            _podman.run(["rm", "--force", "--time=0", container])
+        if done.returncode or not any(staging.iterdir()):
+            self.store.remove(digits[:12], digits)
+            raise FleetError(
+                f"The image {reference} holds no {IN_IMAGE} ({done.stderr.strip() or 'it is empty'}); images before "
+                f"25.05 and those built from the backend's Dockerfile do not: give templates, the directory of a "
+                f"checkout of tensorrtllm_backend at tag {rel.backend_tag} on the host."
+            )
+        return self.store.publish(digits[:12], digits, {"image": reference, "image_id": f"sha256:{digits}"})
+
+    def verify(self, place: Path) -> None:
+        """Raise where templates taken out of an image were altered afterwards; the next run takes them out anew."""
+        problems = self.store.verify(place, full=True)
+        if problems:
+            self.store.remove(place.parent.name, place.name)
+            raise FleetError(
+                f"The templates in {place} are not those of the image any more ({problems[0]}); they have been "
+                "removed: run again, and they are taken out of the image anew."
+            )
+
+    def _read_references(self) -> dict[str, str]:
+        try:
+            known = json.loads(self.references.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
+
+    def _known(self, reference: str) -> str | None:
+        """The id of an immutable reference that was seen before, where its templates are still there."""
+        if not IMMUTABLE.fullmatch(reference):
+            return None
+        digits = self._read_references().get(reference)
+        if digits is None or not self.store.path(digits[:12], digits).is_dir():
+            return None
+        return digits
+
+    def _remember(self, reference: str, digits: str) -> None:
+        known = {**self._read_references(), reference: digits}
+        write_atomically(self.references, (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())
