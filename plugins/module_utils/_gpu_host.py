@@ -56,6 +56,7 @@ def gather(
         "selinux": base.selinux(system),
         "memory": base.memory(system),
         "disk": base.disks(system, paths),
+        "repositories": base.repositories(system),
         "podman": base.podman(system) if "podman" in subsets else None,
         "packages": base.packages(system, packages) if "packages" in subsets else {},
         "units": base.units(system, units) if "units" in subsets else {},

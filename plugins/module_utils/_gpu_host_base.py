@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Optional
 
@@ -16,6 +17,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_host_system impo
 EFI_SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 # Written by the gpu_driver role; Ansible shows it as ansible_local too.
 REBOOT_FACT = "/etc/ansible/facts.d/trtllm_fleet.fact"
+# "deb [options] URL suite", "URIs: URL...", "baseurl=URL"
+_REPOSITORY_LINE = re.compile(r"(?:deb\s+(?:\[[^]]*\]\s+)?|URIs:\s*|baseurl\s*=\s*)(\S+:.*)$")
 QUADLET_GENERATORS = (
     "/usr/lib/systemd/system-generators/podman-system-generator",
     "/usr/libexec/podman/quadlet",
@@ -37,25 +40,36 @@ def operating_system(system: System) -> dict[str, str]:
 
 
 def kernel(system: System) -> dict[str, Any]:
-    """Return the running release, the installed ones and whether headers of the running one are there."""
+    """Return the running release, the installed ones, the next to boot, and of which the headers are there."""
     release = system.kernel_release()
     installed = {name.split("-", 1)[1] for name in system.names("/boot") if re.match(r"vmlinuz-\d", name)}
-    headers = any(
-        system.exists(path)
-        for path in (
-            f"/lib/modules/{release}/build/Makefile",
-            f"/usr/src/linux-headers-{release}/Makefile",
-            f"/usr/src/kernels/{release}/Makefile",
-        )
-    )
+    following = next_kernel(release, installed)
     return {
         "release": release,
         "machine": system.machine,
         "installed": sorted(installed),
-        "headers": headers,
+        "next": following,
+        "headers": [name for name in dict.fromkeys([release, following]) if has_headers(system, name)],
         "modules": system.exists("/proc/modules"),
         "boot_id": system.text("/proc/sys/kernel/random/boot_id") or "",
     }
+
+
+def has_headers(system: System, release: str) -> bool:
+    """Tell whether modules can be built for *release*."""
+    places = (
+        f"/lib/modules/{release}/build/Makefile",
+        f"/usr/src/linux-headers-{release}/Makefile",
+        f"/usr/src/kernels/{release}/Makefile",
+    )
+    return any(system.exists(place) for place in places)
+
+
+def next_kernel(release: str, installed: Iterable[str]) -> str:
+    """Return the kernel that boots next: the newest of the running one's kind, such as V(-generic)."""
+    kind = release.rsplit("-", 1)[-1] if re.search(r"-[a-z]+$", release) else ""
+    same = [name for name in installed if not kind or name.endswith(f"-{kind}")]
+    return max([release, *same], key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
 
 
 def secure_boot(system: System) -> str:
@@ -188,12 +202,13 @@ def _rpm_packages(system: System, patterns: Sequence[str]) -> dict[str, dict[str
         system.text(path) or ""
         for path in ("/etc/dnf/plugins/versionlock.list", "/etc/yum/pluginconf.d/versionlock.list")
     )
-    locked = set(re.findall(r"^(?:\d+:)?([A-Za-z0-9_+.-]+?)-\d+[:.]", locks, re.MULTILINE))
+    wanted_locks = [re.sub(r"-\d+:", "-", line.split("#")[0].strip()) for line in locks.splitlines()]
     found = {}
     for line in answer.out.splitlines():
         name, tab, version = line.partition("\t")
         if tab:
-            found[name] = _entry(version, name in locked)
+            full = f"{name}-{version}"
+            found[name] = _entry(version, any(fnmatchcase(full, lock) for lock in wanted_locks))
     return found
 
 
@@ -212,6 +227,20 @@ def units(system: System, names: Sequence[str]) -> dict[str, dict[str, Any]]:
             "enabled": shown.get("UnitFileState") in ("enabled", "static", "generated"),
         }
     return result
+
+
+def repositories(system: System) -> list[dict[str, str]]:
+    """Return the address of each package repository and the file that configures it."""
+    files = ["/etc/apt/sources.list"]
+    for directory, ends in (("/etc/apt/sources.list.d", (".list", ".sources")), ("/etc/yum.repos.d", (".repo",))):
+        files += [f"{directory}/{name}" for name in system.names(directory) if name.endswith(ends)]
+    found = []
+    for path in files:
+        for line in (system.text(path) or "").splitlines():
+            match = _REPOSITORY_LINE.match(line.strip())
+            if match:
+                found += [{"path": path, "url": url} for url in match.group(1).split() if ":" in url]
+    return found
 
 
 def recorded_reboot(system: System) -> dict[str, Any]:

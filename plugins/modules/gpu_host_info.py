@@ -92,9 +92,9 @@ host:
       sample: {id: ubuntu, version: "24.04", name: Ubuntu 24.04.3 LTS}
     kernel:
       description:
-        - C(release) and C(machine) of the running kernel; C(installed), the releases in /boot;
-          C(headers), whether those of the running kernel are there; C(modules), whether the kernel can
-          load modules; C(boot_id).
+        - C(release) and C(machine) of the running kernel; C(installed), the releases in /boot; C(next), the
+          one that boots next; C(headers), those of the two whose headers are there; C(modules), whether the
+          kernel can load modules; C(boot_id).
       type: dict
     secure_boot:
       description: V(enabled), V(disabled), V(unsupported) (the machine did not boot by UEFI) or
@@ -159,6 +159,10 @@ host:
     disk:
       description: For each of O(paths), C(total_bytes), C(free_bytes) and where it was measured.
       type: dict
+    repositories:
+      description: The package repositories that are configured, each with C(url) and the C(path) of its file.
+      type: list
+      elements: dict
     packages:
       description: For each installed package that matches O(packages), C(version), C(upstream) (without
         revision) and C(held).

@@ -1,0 +1,159 @@
+#!/usr/bin/python
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: repository_key
+short_description: Put the signing key of a package repository on a host, known by its fingerprint
+version_added: "0.1.0"
+description:
+  - Writes the key, with armor, to a file that C(Signed-By) of apt or C(gpgkey) of dnf names.
+  - A key with another fingerprint is refused and nothing is written. gpg is not needed.
+  - Where the file already holds the expected key nothing is fetched, so that a run without changes works
+    without the network.
+options:
+  source:
+    description: The address of the key (http, https, file or ftp), the path of a file on the host, or the
+      armored key itself.
+    type: str
+    required: true
+  dest:
+    description: The file to write. Its directory is made where it is missing.
+    type: path
+    required: true
+  fingerprints:
+    description: The fingerprints that are accepted. Without any, every OpenPGP key is.
+    type: list
+    elements: str
+    default: []
+  timeout:
+    description: Seconds to wait for an address to answer.
+    type: int
+    default: 30
+attributes:
+  check_mode:
+    description: Can run in check_mode and return changed status prediction without modifying target.
+    support: full
+    details: The key is fetched and checked in check mode too.
+  diff_mode:
+    description: Will return details on what has changed when in diff mode.
+    support: full
+  idempotent:
+    description: Changes nothing when run twice.
+    support: full
+author:
+  - The trtllm.fleet authors (@trtllm-fleet)
+"""
+
+EXAMPLES = r"""
+- name: Trust NVIDIA's key for its repository alone
+  trtllm.fleet.repository_key:
+    source: https://nvidia.github.io/libnvidia-container/gpgkey
+    dest: /etc/apt/keyrings/nvidia-container-toolkit.asc
+    fingerprints: [C95B321B61E88C1809C4F759DDCAE044F796ECB0]
+"""
+
+RETURN = r"""
+fingerprints:
+  description: The fingerprints of the keys in the file.
+  returned: success
+  type: list
+  elements: str
+dest:
+  description: The file.
+  returned: success
+  type: str
+"""
+
+import os
+import tempfile
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.urls import fetch_url
+from ansible_collections.trtllm.fleet.plugins.module_utils import _openpgp
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+
+
+def current(path: str) -> bytes:
+    """Return what the file holds, nothing where there is none."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except OSError:
+        return b""
+
+
+def fetched(module: AnsibleModule) -> bytes:
+    """Return the key from where the caller says it is."""
+    source = module.params["source"]
+    if source.lstrip().startswith("-----BEGIN"):
+        return bytes(source.encode())
+    if source.startswith("/"):
+        data = current(source)
+        if not data:
+            raise FleetError(f"{source} is not on the host or empty; put the repository's key there.")
+        return data
+    response, info = fetch_url(module, source, timeout=module.params["timeout"])
+    if info["status"] not in (200, None) or response is None:
+        raise FleetError(f"the key {source} cannot be fetched: {info['msg']}; is a proxy or a mirror needed?")
+    return bytes(response.read())
+
+
+def write(module: AnsibleModule, data: bytes) -> None:
+    """Write the file in one step, readable by all: apt reads keys as an unprivileged user."""
+    dest = module.params["dest"]
+    os.makedirs(os.path.dirname(dest), mode=0o755, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=module.tmpdir)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(data)
+    os.chmod(temporary, 0o644)
+    module.atomic_move(temporary, dest)
+    module.set_mode_if_different(dest, 0o644, True)
+
+
+def main() -> None:
+    """Check the key that is there, else fetch, check and write it."""
+    module = AnsibleModule(
+        argument_spec={
+            "source": {"type": "str", "required": True},
+            "dest": {"type": "path", "required": True},
+            "fingerprints": {"type": "list", "elements": "str", "default": []},
+            "timeout": {"type": "int", "default": 30},
+        },
+        supports_check_mode=True,
+    )
+    dest, wanted = module.params["dest"], module.params["fingerprints"]
+    present = current(dest)
+    before: list[str] = []
+    try:
+        before = _openpgp.check(present, wanted, dest) if present and wanted else []
+    except FleetError:
+        before = []  # another key is there: it is replaced
+    if before:
+        module.exit_json(changed=False, fingerprints=before, dest=dest)
+    try:
+        data = _openpgp.armored(fetched(module))
+        after = _openpgp.check(data, wanted, module.params["source"].splitlines()[0])
+    except FleetError as error:
+        module.fail_json(msg=str(error))
+    changed = data != present
+    if changed and not module.check_mode:
+        write(module, data)
+    old = "".join(f"{name}\n" for name in _openpgp.fingerprints(present)) if _is_key(present) else ""
+    diff = {"before": old, "after": "".join(f"{name}\n" for name in after), "before_header": dest}
+    module.exit_json(changed=changed, fingerprints=after, dest=dest, diff=diff)
+
+
+def _is_key(data: bytes) -> bool:
+    try:
+        return bool(_openpgp.fingerprints(data))
+    except FleetError:
+        return False
+
+
+if __name__ == "__main__":
+    main()
