@@ -1,36 +1,85 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Filters that turn a service described as data into unit files. Their documentation is beside them."""
+"""Filters that turn services described as data into units. Their documentation is beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.trtllm.fleet.plugins.module_utils import _quadlet
+from ansible_collections.trtllm.fleet.plugins.module_utils import _launch, _quadlet, _replica
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 
+Filter = Callable[..., Any]
 
-def quadlet(unit: Mapping[str, Any], podman_version: Optional[str] = None, name: str = "unit") -> str:
+
+def refusing(work: Filter) -> Filter:
+    """Turn a refusal into the error that Ansible prints without a traceback."""
+
+    @functools.wraps(work)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return work(*args, **kwargs)
+        except FleetError as error:
+            raise AnsibleFilterError(str(error)) from error
+
+    return wrapped
+
+
+def quadlet(unit: Mapping[str, Any], podman_version: Optional[str] = None) -> str:
     """The text of the unit file."""
-    try:
-        return _quadlet.render(name, unit, podman_version).text
-    except FleetError as error:
-        raise AnsibleFilterError(str(error)) from error
+    return _quadlet.render("unit", unit, podman_version).text
 
 
 def quadlet_path(name: str, podman_version: Optional[str] = None) -> str:
     """The place of the unit file."""
-    try:
-        return _quadlet.unit_path(name, podman_version)
-    except FleetError as error:
-        raise AnsibleFilterError(str(error)) from error
+    return _quadlet.unit_path(name, podman_version)
+
+
+def triton_services(replicas: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The replicas as services."""
+    return _replica.triton_services(replicas, settings)
+
+
+def triton_listen(replicas: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Where the replicas will listen, after all that can be refused without a host was refused."""
+    return [
+        {"service": _replica.service_name(replica["name"]), **listen}
+        for replica in _replica.complete(replicas, settings)
+        for listen in _replica.listens(replica)
+    ]
+
+
+def triton_launch(replica: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """The command of a replica's container."""
+    (complete,) = _replica.complete([replica], settings)
+    return _launch.command(str(complete["release"]), _replica.launch_of(complete))
+
+
+def triton_results(
+    replicas: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], services: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What other roles need to know of each replica."""
+    return {
+        str(replica["name"]): {
+            "service": _replica.service_name(replica["name"]),
+            "model": replica["model"],
+            "entry_models": _replica.entry_models(replica),
+            "address": replica["address"],
+            **{key: int(replica[key]) for key, _what in _replica.PORTS},
+            "http_url": _replica.http_url(replica),
+            **services.get(_replica.service_name(replica["name"]), {}),
+        }
+        for replica in _replica.complete(replicas, settings)
+    }
 
 
 class FilterModule:
     """What Ansible loads."""
 
-    def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"quadlet": quadlet, "quadlet_path": quadlet_path}
+    def filters(self) -> dict[str, Filter]:
+        found = (quadlet, quadlet_path, triton_services, triton_listen, triton_launch, triton_results)
+        return {work.__name__: refusing(work) for work in found}

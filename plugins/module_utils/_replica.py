@@ -50,12 +50,22 @@ def triton_services(replicas: Sequence[Replica], settings: Mapping[str, Any]) ->
     (see roles/triton/meta/argument_specs.yml) and stand in for what an element does not give.
     Raises `FleetError` for GPUs or ports given twice, and for what the release cannot do.
     """
+    return [triton_service(replica) for replica in complete(replicas, settings)]
+
+
+def complete(replicas: Sequence[Replica], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every replica with all its values, or a `FleetError` for what contradicts itself."""
     given = [{key: value for key, value in replica.items() if value is not None} for replica in replicas]
     merged = [{**settings, **replica} for replica in given]
     check_names(merged)
     check_gpus(merged)
     give_ports(merged)
-    return [triton_service(replica) for replica in merged]
+    return merged
+
+
+def listens(replica: Replica) -> list[dict[str, Any]]:
+    """Where Triton listens."""
+    return [{"address": str(replica["address"]), "port": int(replica[key]), "what": what} for key, what in PORTS]
 
 
 def triton_service(replica: Replica) -> dict[str, Any]:
@@ -100,9 +110,7 @@ def triton_service(replica: Replica) -> dict[str, Any]:
             "Service": service_section(name, replica),
             "Install": {"WantedBy": "multi-user.target"},
         },
-        "listen": [
-            {"address": str(replica["address"]), "port": int(replica[key]), "what": what} for key, what in PORTS
-        ],
+        "listen": listens(replica),
         "load_paths": list(replica.get("engine_dirs") or []),
         "record": {
             "release": known.version,

@@ -123,6 +123,7 @@ class ServiceManager:
         self.settings = settings
         self.notes: list[str] = []
         self.stale: list[str] = []
+        self._images: dict[str, str] = {}
 
     # -- planning ---------------------------------------------------------------------------------------
 
@@ -156,17 +157,20 @@ class ServiceManager:
         return version
 
     def _plan_one(self, service: Service, version: Optional[str], systemd: int, state: UnitState) -> Planned:
-        rendered = _quadlet.render(service.name, self._unit(service, systemd), version)
+        unit = self._unit(service, systemd)
+        rendered = _quadlet.render(service.name, unit, version)
         self.notes += [f"{service.name}: {note}" for note in rendered.notes]
         before = self._unit_files(service.name)
         if before != {rendered.path: rendered.text}:
             action = RESTART if state.active in ("active", "activating", "reloading") else START
         elif state.active != "active":
             action = START
+        elif service.unit["Container"].get("HealthCmd") and not self.host.healthy(container_name(service)):
+            action = RESTART
         else:
             # A run that was cut off between writing the unit and restarting left an older service running.
             action = RESTART if self._written(rendered.path) > state.started + 1 else NONE
-        container = service.unit["Container"]
+        container = unit["Container"]
         record = {**service.record, "image": container["Image"], "mounts": mounts(container.get("Volume"))}
         return Planned(service.name, action, state, rendered, before, service.listen, record)
 
@@ -206,7 +210,16 @@ class ServiceManager:
         if volumes and not self.host.selinux():
             volumes = volumes if isinstance(volumes, (list, tuple)) else [volumes]
             unit["Container"]["Volume"] = [without_label(volume) for volume in volumes]
+        unit["Container"]["Image"] = self._immutable(str(unit["Container"]["Image"]))
         return {section: keys for section, keys in unit.items() if keys}
+
+    def _immutable(self, image: str) -> str:
+        """A name by digest or id, so that the unit changes when the image does. A name by tag is looked up."""
+        if re.search(r"(^|@)sha256:[0-9a-f]{64}$", image):
+            return image
+        if image not in self._images:
+            self._images[image] = self.host.image_id(image) or image
+        return self._images[image]
 
     def _start_timeout(self, service: Service) -> int:
         """Seconds: a fixed part, and one for every GiB to load, in steps so that it does not change for a byte."""
@@ -285,7 +298,7 @@ class ServiceManager:
     def _check_parts(self, starting: Sequence[Planned]) -> None:
         images = {str(item.record["image"]): item.name for item in starting}
         for image, name in images.items():
-            if not self.host.image_exists(image):
+            if self.host.image_id(image) is None:
                 raise FleetError(
                     f"{name}: the image {image} is not on this host, and units never pull; bring it there first."
                 )
@@ -472,6 +485,11 @@ class ServiceManager:
 def _wants(item: Planned, listen: Listen) -> bool:
     """Whether the new unit of *item* listens where *listen* does."""
     return any(own.port == listen.port and _ports.overlap(own.address, listen.address) for own in item.listen)
+
+
+def container_name(service: Service) -> str:
+    """The container of a service."""
+    return str(service.unit["Container"].get("ContainerName") or f"systemd-{service.name}")
 
 
 def without_label(volume: str) -> str:

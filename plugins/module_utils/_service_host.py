@@ -150,9 +150,13 @@ class ServiceHost:
                 total += sum(os.lstat(os.path.join(directory, file)).st_size for file in files)
         return total
 
-    def image_exists(self, reference: str) -> bool:
-        """Whether the host has the image."""
-        return _podman.image_id(reference) is not None
+    def image_id(self, reference: str) -> Optional[str]:
+        """The id of an image of the host, None where it does not have it or podman is missing."""
+        return _podman.image_id(reference) if _podman.executable() else None
+
+    def healthy(self, container: str) -> bool:
+        """Whether the container's health probe passes now."""
+        return _podman.run(["healthcheck", "run", container]).returncode == 0
 
     def now(self) -> float:
         """The time of the host."""

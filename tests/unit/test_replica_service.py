@@ -27,6 +27,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import 
 )
 
 NOW = 2_000_000_000.0
+IMAGE = "sha256:" + "1" * 64
 QUADLETS = "/etc/containers/systemd"
 
 
@@ -41,7 +42,8 @@ class FakeHost(ServiceHost):
         self.calls: list[str] = []
         self.sockets: dict[Listener, Owner] = {}
         self.log = ["I1120 starting", "E1120 13:00:00.1 1 model.cc:44] cannot read config.pbtxt", "mpirun has exited"]
-        self.images = {"sha256:1"}
+        self.images = {IMAGE: IMAGE, "triton:1": "sha256:" + "2" * 64}
+        self.unhealthy: set[str] = set()
         self.with_selinux = False
 
     def podman_version(self) -> Optional[str]:
@@ -87,8 +89,11 @@ class FakeHost(ServiceHost):
     def selinux(self) -> bool:
         return self.with_selinux
 
-    def image_exists(self, reference: str) -> bool:
-        return reference in self.images
+    def image_id(self, reference: str) -> Optional[str]:
+        return self.images.get(reference)
+
+    def healthy(self, container: str) -> bool:
+        return container not in self.unhealthy
 
     def now(self) -> float:
         return NOW
@@ -105,7 +110,7 @@ def host(tmp_path: Path) -> FakeHost:
 
 
 def service(name: str, port: int = 8000, **more: Any) -> Service:
-    container: dict[str, Any] = {"ContainerName": name, "Image": "sha256:1", "Exec": ["serve", f"--port={port}"]}
+    container: dict[str, Any] = {"ContainerName": name, "Image": IMAGE, "Exec": ["serve", f"--port={port}"]}
     unit = {"Container": {**container, **more.pop("container", {})}, "Service": {"Restart": "on-failure"}}
     return Service(name, unit, (Listen("127.0.0.1", port, "HTTP"),), **more)
 
@@ -222,11 +227,27 @@ def test_services_may_swap_ports(host: FakeHost) -> None:
 
 
 def test_an_image_or_a_directory_that_is_missing_is_refused(host: FakeHost) -> None:
-    with pytest.raises(FleetError, match=r"a: the image sha256:2 is not on this host"):
-        deploy(host, service("a", container={"Image": "sha256:2"}))
+    with pytest.raises(FleetError, match=r"a: the image triton:2 is not on this host"):
+        deploy(host, service("a", container={"Image": "triton:2"}))
     with pytest.raises(FleetError, match=r"a: /srv/models does not exist on this host"):
         deploy(host, service("a", container={"Volume": ["/srv/models:/srv/models:ro"]}))
     assert host.text("a") == ""
+
+
+def test_an_image_by_tag_is_pinned_so_that_a_new_one_is_seen(host: FakeHost) -> None:
+    described = service("a", container={"Image": "triton:1"})
+    host.images["sha256:" + "2" * 64] = "sha256:" + "2" * 64
+    deploy(host, described)
+    assert f"Image=sha256:{'2' * 64}\n" in host.text("a")
+    host.images["triton:1"] = IMAGE
+    assert deploy(host, described)["a"]["action"] == "restarted"
+
+
+def test_a_service_that_runs_but_does_not_answer_is_restarted(host: FakeHost) -> None:
+    described = service("a", container={"HealthCmd": "curl -sf http://127.0.0.1:8000"})
+    deploy(host, described)
+    host.unhealthy = {"a"}
+    assert deploy(host, described)["a"]["action"] == "restarted"
 
 
 def test_stale_services_are_told_and_removed_only_when_asked(host: FakeHost) -> None:
