@@ -6,13 +6,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import engine, hosts, inventory, outer, probes, registry, rootfs
+from . import engine, hosts, inventory, outer, probes, registry, rootfs, tools
 from .errors import BedError
 from .settings import Settings, from_environment
 
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     down = verb("down", "remove hosts and their storage")
     down.add_argument("hosts", nargs="*", metavar="NAME")
     down.add_argument("--all", action="store_true", help="all hosts, the registry's host, the network, the API service")
+    verb("purge", "down --all, and remove the images, what was pushed, and the cache")
     for name, text in (
         ("stop", "power hosts off"), ("start", "power hosts on and wait for them"),
         ("pause", "freeze hosts: the address answers ping, nothing else"), ("unpause", "let frozen hosts go on"),
@@ -70,8 +72,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Run one command. One sentence and 1 if it cannot be done."""
     arguments = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         settings = from_environment()
+        if arguments.verb != "doctor":
+            tools.require_root()
         return COMMANDS[arguments.verb](settings, arguments) or 0
     except BedError as error:
         print(f"bed: {error}", file=sys.stderr)
@@ -81,6 +86,17 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("bed: interrupted; nothing half-made is left.", file=sys.stderr)
         return 130
+    except Exception as error:
+        said = engine.reason(error)
+        if said is None:
+            raise
+        print(f"bed: podman could not do it: {said}", file=sys.stderr)
+        return 1
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Clean up after SIGTERM as after Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def _prepare(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -91,11 +107,7 @@ def _prepare(settings: Settings, arguments: argparse.Namespace) -> None:
 
 def _hosts(settings: Settings, arguments: argparse.Namespace) -> list[hosts.Host]:
     """Hosts from the command line and from --from."""
-    options = {
-        "gpu": arguments.gpu,
-        "volumes": tuple(arguments.volume),
-        "tmpfs": tuple(arguments.tmpfs),
-    }
+    options = {"gpu": arguments.gpu, "volumes": tuple(arguments.volume), "tmpfs": tuple(arguments.tmpfs)}
     wanted = [hosts.parse(text, settings, **options) for text in arguments.hosts]
     if arguments.source:
         wanted += [_host(settings, entry, options) for entry in _entries(arguments.source)]
@@ -148,6 +160,12 @@ def _down(settings: Settings, arguments: argparse.Namespace) -> None:
         outer.remove_namespace(settings)
 
 
+def _purge(settings: Settings, arguments: argparse.Namespace) -> None:
+    hosts.down(settings, None)
+    rootfs.purge(settings)
+    outer.remove_namespace(settings)
+
+
 def _list(settings: Settings, arguments: argparse.Namespace) -> None:
     rows = hosts.table(settings)
     if arguments.json:
@@ -179,7 +197,7 @@ def _logs(settings: Settings, arguments: argparse.Namespace) -> None:
 
 def _addresses(settings: Settings, names: list[str]) -> dict[str, str]:
     found = {c.name: c for c in hosts.find(engine.connect(settings), names or None)}
-    return {name: hosts._address(found[name]) for name in names or sorted(found)}
+    return {name: hosts.address(found[name]) for name in names or sorted(found)}
 
 
 def _ssh_config(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -217,6 +235,7 @@ COMMANDS: dict[str, Any] = {
     "prepare": _prepare,
     "up": _up,
     "down": _down,
+    "purge": _purge,
     "list": _list,
     "exec": _exec,
     "logs": _logs,

@@ -13,8 +13,12 @@ from pathlib import Path
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock. The kernel drops it when the holder dies, so a stale one cannot exist."""
+def lock(path: Path) -> Iterator[int]:
+    """Hold an exclusive lock, as a file descriptor.
+
+    The kernel drops it when the last process that has the descriptor dies, so a stale one cannot exist; a child
+    that outlives a killed parent and still works in the place can be given it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as handle:
         try:
@@ -22,7 +26,7 @@ def lock(path: Path) -> Iterator[None]:
         except BlockingIOError:
             print(f"waiting for another bed command ({path.name})", file=sys.stderr)
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield handle.fileno()
 
 
 def write(path: Path, content: str, mode: int = 0o644) -> bool:

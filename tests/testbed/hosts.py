@@ -10,14 +10,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from . import engine, files, network, rootfs, tools
+from . import engine, files, network, rootfs
 from .errors import BedError
-from .settings import DYNAMIC_RANGE, LABEL, REGISTRY_HOST, Settings
+from .settings import DYNAMIC_RANGE, LABEL, NETWORK, REGISTRY_HOST, REGISTRY_VOLUME, Settings
 
 BOOT_SECONDS = 90
 SPEC_LABEL = f"{LABEL}.spec"
+IMAGE_LABEL = f"{LABEL}.image"
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,22 @@ def parse(text: str, settings: Settings, **options: Any) -> Host:
     valid = name.replace("-", "").replace("_", "").isalnum() and name.isascii() and len(name) <= 63
     if not valid or not name[0].isalnum():
         raise BedError(f"{name!r} cannot be a host's name; use letters, digits, - and _ (NAME or NAME=IP).")
+    for volume in options.get("volumes", ()):
+        _check_volume(volume)
     return Host(name, settings.address(ip) if ip else None, **options)
+
+
+def _check_volume(text: str) -> None:
+    """Raise for a volume that the API would take, by making an empty directory for a source that is not there."""
+    source, colon, target = text.partition(":")
+    if not colon or not target.startswith("/"):
+        raise BedError(f"{text!r} is no volume; give SRC:DST or SRC:DST:ro with DST an absolute path.")
+    if "/" in source and not (source.startswith("/") and Path(source).exists()):
+        raise BedError(f"{source}, to be mounted on {target}, is no absolute path of something that exists.")
 
 
 def up(settings: Settings, hosts: Sequence[Host], recreate: bool = False) -> list[Boot]:
     """Bring the hosts up together. If one fails, those that this call made are removed again."""
-    tools.require_root()
     image = rootfs.current_image(settings)
     if not rootfs.exists(settings, image):
         raise BedError("the image of the test hosts is missing or older than this checkout; run `bed prepare`.")
@@ -87,19 +99,15 @@ def up(settings: Settings, hosts: Sequence[Host], recreate: bool = False) -> lis
             if boot.created:
                 _keep_journal(settings, boot)
                 _remove(client, boot.container)
-        if isinstance(error, Exception) and not isinstance(error, BedError):
-            raise BedError(f"podman could not bring up {', '.join(h.name for h in hosts)}: {_reason(error)}") from error
+        if isinstance(error, Exception) and engine.reason(error):
+            names = ", ".join(host.name for host in hosts)
+            raise BedError(f"podman could not bring up {names}: {engine.reason(error)}") from error
         raise
     return boots
 
 
-def _reason(error: Exception) -> str:
-    """One line of an API error."""
-    text = str(getattr(error, "explanation", None) or error)
-    return text.strip().splitlines()[-1][:400]
-
-
-def _address(container: Any) -> str:
+def address(container: Any) -> str:
+    """The address that a host was made with."""
     return str(container.labels.get(f"{LABEL}.ip", ""))
 
 
@@ -113,7 +121,7 @@ def _place(
             raise BedError(f"a container named {host.name} exists that is no test host; choose another name.")
         differs = _differences(there, host, image)
         if not differs:
-            return Boot(host.name, _address(there), there, created=False)
+            return Boot(host.name, address(there), there, created=False)
         if not recreate:
             raise BedError(
                 f"host {host.name} exists with another {' and '.join(differs)}; give --recreate to replace it or "
@@ -121,13 +129,13 @@ def _place(
             )
         _remove(client, there)
         del existing[host.name]
-    taken = {_address(c): c.name for c in existing.values() if LABEL in c.labels}
+    taken = {address(c): c.name for c in existing.values() if LABEL in c.labels}
     ip = host.ip or _free_address(settings, taken)
     if ip in taken:
         raise BedError(f"{ip}, asked for {host.name}, is the address of host {taken[ip]}; give another.")
     if ip == settings.registry_ip and not host.registry:
         raise BedError(f"{ip}, asked for {host.name}, is reserved for the registry; give another.")
-    container = client.containers.create(image, **_arguments(client, host, ip))
+    container = client.containers.create(image, **_arguments(client, host, image, ip))
     existing[host.name] = container
     return Boot(host.name, ip, container, created=True)
 
@@ -135,9 +143,9 @@ def _place(
 def _differences(container: Any, host: Host, image: str) -> list[str]:
     """What the existing container has otherwise than asked for."""
     differs = []
-    if container.attrs.get("Image", "").removeprefix("sha256:") and image not in container.image.tags:
+    if container.labels.get(IMAGE_LABEL) != image:
         differs.append("image")
-    if host.ip and host.ip != _address(container):
+    if host.ip and host.ip != address(container):
         differs.append("address")
     if container.labels.get(SPEC_LABEL) != host.spec():
         differs.append("set of options")
@@ -151,11 +159,14 @@ def _free_address(settings: Settings, taken: dict[str, str]) -> str:
     raise BedError(f"all addresses of {settings.subnet} for hosts without one of their own are taken; take some down.")
 
 
-def _arguments(client: Any, host: Host, ip: str) -> dict[str, Any]:
+def _arguments(client: Any, host: Host, image: str, ip: str) -> dict[str, Any]:
     """Arguments of docker's containers.create."""
-    from . import settings as names
-
-    labels = {LABEL: "registry" if host.registry else "host", f"{LABEL}.ip": ip, SPEC_LABEL: host.spec()}
+    labels = {
+        LABEL: "registry" if host.registry else "host",
+        f"{LABEL}.ip": ip,
+        IMAGE_LABEL: image,
+        SPEC_LABEL: host.spec(),
+    }
     environment = {"TESTBED_GPU": str(int(host.gpu)), "TESTBED_REGISTRY": str(int(host.registry))}
     return {
         "name": host.name,
@@ -163,13 +174,19 @@ def _arguments(client: Any, host: Host, ip: str) -> dict[str, Any]:
         "labels": labels,
         "environment": environment,
         "privileged": True,
-        "network": names.NETWORK,
-        "networking_config": {names.NETWORK: client.api.create_endpoint_config(ipv4_address=ip)},
+        "network": NETWORK,
+        # a MAC address of its own: with another after each restart, ARP caches would be wrong for up to 30 s
+        "networking_config": {NETWORK: client.api.create_endpoint_config(ipv4_address=ip, mac_address=mac(ip))},
         # a reboot ends the container, podman starts it again
         "restart_policy": {"Name": "always"},
         "volumes": [f"{host.storage}:/var/lib/containers", *host.volumes],
         "tmpfs": dict(entry.partition(":")[::2] for entry in host.tmpfs),
     }
+
+
+def mac(ip: str) -> str:
+    """A locally administered MAC address for an IPv4 address."""
+    return "02:42:" + ":".join(f"{int(part):02x}" for part in ip.split("."))
 
 
 def _boot(boot: Boot) -> None:
@@ -181,6 +198,7 @@ def _boot(boot: Boot) -> None:
         boot.container.start()
     boot.seconds["start"] = time.monotonic() - started
     deadline = started + BOOT_SECONDS
+    boot.container.reload()
     boot.state = _until(deadline, lambda: system_state(boot.container), f"systemd of {boot.name}", boot)
     boot.seconds["systemd"] = time.monotonic() - started
     _until(deadline, lambda: ssh_banner(boot.ip), f"ssh of {boot.name} ({boot.ip}:22)", boot)
@@ -203,7 +221,6 @@ def _until(deadline: float, question: Callable[[], str], what: str, boot: Boot) 
 
 def _inside(container: Any, *argv: str) -> str:
     """Run a command in the host's namespaces. nsenter costs a tenth of an exec through podman."""
-    container.reload()
     process = container.attrs["State"]["Pid"]
     if not process:
         return ""
@@ -228,11 +245,8 @@ def ssh_banner(ip: str) -> str:
 
 def _keep_journal(settings: Settings, boot: Boot) -> None:
     """Save the journal of a host that is about to be removed because it did not come up."""
-    text = ""
-    try:
-        text = _inside(boot.container, "journalctl", "-b", "--no-pager")
-    except Exception as error:
-        text = f"no journal: {error}\n"
+    boot.container.reload()
+    text = _inside(boot.container, "journalctl", "-b", "--no-pager")
     if text:
         files.write(settings.logs / f"{boot.name}.journal", text)
 
@@ -262,7 +276,6 @@ def find(client: Any, names: Iterable[str] | None = None) -> list[Any]:
 
 def down(settings: Settings, names: Iterable[str] | None) -> list[str]:
     """Remove the named hosts (those that are not there are no error), or all, registry, network and service too."""
-    tools.require_root()
     client = engine.connect(settings)
     with files.lock(settings.cache / "hosts.lock"):
         wanted = None if names is None else set(names)
@@ -279,11 +292,10 @@ def down(settings: Settings, names: Iterable[str] | None) -> list[str]:
 
 def act(settings: Settings, action: str, names: Sequence[str]) -> None:
     """stop, start, pause or unpause hosts: a node that is lost and comes back."""
-    tools.require_root()
     client = engine.connect(settings)
     for container in find(client, names):
         if action == "start":
-            _boot(Boot(container.name, _address(container), container, created=False))
+            _boot(Boot(container.name, address(container), container, created=False))
         elif action == "stop":
             container.stop(timeout=10)
         else:
@@ -294,8 +306,8 @@ def table(settings: Settings) -> list[dict[str, str]]:
     """Name, address, state and kind of every host."""
     client = engine.connect(settings)
     return [
-        {"name": c.name, "ip": _address(c), "state": c.status, "kind": c.labels[LABEL]}
-        for c in sorted(find(client), key=lambda c: [int(part) for part in _address(c).split(".")])
+        {"name": c.name, "ip": address(c), "state": c.status, "kind": c.labels[LABEL]}
+        for c in sorted(find(client), key=lambda c: [int(part) for part in address(c).split(".")])
     ]
 
 
@@ -303,6 +315,6 @@ def registry(settings: Settings) -> Boot:
     """Bring up the host that is the registry; what was pushed survives it."""
     host = Host(
         REGISTRY_HOST, settings.registry_ip, gpu=False, registry=True,
-        volumes=("bed-registry:/var/lib/docker-registry",),
+        volumes=(f"{REGISTRY_VOLUME}:/var/lib/docker-registry",),
     )  # fmt: skip
     return up(settings, [host], recreate=True)[0]

@@ -17,6 +17,8 @@ MANIFESTS = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.
 
 def up(settings: Settings) -> None:
     """Bring the registry up and wait until it answers."""
+    if _get(settings, "/v2/")[0] == 200:
+        return
     hosts.registry(settings)
     deadline = time.monotonic() + START_SECONDS
     while _get(settings, "/v2/")[0] != 200:

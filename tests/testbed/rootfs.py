@@ -13,23 +13,23 @@ from pathlib import Path
 
 from . import files, outer, tools
 from .errors import BedError
-from .settings import BASE_IMAGE, HOST_FILES, IMAGE, LABEL, SUITE, Settings
+from .settings import BASE_IMAGE, HOST_FILES, IMAGE, LABEL, REGISTRY_VOLUME, SUITE, Settings
 
 PACKAGES = (
     "systemd systemd-sysv dbus libpam-systemd kmod udev pciutils procps psmisc iproute2 iputils-ping nftables "
     "iptables ca-certificates curl tzdata podman crun netavark aardvark-dns catatonit passt python3 python3-apt "
     "sudo openssh-server less logrotate zstd docker-registry"
-).split()
+)
 # What would act on the machine's kernel and devices, or use the network unasked
 MASKED = (
     "systemd-sysctl.service systemd-udevd.service systemd-udevd-kernel.socket systemd-udevd-control.socket "
-    "systemd-udev-trigger.service systemd-modules-load.service systemd-remount-fs.service dev-hugepages.mount "
-    "sys-kernel-debug.mount sys-kernel-tracing.mount apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer "
-    "netavark-dhcp-proxy.socket podman-auto-update.timer getty.target"
-).split()
+    "systemd-udev-trigger.service systemd-modules-load.service modprobe@.service systemd-binfmt.service "
+    "systemd-remount-fs.service dev-hugepages.mount sys-kernel-debug.mount sys-kernel-tracing.mount "
+    "apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer netavark-dhcp-proxy.socket getty.target"
+)
 LEFT_OUT = ("man", "doc", "locale", "info", "lintian")
 HOOKS = (
-    f'chroot "$1" systemctl --quiet mask {" ".join(MASKED)}',
+    f'chroot "$1" systemctl --quiet mask {MASKED}',
     'chroot "$1" systemctl --quiet disable docker-registry.service',
     'rm -f "$1"/etc/ssh/ssh_host_* && : > "$1/etc/machine-id"',
     # storage in a volume of its own, deletable, open to the bed's network
@@ -37,11 +37,12 @@ HOOKS = (
     "  delete: {enabled: true}\\nhttp: {addr: \":5000\"}\\n' > \"$1/etc/docker/registry/config.yml\"",
 )
 BASE_MEGABYTES = 2500
+OLD_DAYS = 14
 
 
 def base_options() -> list[str]:
     """Everything that determines the root file system, as mmdebstrap's options."""
-    options = ["--variant=minbase", "--mode=root", "--format=tar", f"--include={','.join(PACKAGES)}"]
+    options = ["--variant=minbase", "--mode=root", "--format=tar", f"--include={','.join(PACKAGES.split())}"]
     # a host has its package lists, so that a check-mode run, which cannot fetch them, finds what it would install
     options += ["--skip=cleanup/apt/lists"]
     options += ['--aptopt=Acquire::Languages "none"', '--aptopt=APT::Install-Recommends "false"']
@@ -107,9 +108,8 @@ def exists(settings: Settings, image: str) -> bool:
 
 def prepare(settings: Settings, refresh: bool = False) -> None:
     """Make everything that `bed up` needs; what is there already is kept."""
-    tools.require_root()
     settings.logs.mkdir(parents=True, exist_ok=True)
-    with files.lock(settings.cache / "prepare.lock"):
+    with files.lock(settings.cache / "prepare.lock") as held:
         absent = tools.missing()
         if absent:
             tools.install(settings, absent)
@@ -117,7 +117,7 @@ def prepare(settings: Settings, refresh: bool = False) -> None:
         _keys(settings)
         if refresh or not exists(settings, current_image(settings)):
             files.empty_directory(settings.tmp)
-            _build(settings, refresh)
+            _build(settings, held, refresh)
 
 
 def _keys(settings: Settings) -> None:
@@ -136,16 +136,15 @@ def _keys(settings: Settings) -> None:
     files.write(settings.known_hosts, f"* {' '.join(public.split()[:2])}\n")
 
 
-def _build(settings: Settings, refresh: bool) -> None:
+def _build(settings: Settings, held: int, refresh: bool) -> None:
     base = f"{BASE_IMAGE}:{base_key()}"
     archive = settings.cache / f"base-{base_key()}.tar.zst"
-    if refresh:
-        archive.unlink(missing_ok=True)
     if refresh or not exists(settings, base):
         tools.require_space(settings.cache, BASE_MEGABYTES)
         tools.require_space(Path("/var/lib/containers"), BASE_MEGABYTES)
-        if not archive.exists():
-            _debootstrap(settings, archive)
+        if refresh or not archive.exists():
+            _debootstrap(settings, held, archive)
+        archive.touch()
         _import(settings, archive, base)
     started = time.monotonic()
     staged = settings.tmp / "context"
@@ -166,8 +165,11 @@ def _build(settings: Settings, refresh: bool) -> None:
     print(f"image of the test hosts made in {time.monotonic() - started:.1f} s", flush=True)
 
 
-def _debootstrap(settings: Settings, archive: Path) -> None:
-    """Make the root file system. No mirror is named: mmdebstrap takes Debian's, by the machine's apt settings."""
+def _debootstrap(settings: Settings, held: int, archive: Path) -> None:
+    """Make the root file system. No mirror is named: mmdebstrap takes Debian's, by the machine's apt settings.
+
+    mmdebstrap is given the lock `held`: if we are killed it works on for a while, and nobody should interfere.
+    """
     print(f"making a Debian {SUITE} root file system with mmdebstrap (about half a minute)", flush=True)
     started = time.monotonic()
     log = settings.logs / "mmdebstrap.log"
@@ -176,11 +178,22 @@ def _debootstrap(settings: Settings, archive: Path) -> None:
     argv = ["mmdebstrap", *base_options(), *fail_soon, SUITE, "-"]
     env = {**os.environ, "TMPDIR": str(settings.tmp), "LC_ALL": "C"}
     with open(log, "w") as errors:
-        maker = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, env=env)
-        packer = subprocess.Popen(["zstd", "-q", "-T0", "-3", "-o", str(partial)], stdin=maker.stdout, stderr=errors)
+        maker = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, env=env, pass_fds=[held]
+        )
+        packer = subprocess.Popen(
+            ["zstd", "-q", "-T0", "-3", "-o", str(partial)], stdin=maker.stdout, stderr=errors, pass_fds=[held]
+        )
         assert maker.stdout is not None
         maker.stdout.close()
-        failed = packer.wait() | maker.wait()
+        try:
+            failed = packer.wait() | maker.wait()
+        except BaseException:
+            maker.terminate()  # it removes what it made
+            maker.wait()
+            packer.wait()
+            partial.unlink(missing_ok=True)
+            raise
     if failed:
         partial.unlink(missing_ok=True)
         raise BedError(f"mmdebstrap could not make the root file system ({tools.first_error(log)}); see {log}.")
@@ -203,9 +216,24 @@ def _import(settings: Settings, archive: Path, base: str) -> None:
 
 
 def _forget_old(settings: Settings, *keep: str) -> None:
-    """Remove images of former states of the checkout that no host uses."""
-    listed = outer.podman(settings, "images", "-q", "--no-trunc", "--filter", f"label={LABEL}", check=False).stdout
+    """Remove root file systems and images that were made long ago and are neither wanted nor used."""
+    for archive in settings.cache.glob("base-*.tar.zst"):
+        if time.time() - archive.stat().st_mtime > OLD_DAYS * 86400:
+            archive.unlink()
+    old = ["--filter", f"label={LABEL}", "--filter", f"until={OLD_DAYS * 24}h"]
+    listed = outer.podman(settings, "images", "-q", "--no-trunc", *old, check=False).stdout
     kept = outer.podman(settings, "image", "inspect", "-f", "sha256:{{.Id}}", *keep).stdout.split()
     for image in dict.fromkeys(listed.split()):
         if image not in kept:
             outer.podman(settings, "rmi", image, check=False)
+
+
+def purge(settings: Settings) -> None:
+    """Remove the images, the registry's storage and the cache."""
+    with files.lock(settings.cache / "prepare.lock"):
+        outer.podman(settings, "volume", "rm", "-f", REGISTRY_VOLUME, check=False)
+        listed = outer.podman(settings, "images", "-q", "--no-trunc", "--filter", f"label={LABEL}").stdout
+        # an image before the one that it is made from
+        for image in dict.fromkeys(listed.split()):
+            outer.podman(settings, "rmi", "-f", image, check=False)
+        shutil.rmtree(settings.cache)

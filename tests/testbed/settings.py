@@ -18,6 +18,7 @@ IMAGE = "localhost/testbed/host"
 BASE_IMAGE = "localhost/testbed/base"
 SUITE = "trixie"
 REGISTRY_HOST = "bed-registry"
+REGISTRY_VOLUME = "bed-registry"
 REGISTRY_PORT = 5000
 # Hosts that ask for no address get one of these offsets; lower ones are for those that name theirs.
 DYNAMIC_RANGE = range(100, 250)

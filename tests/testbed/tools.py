@@ -67,10 +67,14 @@ def install(settings: Settings, packages: list[str]) -> None:
 
 
 def first_error(log: Path) -> str:
-    """The line of an apt or mmdebstrap log that says what is wrong."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    marked = [line for line in lines if line.startswith(("E:", "Err:", "W: Failed", "dpkg: error"))]
-    return (marked or lines[-1:] or ["no output"])[0]
+    """The line of an apt or mmdebstrap log that says what is wrong, with the reason that follows a failed download."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    for number, line in enumerate(lines):
+        if line.startswith("Err:"):
+            return " ".join([line.partition(" ")[2], *lines[number + 1 : number + 2]])
+        if line.startswith(("E:", "dpkg: error")):
+            return line
+    return lines[-1] if lines else "no output"
 
 
 def require_podman() -> None:
