@@ -65,6 +65,10 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._tokenizer import Tok
 # Part of the fingerprint: a change of what this code writes makes new repositories.
 RENDERER = 1
 ENTRIES = (ENSEMBLE, BLS)
+# What is told of the first entry as if it were the only one, which it mostly is.
+SHARED = (
+    "max_batch_size", "max_input_len", "max_seq_len", "decoupled", "cumulative", "end_id", "pad_id", "stop_ids",
+)  # fmt: skip
 
 
 class Unmade(FleetError):
@@ -177,8 +181,8 @@ class Repository:
                 self._check_models(entry)
         if self.request.layout == LLMAPI and len(entries) > 1:
             raise FleetError(
-                f"The llmapi layout has one model in a repository, but {len(entries)} are given; give each a repository "
-                "of its own."
+                f"The llmapi layout has one model in a repository, but {len(entries)} are given; give each a "
+                "repository of its own."
             )
 
     @staticmethod
@@ -248,7 +252,7 @@ class Repository:
             Resolver(self.release, entry, engine, tokenizer).resolve()
             for entry, engine, tokenizer in zip(self.request.entries, engines, tokenizers)
         ]
-        return render_inflight(self.release, resolved, engines, tokenizers, directory)
+        return render_inflight(self.release, resolved, tokenizers, directory)
 
     def _render_llmapi(self, directory: Path) -> Rendered:
         entry = self.request.entries[0]
@@ -322,7 +326,6 @@ class Repository:
 def render_inflight(
     rel: Release,
     resolved: Sequence[Resolved],
-    engines: Sequence[Engine | None],
     tokenizers: Sequence[Tokenizer | None],
     directory: Path,
 ) -> Rendered:
@@ -339,9 +342,9 @@ def render_inflight(
         "release": rel.version,
         "layout": INFLIGHT,
         "engines": {
-            entry.model_name(LLM): {"directory": engine.directory, "identity": engine.identity}
-            for entry, engine in zip(resolved, engines)
-            if engine is not None
+            entry.model_name(LLM): {"directory": entry.engine.directory, "identity": entry.engine.identity}
+            for entry in resolved
+            if entry.engine is not None
         },
     }
     facts = _facts(resolved, tokenizers, models)
@@ -366,7 +369,7 @@ def _facts(
     for entry in resolved:
         derived.update(entry.derived())
     return {
-        **{key: first[key] for key in ("max_batch_size", "decoupled", "end_id", "pad_id", "stop_ids", "cumulative")},
+        **{key: first[key] for key in SHARED},
         # In orchestrator mode one process starts the workers of all models itself.
         "world_size": 1 if orchestrator else first["world_size"],
         "orchestrator": orchestrator,
@@ -387,6 +390,8 @@ def _entry_facts(entry: Resolved, tokenizer: Tokenizer | None) -> dict[str, Any]
         "worker_model": entry.model_name(LLM),
         "world_size": entry.world_size,
         "max_batch_size": int(batch) if batch else None,
+        "max_input_len": entry.engine.max_input_len if entry.engine else None,
+        "max_seq_len": entry.engine.max_seq_len if entry.engine else None,
         "decoupled": entry.streaming,
         "gpu_device_ids": entry.text(LLM, "gpu_device_ids"),
         # With accumulated tokens the BLS streams all the text so far in every response, not the new piece.
@@ -409,14 +414,16 @@ def _llmapi_facts(rendered: LlmApi, tokenizer: Tokenizer | None) -> dict[str, An
         "world_size": 1,  # the model starts its own ranks
         "gpus": rendered.gpus * rendered.instances,
         "max_batch_size": rendered.max_batch_size,
+        "max_input_len": rendered.arguments.get("max_input_len"),
+        "max_seq_len": rendered.arguments.get("max_seq_len"),
         "decoupled": rendered.streaming,
         "gpu_device_ids": None,
         "cumulative": False,
         **_token_facts(tokenizer),
     }
-    shared = ("world_size", "max_batch_size", "decoupled", "end_id", "pad_id", "stop_ids", "cumulative")
     return {
-        **{key: entry[key] for key in shared},
+        **{key: entry[key] for key in SHARED},
+        "world_size": entry["world_size"],
         "orchestrator": False,
         "models": [LLM],
         "entry_models": [LLM],

@@ -39,6 +39,7 @@ class LlmApi:
     max_batch_size: int
     gpus: int
     instances: int
+    arguments: dict[str, Any]
     derived: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
@@ -72,7 +73,7 @@ def render_llmapi(request: EntryRequest, template: ModelTemplate) -> LlmApi:
     instances = _check_instances(request, instances, gpu_ids, gpus)
     config, document = _config(template, triton, instances, gpu_ids)
     text = "".join(_yaml({**given, "triton_config": triton}, 0))
-    return LlmApi(config, document, text, streaming, triton["max_batch_size"], gpus, instances, derived)
+    return LlmApi(config, document, text, streaming, triton["max_batch_size"], gpus, instances, given, derived)
 
 
 def _streaming(request: EntryRequest, triton: Mapping[str, Any]) -> bool:

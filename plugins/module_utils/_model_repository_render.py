@@ -85,7 +85,7 @@ def _placeholder_values(rel: Release, entry: Resolved, template: ModelTemplate) 
     present = {placeholder.name: placeholder.context for placeholder in placeholders(template.config)}
     known = parameters_of(kind, rel.key)
     values = {}
-    for name, value in entry.values.get(kind, {}).items():
+    for name, value in list(entry.values.get(kind, {}).items()):
         parameter = known[name]
         placeholder = parameter.placeholder(rel.key)
         if parameter.documented:
@@ -96,6 +96,7 @@ def _placeholder_values(rel: Release, entry: Resolved, template: ModelTemplate) 
                     f"{value.source} is '{value.text}', but {template.directory / CONFIG} has no ${{{placeholder}}}; "
                     f"give the templates of release {rel.version}, or leave it out."
                 )
+            del entry.values[kind][name]  # these templates have no place for it
             continue
         if present[placeholder] == COMMENT and value.given:
             entry.notes.append(f"{value.source} has no effect: release {rel.version} has it in a comment only")
@@ -167,8 +168,8 @@ def check_repository(models: Mapping[str, RenderedModel]) -> None:
         config = model.document.value
         if config.get("name", model.name) != model.name:
             raise FleetError(
-                f"The configuration of {model.name} calls it '{config['name']}'; Triton wants the directory's name. Give "
-                "templates as upstream has them."
+                f"The configuration of {model.name} calls it '{config['name']}'; Triton wants the directory's name. "
+                "Give templates as upstream has them."
             )
         if "ensemble_scheduling" in config or model.kind == ENSEMBLE:
             _check_ensemble(model, models)
@@ -225,8 +226,8 @@ def _check_ensemble(model: RenderedModel, models: Mapping[str, RenderedModel]) -
                 continue
             if name in makers:
                 raise FleetError(
-                    f"The tensor {name} of {model.name} comes from {makers[name]} and from {called.name}; each tensor of "
-                    "an ensemble has one source."
+                    f"The tensor {name} of {model.name} comes from {makers[name]} and from {called.name}; each tensor "
+                    "of an ensemble has one source."
                 )
             types[name], makers[name] = tensor["data_type"], called.name
         if "model_transaction_policy" in config and _decoupled(model) and not _any_decoupled(steps, models):
@@ -299,8 +300,8 @@ def _check_inputs(
             )
         if name not in types:
             raise FleetError(
-                f"{model.name} feeds {tensor['name']} of {called.name} from {name}, which nothing makes; give templates "
-                "of one release."
+                f"{model.name} feeds {tensor['name']} of {called.name} from {name}, which nothing makes; give "
+                "templates of one release."
             )
         if types[name] != tensor["data_type"]:
             raise FleetError(

@@ -72,7 +72,12 @@ class Resolved:
     values: dict[str, dict[str, Value]]
     notes: list[str]
     streaming: bool
-    world_size: int | None
+    engine: Engine | None
+
+    @property
+    def world_size(self) -> int | None:
+        """The number of the engine's ranks."""
+        return self.engine.world_size if self.engine else None
 
     def get(self, model: str, name: str) -> Value | None:
         """The value of one parameter, None where it is left unset."""
@@ -144,8 +149,7 @@ class Resolver:
         self._check_decoding()
         self._check_kv_cache()
         self._check_tokenizer()
-        world_size = self.engine.world_size if self.engine else None
-        return Resolved(self.request, self.values, self.notes, streaming, world_size)
+        return Resolved(self.request, self.values, self.notes, streaming, self.engine)
 
     # -- values ---------------------------------------------------------------------------------------------------
 

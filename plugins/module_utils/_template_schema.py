@@ -41,7 +41,7 @@ class Parameter:
     *since* and *until* (exclusive) are the releases whose template has it. *default* is what upstream takes when
     it is left unset; *written* is what is filled in then, because the template does not parse, or the model does
     not load, without it. *formerly* is (older placeholder name, first release with the present one). *retired*
-    says why a value may be dropped from *until* on; without it, giving one is an error. A *documented* parameter
+    says why a value is dropped from *until* on. A *documented* parameter
     has no placeholder: it is appended to the configuration.
     """
 
@@ -304,6 +304,9 @@ def normalise(
         parameter = find(model, name)
         if parameter is None:
             raise FleetError(_unknown(rel, model, name, at_name))
+        if parameter.over(rel.key) and parameter.retired:
+            notes.append(f"{at_name} is not used from release {parameter.until} on: {parameter.retired}")
+            continue
         value = KINDS[parameter.kind](raw, parameter.limits_of(rel.key), at_name, rel.key)
         note = _absent(rel, parameter, value, at_name)
         if note:
@@ -337,12 +340,6 @@ def _absent(rel: Release, parameter: Parameter, value: str, source: str) -> str:
     """
     if parameter.exists(rel.key):
         return ""
-    if parameter.over(rel.key):
-        if parameter.retired:
-            return f"{source} is not used from release {parameter.until} on: {parameter.retired}"
-        raise FleetError(
-            f"{source} is gone from release {parameter.until} on, and the release is {rel.version}; leave it out."
-        )
     default = at(parameter.default, version_key(parameter.since))
     if default is not None and same(parameter.kind, value, default):
         return f"{source}: release {rel.version} has no such parameter and behaves as '{value}' says anyway"

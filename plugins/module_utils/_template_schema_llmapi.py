@@ -13,7 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, nearest
-from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_values import BOOLS, KINDS, NO_LIMITS, Limits
+from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_values import (
+    BOOLS,
+    KINDS,
+    NO_LIMITS,
+    Limits,
+)
 
 MODEL = "tensorrt_llm"
 

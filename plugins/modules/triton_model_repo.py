@@ -217,6 +217,14 @@ max_batch_size:
   description: The batch size of the (first) model.
   returned: with O(state=present)
   type: int
+max_input_len:
+  description: The longest prompt of the (first) model, in tokens, as its engine says.
+  returned: with O(state=present)
+  type: int
+max_seq_len:
+  description: Prompt and answer together, in tokens, as the engine of the (first) model says.
+  returned: with O(state=present)
+  type: int
 decoupled:
   description: Whether the (first) model streams.
   returned: with O(state=present)
