@@ -76,7 +76,7 @@ def main() -> int:
             return 0
         serve(config)
     except ConfigError as error:
-        print(f"openai_gateway: {error}", file=sys.stderr)
+        print(f"ERROR {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class CheckpointTokenizer:
     def __init__(self, model: ModelConfig) -> None:
         directory, where = model.tokenizer_dir, f"model '{model.name}'"
         path = directory / "tokenizer.json"
-        if not path.is_file():
+        if not _present(path, where):
             raise ConfigError(
                 f"{where}: {directory} has no tokenizer.json, which the gateway needs to count tokens; "
                 "point tokenizer_dir at the checkpoint, or save the tokenizer with its fast implementation"
@@ -117,13 +118,23 @@ class CheckpointTokenizer:
 
 def _json(path: Path, where: str) -> dict[str, Any]:
     """Read an optional JSON file; absent is empty."""
-    if not path.is_file():
+    if not _present(path, where):
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{where}: cannot read {path}: {error}") from None
     return value if isinstance(value, dict) else {}
+
+
+def _present(path: Path, where: str) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:
+        raise ConfigError(
+            f"{where}: {path} may not be read by user {os.getuid()}, as whom the gateway runs; "
+            "let others read the checkpoint, or run the gateway as its owner"
+        ) from None
 
 
 def _content(token: Any) -> str | None:
@@ -144,7 +155,7 @@ def _template_source(
     Of a list of named templates "default" is taken, or the only one.
     """
     path = override or directory / "chat_template.jinja"
-    if override or path.is_file():
+    if override or _present(path, where):
         try:
             return path.read_text(encoding="utf-8")
         except OSError as error:
