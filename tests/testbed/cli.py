@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -164,6 +165,7 @@ def _purge(settings: Settings, arguments: argparse.Namespace) -> None:
     hosts.down(settings, None)
     rootfs.purge(settings)
     outer.remove_namespace(settings)
+    shutil.rmtree(settings.cache)
 
 
 def _list(settings: Settings, arguments: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ def empty_directory(path: Path) -> Path:
     if path.exists():
         mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         for mount in sorted((m for m in mounts if m.startswith(f"{path}/")), reverse=True):
-            os.system(f"umount -l '{mount}'")
+            subprocess.run(["umount", "-l", mount], check=False)
         shutil.rmtree(path)
     path.mkdir(parents=True)
     return path

@@ -111,9 +111,7 @@ def address(container: Any) -> str:
     return str(container.labels.get(f"{LABEL}.ip", ""))
 
 
-def _place(
-    settings: Settings, client: Any, host: Host, image: str, existing: dict[str, Any], recreate: bool
-) -> Boot:
+def _place(settings: Settings, client: Any, host: Host, image: str, existing: dict[str, Any], recreate: bool) -> Boot:
     """Create the host's container, or take the one that is there. Called under the lock."""
     there = existing.get(host.name)
     if there is not None:
@@ -229,7 +227,7 @@ def _inside(container: Any, *argv: str) -> str:
 
 
 def system_state(container: Any) -> str:
-    """"running" or "degraded" once systemd has started everything, "" before."""
+    """Answer "running" or "degraded" once systemd has started everything, "" before."""
     state = _inside(container, "systemctl", "is-system-running")
     return state if state in ("running", "degraded") else ""
 

@@ -69,31 +69,39 @@ def _ensure_namespace() -> None:
         if _mounted(NAMESPACE, "nsfs"):
             return
         RUN.mkdir(mode=0o700, exist_ok=True)
-        steps: list[list[str]] = []
         if not _mounted(RUN, "tmpfs"):
             # a namespace can be kept only on a private mount
-            steps += [["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "trtllm-testbed", str(RUN)]]
-            steps += [["mount", "--make-private", str(RUN)]]
-        steps += [["touch", str(NAMESPACE)]]
-        steps += [
-            # slave: what the machine mounts later is seen inside, nothing mounted inside is seen outside
-            ["unshare", f"--mount={NAMESPACE}", "--propagation", "slave"]
-            + ["mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"]
-        ]
-        for step in steps:
-            done = subprocess.run(step, text=True, capture_output=True, check=False)
-            if done.returncode:
-                raise BedError(
-                    f"cannot make the mount namespace that podman needs on this machine ({' '.join(step[:2])}: "
-                    f"{done.stderr.strip()}); run as root on a machine that allows mounts."
-                )
+            _step("mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "trtllm-testbed", str(RUN))
+            _step("mount", "--make-private", str(RUN))
+        NAMESPACE.touch()
+        # slave: what the machine mounts later is seen inside, nothing mounted inside is seen outside
+        unshare = ["unshare", f"--mount={NAMESPACE}", "--propagation", "slave"]
+        processors = sorted(os.sched_getaffinity(0))
+        for processor in processors:
+            # A namespace can be kept only by one with a lower number, and where we are in one ourselves already
+            # (a container) Linux 6.18 numbers by processor.
+            try:
+                _step("taskset", "-c", str(processor), *unshare, "mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup")
+                return
+            except BedError:
+                if processor == processors[-1]:
+                    raise
+
+
+def _step(*argv: str) -> None:
+    """Run one command on the way to the namespace."""
+    done = subprocess.run(argv, text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise BedError(
+            f"cannot make the mount namespace that podman needs on this machine ({' '.join(argv[:2])}: "
+            f"{done.stderr.strip()}); run as root on a machine that allows mounts."
+        )
 
 
 def remove_namespace(settings: Settings) -> None:
     """Drop the namespace, unless podman still runs containers in it."""
     if not _mounted(NAMESPACE, "nsfs") or podman(settings, "ps", "-q").stdout.strip():
         return
+    # The directory stays: removing it would unmount what another mount namespace has on it.
     for path in (NAMESPACE, RUN):
         subprocess.run(["umount", "-l", str(path)], capture_output=True, check=False)
-    if RUN.is_dir() and not any(RUN.iterdir()):
-        RUN.rmdir()

@@ -77,9 +77,7 @@ WORKAROUNDS = (
         "without CAP_SYS_RESOURCE podman's default ulimits, above the machine's hard limits, cannot be set",
         lambda machine: not machine.raises_limits,
         lambda machine: {
-            "containers": {
-                "default_ulimits": [f"{name}={limit}:{limit}" for name, limit in _ulimits(machine).items()]
-            }
+            "containers": {"default_ulimits": [f"{name}={limit}:{limit}" for name, limit in _ulimits(machine).items()]}
         },
     ),
     Workaround(

@@ -34,7 +34,7 @@ HOOKS = (
     'rm -f "$1"/etc/ssh/ssh_host_* && : > "$1/etc/machine-id"',
     # storage in a volume of its own, deletable, open to the bed's network
     "printf 'version: 0.1\\nlog: {level: warn}\\nstorage:\\n  filesystem: {rootdirectory: /var/lib/docker-registry}\\n"
-    "  delete: {enabled: true}\\nhttp: {addr: \":5000\"}\\n' > \"$1/etc/docker/registry/config.yml\"",
+    '  delete: {enabled: true}\\nhttp: {addr: ":5000"}\\n\' > "$1/etc/docker/registry/config.yml"',
 )
 BASE_MEGABYTES = 2500
 OLD_DAYS = 14
@@ -229,11 +229,10 @@ def _forget_old(settings: Settings, *keep: str) -> None:
 
 
 def purge(settings: Settings) -> None:
-    """Remove the images, the registry's storage and the cache."""
+    """Remove the images and the registry's storage."""
     with files.lock(settings.cache / "prepare.lock"):
         outer.podman(settings, "volume", "rm", "-f", REGISTRY_VOLUME, check=False)
         listed = outer.podman(settings, "images", "-q", "--no-trunc", "--filter", f"label={LABEL}").stdout
         # an image before the one that it is made from
         for image in dict.fromkeys(listed.split()):
             outer.podman(settings, "rmi", "-f", image, check=False)
-        shutil.rmtree(settings.cache)
