@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, Optional
 
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
 _OCTAL = re.compile(r"0o?([0-7]+)$")
 _HEX = re.compile(r"0x[0-9a-fA-F]+$")
 _CONSTANTS = {"": None, "~": None, "null": None, "true": True, "false": False}
-_KEY = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^\s"'#\[\]{},&*!|>%@`-][^#]*?|-[^\s#][^#]*?)\s*:(?:\s+|$)""")
+_QUOTED = re.compile(r"""\"(?:[^"\\]|\\.)*\"|'(?:[^']|'')*'""")
+# A plain key begins with no sign that means something, and a dash only where no space follows.
+_PLAIN_KEY = re.compile(r"""(?:[^\s"'#\[\]{},&*!|>%@`-]|-(?=\S))(?:[^:]|:(?=\S))*?(?=\s*:(?:\s|$))""")
+_COLON = re.compile(r"\s*:(?:\s+|$)")
 _REFUSED = re.compile(r"[&*!|>%@`]")
 
 
@@ -35,17 +38,31 @@ def load(text: str) -> Any:
     return _Reader(text).document()
 
 
+def _quoted_end(text: str, at: int) -> int:
+    """Return where the quoted scalar that begins at *at* ends, or *at* where none begins there."""
+    if text[at] not in "\"'" or text[:at].rstrip()[-1:] not in ("", "-", ":", "[", "{", ","):
+        return at
+    match = _QUOTED.match(text, at)
+    return match.end() if match else at
+
+
 def _strip_comment(line: str) -> str:
-    quote = ""
-    for position, sign in enumerate(line):
-        if quote:
-            if sign == quote:
-                quote = ""
-        elif sign in "\"'" and (position == 0 or line[position - 1] in " [{,:-"):
-            quote = sign
-        elif sign == "#" and (position == 0 or line[position - 1] in " \t"):
-            return line[:position]
+    at = 0
+    while at < len(line):
+        end = _quoted_end(line, at)
+        if end == at:
+            if line[at] == "#" and (at == 0 or line[at - 1] in " \t"):
+                return line[:at]
+            end = at + 1
+        at = end
     return line
+
+
+def _key(line: str) -> Optional[tuple[str, str]]:
+    """Return (key, what follows it) of a line of a block mapping, None for any other line."""
+    match = _QUOTED.match(line) or _PLAIN_KEY.match(line)
+    colon = _COLON.match(line, match.end()) if match else None
+    return (match.group(0), line[colon.end() :].strip()) if match and colon else None
 
 
 def scalar(text: str) -> Any:
@@ -126,16 +143,12 @@ class _Flow:
         return items
 
     def _token(self) -> str:
+        self._peek()
         start = self.at
-        if self._peek() in "\"'":
-            start = self.at
-            quote = self.text[self.at]
-            self.at += 1
-            while self.at < len(self.text) and self.text[self.at] != quote:
-                self.at += 2 if quote == '"' and self.text[self.at] == "\\" else 1
-            self.at += 1
-            return self.text[start : self.at]
-        start = self.at
+        match = _QUOTED.match(self.text, start)
+        if match:
+            self.at = match.end()
+            return match.group(0)
         while self.at < len(self.text) and self.text[self.at] not in ",[]{}":
             after = self.text[self.at + 1 : self.at + 2]
             if self.text[self.at] == ":" and after in ("", " ", ",", "}", "]"):
@@ -171,7 +184,7 @@ class _Reader:
         number, _found, line = self.lines[self.at]
         if line.startswith("- ") or line == "-":
             return self._sequence(indent)
-        if _KEY.match(line):
+        if _key(line):
             return self._mapping(indent)
         self.at += 1
         return self._inline(line, number)
@@ -196,13 +209,12 @@ class _Reader:
         result: dict[Any, Any] = {}
         while self.at < len(self.lines):
             number, found, line = self.lines[self.at]
-            match = _KEY.match(line)
-            if found != indent or match is None or line.startswith("- "):
+            pair = _key(line)
+            if found != indent or pair is None or line.startswith("- "):
                 break
-            key = scalar(match.group(1))
+            key, rest = scalar(pair[0]), pair[1]
             if key in result:
                 raise YamlError(f"line {number}: the key {key!r} stands there twice")
-            rest = line[match.end() :].strip()
             self.at += 1
             result[key] = self._inline(rest, number) if rest else self._nested(indent, in_mapping=True)
         return result
@@ -229,15 +241,11 @@ class _Reader:
 
 
 def _balanced(text: str) -> bool:
-    depth = 0
-    quote = ""
-    for sign in text:
-        if quote:
-            quote = "" if sign == quote else quote
-        elif sign in "\"'":
-            quote = sign
-        elif sign in "[{":
-            depth += 1
-        elif sign in "]}":
-            depth -= 1
+    depth = at = 0
+    while at < len(text):
+        end = _quoted_end(text, at)
+        if end == at:
+            depth += (text[at] in "[{") - (text[at] in "]}")
+            end = at + 1
+        at = end
     return depth <= 0
