@@ -190,11 +190,12 @@ def _exec(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _logs(settings: Settings, arguments: argparse.Namespace) -> None:
+    if any(row["name"] == arguments.host for row in hosts.table(settings)):
+        _replace(settings, "exec", arguments.host, EXEC, "journalctl", "--no-pager", *(arguments.arguments or ["-b"]))
     kept = settings.logs / f"{arguments.host}.journal"
-    if kept.exists() and arguments.host not in [row["name"] for row in hosts.table(settings)]:
-        print(kept.read_text(), end="")
-        return
-    _replace(settings, "exec", arguments.host, EXEC, "journalctl", "--no-pager", *(arguments.arguments or ["-b"]))
+    if not kept.exists():
+        raise BedError(f"there is no test host {arguments.host}, nor a journal kept from one that did not come up.")
+    print(kept.read_text(), end="")
 
 
 def _addresses(settings: Settings, names: list[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from . import engine, files, network, rootfs
 from .errors import BedError
 from .settings import DYNAMIC_RANGE, LABEL, NETWORK, REGISTRY_HOST, REGISTRY_VOLUME, Settings
 
-BOOT_SECONDS = 90
+BOOT_SECONDS = 60
 SPEC_LABEL = f"{LABEL}.spec"
 IMAGE_LABEL = f"{LABEL}.image"
 
