@@ -232,24 +232,27 @@ def probe_command(replica: Replica) -> str:
     return " && ".join(f"{ask}/{model}/generate | grep -q '\"text_output\"'" for model in probe_models(replica))
 
 
-def startup_command(replica: Replica) -> str:
-    """Look again and again for a while, so that a start is noticed within a fraction of a second."""
-    return (
-        f"n=0; until {probe_command(replica)}; do n=$((n+1)); [ $n -ge {STARTUP_STEPS} ] && exit 1; "
-        f"sleep {STARTUP_STEP}; done"
-    )
+def patiently(command: str, times: int, pause: float) -> str:
+    """Try a command up to *times* times, with a pause between."""
+    return f"n=0; until {command}; do n=$((n+1)); [ $n -ge {times} ] && exit 1; sleep {pause}; done"
 
 
 def probes(replica: Replica) -> dict[str, Any]:
-    """The health keys. The start-up probe has no limit of its own: ``TimeoutStartSec`` is the limit."""
-    longest = int(replica["probe_timeout"])
+    """The health keys.
+
+    The steady probe repeats itself, so that a lost process is noticed in the first round and not after several
+    intervals. The start-up probe looks several times a second; it has no limit of its own, as
+    ``TimeoutStartSec`` is the limit.
+    """
+    longest, times = int(replica["probe_timeout"]) + 1, int(replica["probe_retries"])
+    ask = probe_command(replica)
     return {
-        "HealthCmd": probe_command(replica),
+        "HealthCmd": patiently(ask, times, 1),
         "HealthInterval": f"{replica['probe_interval']}s",
-        "HealthTimeout": f"{longest + 5}s",
-        "HealthRetries": int(replica["probe_retries"]),
+        "HealthTimeout": f"{times * longest + 5}s",
+        "HealthRetries": 1,
         "HealthOnFailure": "kill",
-        "HealthStartupCmd": startup_command(replica),
+        "HealthStartupCmd": patiently(ask, STARTUP_STEPS, STARTUP_STEP),
         "HealthStartupInterval": "1s",
         "HealthStartupRetries": 0,
         "HealthStartupTimeout": f"{longest + int(STARTUP_STEP * STARTUP_STEPS) + 30}s",
@@ -274,8 +277,8 @@ def service_section(name: str, replica: Replica) -> dict[str, Any]:
     section: dict[str, Any] = {
         "Restart": "on-failure",
         "RestartSec": 1,
-        "RestartSteps": 6,
-        "RestartMaxDelaySec": 60,
+        "RestartSteps": 8,
+        "RestartMaxDelaySec": 30,
         "TimeoutStopSec": 2 * stop + 30,
         "ExecStop": "-" + command_line([PODMAN, "exec", name, "sh", "-c", stop_script(stop)]),
     }

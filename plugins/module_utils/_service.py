@@ -26,8 +26,10 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import 
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_record import ReleaseRecord
 
 GIB = 2**30
-# Keys of [Service] that only refine a unit, and the first systemd that has them; older ones would warn.
-REFINEMENTS = {"RestartSteps": 254, "RestartMaxDelaySec": 254}
+# Growing pauses between restarts, and the first systemd that has them; an older one gets a fixed pause.
+BACK_OFF = ("RestartSteps", "RestartMaxDelaySec")
+BACK_OFF_FIRST = 254
+FIXED_PAUSE = 5
 START, RESTART, NONE, REMOVE = "start", "restart", "none", "remove"
 DONE = {START: "started", RESTART: "restarted", NONE: "none", REMOVE: "removed"}
 
@@ -202,9 +204,9 @@ class ServiceManager:
     def _unit(self, service: Service, systemd: int) -> dict[str, Mapping[str, Any]]:
         unit = {section: dict(keys) for section, keys in service.unit.items()}
         settings = unit.setdefault("Service", {})
-        for key, first in REFINEMENTS.items():
-            if systemd < first:
-                settings.pop(key, None)
+        dropped = [settings.pop(key, None) for key in BACK_OFF] if systemd < BACK_OFF_FIRST else []
+        if any(dropped):
+            settings["RestartSec"] = FIXED_PAUSE
         settings.setdefault("TimeoutStartSec", self._start_timeout(service))
         volumes = unit["Container"].get("Volume")
         if volumes and not self.host.selinux():
@@ -373,8 +375,7 @@ class ServiceManager:
         self._reload()
         self.host.systemctl(["reset-failed", "--", *units])
         for item in items:
-            path = next(iter(item.before), "")
-            self._record(item, _service_record.REMOVED, path, item.old_text)
+            self._record_old(item, _service_record.REMOVED)
 
     def _write(self, items: Sequence[Planned]) -> None:
         changed = [item for item in items if item.file_changes and item.rendered]
@@ -463,7 +464,7 @@ class ServiceManager:
         again = self.host.systemctl(["start", "--", f"{item.name}.service"])
         ok = again.returncode == 0
         if ok:
-            self._record(item, _service_record.PUT_BACK, next(iter(item.before)), item.old_text)
+            self._record_old(item, _service_record.PUT_BACK)
         item.error = f"{item.name} did not come up: {reason}. Its previous unit was put back and " + (
             "serves again." if ok else "did not come up either; see journalctl -u " + item.name + "."
         )
@@ -475,6 +476,12 @@ class ServiceManager:
         line = error_line(self.host.journal(item.name, since))
         late = " (it was not healthy in time)" if state.result == "timeout" or "timeout" in stderr else ""
         return f'"{line}"{late}'
+
+    def _record_old(self, item: Planned, outcome: str) -> None:
+        """A line about the unit that there was, with what an earlier line told of it."""
+        record = ReleaseRecord(self.host.path(self.settings.releases_dir), item.name)
+        path, text, now = next(iter(item.before), ""), item.old_text, self.host.now()
+        record.append(_service_record.entry(outcome, path, text, now, {"service": item.name, **record.known(text)}))
 
     def _record(self, item: Planned, outcome: str, path: str, text: str, **more: Any) -> None:
         extra = {"service": item.name, **item.record, **more}

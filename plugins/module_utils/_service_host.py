@@ -34,6 +34,7 @@ PROPERTIES = [
     "ActiveEnterTimestamp",
     "MainPID",
 ]
+LONGEST = 400
 # An error line of glog (Triton), of a Python program, of mpirun, of podman, of a shell, in that order.
 ERROR_PATTERNS = [
     r"^E\d{4} .*\] ",
@@ -194,5 +195,11 @@ def error_line(journal: Sequence[str]) -> str:
     for pattern in ERROR_PATTERNS:
         for line in candidates:
             if re.search(pattern, line):
-                return line
-    return lines[-1] if lines else "the service wrote nothing to the journal"
+                return _short(line)
+    return _short(lines[-1]) if lines else "the service wrote nothing to the journal"
+
+
+def _short(line: str) -> str:
+    """A line without the traceback that Triton writes into it, as ``\\n`` and more."""
+    first = line.split("\\n")[0]
+    return first if len(first) <= LONGEST else f"{first[:LONGEST]}..."

@@ -73,6 +73,12 @@ class ReleaseRecord:
             os.fsync(file.fileno())
         os.replace(aside, self.path)
 
+    def known(self, unit: str) -> Entry:
+        """What the newest line about *unit* (a text) says beside the unit; empty where there is none."""
+        sha256 = checksum(unit)
+        lines = [line for line in self.entries() if line.get("unit_sha256") == sha256]
+        return {key: value for key, value in lines[-1].items() if key not in OWN_KEYS} if lines else {}
+
     def last(self) -> Optional[Entry]:
         """The newest line."""
         found = self.entries()

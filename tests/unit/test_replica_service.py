@@ -174,16 +174,17 @@ def test_a_run_that_was_cut_off_before_the_restart_is_finished(host: FakeHost) -
 
 
 def test_a_new_unit_that_fails_is_put_back_and_the_error_quotes_the_server(host: FakeHost) -> None:
-    deploy(host, service("a"))
+    deploy(host, service("a", record={"engine": "1"}))
     before = host.text("a")
     host.done()
     with pytest.raises(ServiceFailed, match=r"cannot read config.pbtxt.*previous unit was put back and serves again"):
-        deploy(host, service("a", container={"Label": {"x": "broken"}}))
+        deploy(host, service("a", container={"Label": {"x": "broken"}}, record={"engine": "2"}))
     assert host.text("a") == before
     assert host.running["a"].active == "active"
     assert host.done() == ["daemon-reload", "restart a", "stop a", "daemon-reload", "start a"]
     assert [line["outcome"] for line in record(host, "a")] == ["serving", "failed", "put back"]
     assert "config.pbtxt" in record(host, "a")[1]["error"]
+    assert record(host, "a")[2]["engine"] == "1"  # what the old unit served, not the new one
 
 
 def test_a_service_that_never_served_leaves_nothing_behind(host: FakeHost) -> None:
@@ -314,6 +315,7 @@ def test_older_systemds_get_no_keys_that_they_would_warn_of(host: FakeHost) -> N
     host.systemd = 252
     deploy(host, described)
     assert "RestartSteps" not in host.text("a")
+    assert "RestartSec=5" in host.text("a")
     host.systemd = 254
     deploy(host, described)
     assert "RestartSteps=6" in host.text("a")
@@ -374,6 +376,10 @@ def test_a_rollback_to_what_is_no_longer_there_is_refused(host: FakeHost) -> Non
             "E1120 13:00:00.5 1 model_repository_manager.cc:1460] Poll failed for model directory",
         ),
         (["E1120 13:00:00.5 1 x.cc:1] Error: Failed to initialize NVML", "ValueError: bad"], "ValueError: bad"),
+        (
+            ["E1120 13:00:00.5 1 m.cc:1] \"Failed: RuntimeError: no tokenizer\\n\\nAt:\\n  model.py(1)\\n\""],
+            'E1120 13:00:00.5 1 m.cc:1] "Failed: RuntimeError: no tokenizer',
+        ),
         (["Error: unable to find image"], "Error: unable to find image"),
         (["nothing of note", "the last words"], "the last words"),
         ([], "the service wrote nothing to the journal"),
