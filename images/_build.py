@@ -268,9 +268,7 @@ def _built(reference: str, inputs: str, built: bool, started: float) -> BuiltIma
 def _run(command: Sequence[str], failure: str, log: Path | None = None) -> None:
     """Run *command*; on failure raise with the end of what it said."""
     try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     except FileNotFoundError:
         raise BuildError(f"{failure}: '{command[0]}' is not installed") from None
     if log:

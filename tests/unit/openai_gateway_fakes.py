@@ -106,6 +106,7 @@ class FakeTriton:
         self.inputs: list[str] = options.get("inputs", NEWEST_INPUTS)
         self.outputs: list[str] = options.get("outputs", NEWEST_OUTPUTS)
         self.add_special_tokens: str = options.get("add_special_tokens", "True")
+        self.counts_so_far: bool = options.get("counts_so_far", False)
         self.delay: float = options.get("delay", 0.0)
         self.last_response_is_empty: bool = options.get("last_response_is_empty", False)
         self.fail: tuple[int, str] | None = None  # status and words of an error instead of an answer
@@ -133,9 +134,7 @@ class FakeTriton:
             "ensemble": {
                 "input": [{"name": n} for n in self.inputs],
                 "output": [{"name": n} for n in self.outputs],
-                "ensemble_scheduling": {
-                    "step": [{"model_name": "preprocessing"}, {"model_name": "tensorrt_llm"}]
-                },
+                "ensemble_scheduling": {"step": [{"model_name": "preprocessing"}, {"model_name": "tensorrt_llm"}]},
             },
             "preprocessing": {
                 "input": [{"name": "QUERY"}],
@@ -194,7 +193,7 @@ class FakeTriton:
         if body.get("stream"):
             for i in range(len(ids)):
                 shown = ids[: i + 1] if self.cumulative else ids[i : i + 1]
-                responses.append(self._response(body, self.tokenizer.decode(shown), 1))
+                responses.append(self._response(body, self.tokenizer.decode(shown), i + 1 if self.counts_so_far else 1))
         else:
             responses.append(self._response(body, self.tokenizer.decode(ids), len(ids)))
         if self.last_response_is_empty:

@@ -43,9 +43,7 @@ def gateway(network: Network, *models: dict[str, Any], keys: tuple[str, ...] = (
 
     def send(path: str, body: Any = None, **more: Any) -> httpx.Response:
         async def go() -> httpx.Response:
-            async with httpx.AsyncClient(
-                transport=httpx.ASGITransport(app=app), base_url="http://gw"
-            ) as client:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://gw") as client:
                 if body is None and "content" not in more:
                     return await client.get(path, **more)
                 if isinstance(body, (str, bytes)):
@@ -184,6 +182,19 @@ def test_a_streamed_chat_opens_with_the_role_and_ends_with_the_reason_and_usage(
     assert len({chunk["id"] for chunk in stream}) == 1
 
 
+@pytest.mark.parametrize("so_far", [True, False])
+@pytest.mark.parametrize("empty_last", [True, False])
+@pytest.mark.parametrize(("reply", "limit"), [("Hello, world!", 1), ("Hello, world!", 50), ("H", 50)])
+def test_a_stream_counts_right_however_the_engine_reports(
+    checkpoint: Path, so_far: bool, empty_last: bool, reply: str, limit: int
+) -> None:
+    triton = FakeTriton(checkpoint, reply, counts_so_far=so_far, last_response_is_empty=empty_last and not so_far)
+    send = gateway(Network(a=triton), model_entry(checkpoint, A))
+    body = ask(stream=True, max_tokens=limit, stream_options={"include_usage": True})
+    usage = chunks(send("/v1/completions", body))[-1]["usage"]
+    assert usage["completion_tokens"] == len(triton._write({"max_tokens": limit}))
+
+
 def test_characters_of_several_tokens_arrive_whole(checkpoint: Path) -> None:
     triton = FakeTriton(checkpoint, "naïve €5 😀!")
     stream = gateway(Network(a=triton), model_entry(checkpoint, A))("/v1/completions", ask(stream=True))
@@ -211,9 +222,7 @@ def test_a_tokenizer_that_loses_spaces_token_by_token_streams_in_one_piece(tmp_p
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("stop", ["o, w", ["zzz", "o, w"]])
-def test_a_stop_sequence_is_not_part_of_the_answer(
-    send: Client, triton: FakeTriton, stop: Any, stream: bool
-) -> None:
+def test_a_stop_sequence_is_not_part_of_the_answer(send: Client, triton: FakeTriton, stop: Any, stream: bool) -> None:
     answer = send("/v1/completions", ask(stop=stop, stream=stream, max_tokens=50))
     if stream:
         assert streamed_text(answer) == "Hell"
@@ -273,9 +282,7 @@ def test_without_a_limit_the_answer_gets_what_is_left_up_to_the_cap(checkpoint: 
         assert triton.seen[0]["max_tokens"] == (expected or left)
 
 
-@pytest.mark.parametrize(
-    ("body", "param"), [(ask(max_tokens=256), "max_tokens"), (ask(prompt="abc " * 300), "prompt")]
-)
+@pytest.mark.parametrize(("body", "param"), [(ask(max_tokens=256), "max_tokens"), (ask(prompt="abc " * 300), "prompt")])
 def test_a_context_that_is_too_short_is_said_before_triton_is_asked(
     send: Client, triton: FakeTriton, body: dict[str, Any], param: str
 ) -> None:
@@ -340,10 +347,7 @@ def test_parameters_that_ask_for_nothing_are_taken(send: Client) -> None:
     }
     assert send("/v1/chat/completions", chat(**more)).status_code == 200
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert (
-        send("/v1/chat/completions", chat(messages=[{"role": "developer", "content": parts}])).status_code
-        == 200
-    )
+    assert send("/v1/chat/completions", chat(messages=[{"role": "developer", "content": parts}])).status_code == 200
 
 
 def test_an_unknown_model_is_404_and_a_broken_body_400(send: Client) -> None:
@@ -390,9 +394,7 @@ def test_an_error_in_the_middle_of_a_stream_is_an_event_and_no_done(send: Client
 
 def test_a_model_that_answers_twice_to_one_request_is_read_as_a_stream(checkpoint: Path) -> None:
     triton = FakeTriton(checkpoint, last_response_is_empty=True)
-    answer = gateway(Network(a=triton), model_entry(checkpoint, A))(
-        "/v1/completions", ask(max_tokens=50)
-    ).json()
+    answer = gateway(Network(a=triton), model_entry(checkpoint, A))("/v1/completions", ask(max_tokens=50)).json()
     assert answer["choices"][0]["text"] == "Hello, world!"
     assert answer["usage"]["completion_tokens"] == len(triton._write({"max_tokens": 50}))
 

@@ -114,18 +114,14 @@ def test_the_official_client_gets_what_it_expects(client: openai.OpenAI) -> None
 def test_the_official_client_reads_streams(client: openai.OpenAI, triton: FakeTriton) -> None:
     triton.reply = "naïve €5 😀!"
     options: Any = {"include_usage": True}
-    stream = list(
-        client.chat.completions.create(model="tiny", messages=HI, stream=True, stream_options=options)
-    )
+    stream = list(client.chat.completions.create(model="tiny", messages=HI, stream=True, stream_options=options))
     assert "".join(c.choices[0].delta.content or "" for c in stream if c.choices) == triton.reply
     assert stream[-1].usage is not None and stream[-1].usage.prompt_tokens > 1
     plain = client.completions.create(model="tiny", prompt="Hi", stream=True, stop=" €")
     assert "".join(chunk.choices[0].text for chunk in plain) == "naïve"
 
 
-def test_the_official_client_raises_the_right_errors(
-    client: openai.OpenAI, url: str, triton: FakeTriton
-) -> None:
+def test_the_official_client_raises_the_right_errors(client: openai.OpenAI, url: str, triton: FakeTriton) -> None:
     with pytest.raises(openai.NotFoundError):
         client.completions.create(model="gpt-4", prompt="Hi")
     with pytest.raises(openai.BadRequestError) as refused:
@@ -197,7 +193,5 @@ def test_a_wrong_configuration_is_one_sentence(
     path = tmp_path / "gateway.yml"
     path.write_text(json.dumps({"models": [model_entry(checkpoint, "http://x:1")], **change}))
     command = [sys.executable, "-m", "openai_gateway", "--check", "--config", str(path)]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True
-    )
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr

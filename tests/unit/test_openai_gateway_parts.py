@@ -199,9 +199,7 @@ def test_a_replica_rests_longer_with_each_failure_and_is_tried_last() -> None:
         replicas.failed(a)
     assert a.rests_until - clock.now == LONGEST_PAUSE
     replicas.failed(b)
-    assert [r.url for r in replicas.order()] == ["b", "a"], (
-        "when all rest, the one that rests shortest is tried"
-    )
+    assert [r.url for r in replicas.order()] == ["b", "a"], "when all rest, the one that rests shortest is tried"
     replicas.succeeded(a)
     assert replicas.order()[0] is a and a.failures == 0
 

@@ -37,9 +37,7 @@ def cut(text: str, sizes: list[int]) -> list[str]:
 
 
 @given(TEXTS, STOPS, st.lists(st.integers(0, 5), max_size=10))
-def test_stop_sequences_end_the_text_wherever_its_pieces_are_cut(
-    text: str, stops: list[str], sizes: list[int]
-) -> None:
+def test_stop_sequences_end_the_text_wherever_its_pieces_are_cut(text: str, stops: list[str], sizes: list[int]) -> None:
     answer = AnswerText(stops, cumulative=False)
     shown = "".join(answer.feed(piece) for piece in cut(text, sizes)) + answer.finish()
     assert shown == stopped_token_by_token(text, stops)

@@ -61,9 +61,7 @@ def main() -> int:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="openai_gateway", description="OpenAI-compatible front of Triton")
     parser.add_argument("--config", type=Path, required=True, help="the YAML or JSON configuration file")
-    parser.add_argument(
-        "--check", action="store_true", help="read the configuration and the checkpoints, then exit"
-    )
+    parser.add_argument("--check", action="store_true", help="read the configuration and the checkpoints, then exit")
     parser.add_argument("--version", action="version", version=__version__)
     options = parser.parse_args()
     # journald stamps each line, so none is needed here.

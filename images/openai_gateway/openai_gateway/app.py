@@ -77,9 +77,7 @@ class Gateway:
             meter.ended(ending)
             return JSONResponse(shape.whole(text, ending))
 
-    async def _stream(
-        self, http: Request, model: ServedModel, ask: Ask, shape: Shape, meter: RequestMeter
-    ) -> Response:
+    async def _stream(self, http: Request, model: ServedModel, ask: Ask, shape: Shape, meter: RequestMeter) -> Response:
         """Begin a stream once the first piece is there, so that an error before it has its own status."""
         pieces = model.answer(ask)
         try:
@@ -157,9 +155,7 @@ def create_app(
         async with http:
             yield
 
-    app = FastAPI(
-        title="OpenAI gateway", version=__version__, lifespan=lifespan, openapi_url=None, docs_url=None
-    )
+    app = FastAPI(title="OpenAI gateway", version=__version__, lifespan=lifespan, openapi_url=None, docs_url=None)
     app.state.gateway = gateway
     _routes(app, gateway)
     _errors(app)
@@ -169,9 +165,7 @@ def create_app(
 def _routes(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/v1/models")
     async def models() -> JSONResponse:
-        return JSONResponse(
-            {"object": "list", "data": [gateway.card(model) for model in gateway.models.values()]}
-        )
+        return JSONResponse({"object": "list", "data": [gateway.card(model) for model in gateway.models.values()]})
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> JSONResponse:

@@ -147,9 +147,7 @@ def _text(given: Mapping[str, Any], key: str, where: str, default: str | None = 
     return value
 
 
-def _integer(
-    given: Mapping[str, Any], key: str, default: int, where: str, least: int, most: int | None = None
-) -> int:
+def _integer(given: Mapping[str, Any], key: str, default: int, where: str, least: int, most: int | None = None) -> int:
     value = given.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < least or (most and value > most):
         limits = f"from {least} to {most}" if most else f"of at least {least}"

@@ -47,22 +47,37 @@ class Ending:
 
 
 class _Counts:
-    """What the engine says of its tokens. It reports, per response, the tokens of that response."""
+    """What the engine says of its tokens.
+
+    Upstream's C++ backend reports the tokens of each response (1, 1, 1 in a stream); others report all so far
+    (1, 2, 3). Only the latter grow from response to response and never fall behind the responses with text.
+    """
 
     def __init__(self) -> None:
         self.read: int | None = None
-        self.written: int | None = None
         self.responses = 0
         self.texts = 0  # responses that brought text
+        self._reported: list[int] = []
+        self._sum_so_far = True  # every report so far could be one of all tokens
 
     def feed(self, response: Mapping[str, Any]) -> None:
+        """Take in one response."""
         self.responses += 1
         self.texts += bool(_text(response))
         read, written = _number(response.get("num_input_tokens")), _number(response.get("num_output_tokens"))
         if read:
             self.read = read
         if written is not None:
-            self.written = (self.written or 0) + written
+            before = self._reported[-1] if self._reported else 0
+            self._sum_so_far &= written > before and written >= self.texts
+            self._reported.append(written)
+
+    @property
+    def written(self) -> int | None:
+        """The tokens of the answer, or None if the engine does not count."""
+        if not self._reported:
+            return None
+        return self._reported[-1] if self._sum_so_far else sum(self._reported)
 
 
 class ServedModel:

@@ -130,9 +130,7 @@ def steps_of(entry: Mapping[str, Any]) -> list[str]:
     return steps or ["preprocessing", "tensorrt_llm", "postprocessing"]
 
 
-def describe(
-    release: str, entry: Mapping[str, Any], called: Mapping[str, Mapping[str, Any] | None]
-) -> Interface:
+def describe(release: str, entry: Mapping[str, Any], called: Mapping[str, Mapping[str, Any] | None]) -> Interface:
     """Read an Interface from Triton's model configurations.
 
     *entry*: of the entry model; *called*: of the models it calls, None where Triton knows no such model. An

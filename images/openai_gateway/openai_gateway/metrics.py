@@ -74,13 +74,9 @@ class Metrics:
         self.requests = Counter("openai_gateway_requests_total", "Requests by outcome.", (*both, "code"))
         self.running = Counter("openai_gateway_requests_running", "Requests at work.", (), "gauge")
         self.prompt_tokens = Counter("openai_gateway_prompt_tokens_total", "Tokens read.", ("model",))
-        self.completion_tokens = Counter(
-            "openai_gateway_completion_tokens_total", "Tokens written.", ("model",)
-        )
+        self.completion_tokens = Counter("openai_gateway_completion_tokens_total", "Tokens written.", ("model",))
         self.duration = Histogram("openai_gateway_request_seconds", "From request to last byte.", both)
-        self.first_token = Histogram(
-            "openai_gateway_first_token_seconds", "From request to first text.", both
-        )
+        self.first_token = Histogram("openai_gateway_first_token_seconds", "From request to first text.", both)
         self.outstanding = Counter(
             "openai_gateway_replica_requests", "Requests at work by replica.", ("model", "replica"), "gauge"
         )
@@ -100,9 +96,7 @@ class Metrics:
 class RequestMeter:
     """Measures one request from its start to its last byte, for the counters and for its line in the log."""
 
-    def __init__(
-        self, metrics: Metrics, model: str, endpoint: str, started: float, log: dict[str, Any]
-    ) -> None:
+    def __init__(self, metrics: Metrics, model: str, endpoint: str, started: float, log: dict[str, Any]) -> None:
         self._metrics, self._labels, self._started, self._log = metrics, (model, endpoint), started, log
         self._first = True
         self._open = True

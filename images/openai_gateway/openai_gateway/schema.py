@@ -84,9 +84,7 @@ class GenerationRequest(BaseModel):
             if not any(type(value) is type(ok) and value == ok for ok in NEUTRAL[name]):
                 raise unsupported(name)
         if self.stream_options is not None and not self.stream:
-            raise ApiError(
-                400, "'stream_options' is only allowed when 'stream' is true.", param="stream_options"
-            )
+            raise ApiError(400, "'stream_options' is only allowed when 'stream' is true.", param="stream_options")
 
     @property
     def include_usage(self) -> bool:
@@ -161,9 +159,7 @@ def _message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     where = f"messages[{index}]"
     role = message.get("role")
     if not isinstance(role, str) or not role:
-        raise ApiError(
-            400, f"'{where}.role' must be a text such as user or assistant.", param=f"{where}.role"
-        )
+        raise ApiError(400, f"'{where}.role' must be a text such as user or assistant.", param=f"{where}.role")
     for name in ("tool_calls", "function_call", "audio"):
         if message.get(name):
             raise unsupported(f"{where}.{name}")
@@ -171,9 +167,7 @@ def _message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(content, list):
         content = "\n".join(_part(f"{where}.content[{i}]", part) for i, part in enumerate(content))
     if not isinstance(content, str):
-        raise ApiError(
-            400, f"'{where}.content' must be a text or a list of text parts.", param=f"{where}.content"
-        )
+        raise ApiError(400, f"'{where}.content' must be a text or a list of text parts.", param=f"{where}.content")
     # "developer" is OpenAI's later word for the system's instructions; no template knows it.
     plain = {"role": "system" if role == "developer" else role, "content": content}
     if isinstance(message.get("name"), str):

@@ -57,9 +57,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self, events: AsyncGenerator[bytes, None], finish: Callable[[], Coroutine[Any, Any, None]]
-    ) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], finish: Callable[[], Coroutine[Any, Any, None]]) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events

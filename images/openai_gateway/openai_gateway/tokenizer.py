@@ -147,9 +147,7 @@ def _positive(value: Any) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
-def _template_source(
-    directory: Path, config: Mapping[str, Any], override: Path | None, where: str
-) -> str | None:
+def _template_source(directory: Path, config: Mapping[str, Any], override: Path | None, where: str) -> str | None:
     """Return the chat template: the configured file, chat_template.jinja, or tokenizer_config.json's.
 
     Of a list of named templates "default" is taken, or the only one.

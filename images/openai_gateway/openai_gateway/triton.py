@@ -64,9 +64,7 @@ class TritonClient:
             raise _unreachable(error, self._url) from None
         return _response(answer.status_code, answer.content)
 
-    async def generate_stream(
-        self, model: str, payload: Mapping[str, Any]
-    ) -> AsyncGenerator[dict[str, Any], None]:
+    async def generate_stream(self, model: str, payload: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the responses of *model* as they come; closing the iterator cancels the request in Triton."""
         url = f"{self._url}/v2/models/{model}/generate_stream"
         try:
