@@ -8,11 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._plan import by_name, with_results
+from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
+    by_name,
+    gateway_inputs,
+    replica_inputs,
+    with_results,
+)
 
 
 class FilterModule:
     """Filters of the plan."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"by_name": by_name, "with_results": with_results}
+        return {
+            "by_name": by_name,
+            "gateway_inputs": gateway_inputs,
+            "replica_inputs": replica_inputs,
+            "with_results": with_results,
+        }

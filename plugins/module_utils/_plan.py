@@ -227,3 +227,27 @@ def with_results(items: list[Item], *results: Mapping[str, Mapping[str, Any]], k
 def by_name(results: list[Item], keys: list[str]) -> dict[str, Item]:
     """From the results of a loop over named items to ``{name: {key: value}}`` for the given *keys*."""
     return {result["item"]["name"]: {key: result.get(key) for key in keys} for result in results}
+
+
+def replica_inputs(
+    replicas: list[Item], repositories: Mapping[str, Mapping[str, Any]], engines: Mapping[str, Mapping[str, Any]]
+) -> list[Item]:
+    """Each replica with the repository and the engine that its model has by now."""
+    return [
+        {
+            **replica,
+            "repository_dir": repositories[replica["model"]]["repository_dir"],
+            "fingerprint": repositories[replica["model"]]["fingerprint"],
+            "entry_models": repositories[replica["model"]]["entry_models"],
+            "engine_dirs": [engines[replica["model"]]["engine_dir"]],
+        }
+        for replica in replicas
+    ]
+
+
+def gateway_inputs(models: list[Item], details: Mapping[str, Mapping[str, Any]]) -> list[Item]:
+    """Each model of the gateway with the longest sequence that its engine takes, where it is known."""
+    known = {name: detail.get("max_seq_len") for name, detail in details.items()}
+    return [
+        {**model, **({"max_seq_len": known[model["name"]]} if known.get(model["name"]) else {})} for model in models
+    ]

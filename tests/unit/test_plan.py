@@ -10,8 +10,10 @@ import yaml
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
     by_name,
+    gateway_inputs,
     plan,
     refuse_unknown_keys,
+    replica_inputs,
     with_results,
     world_size,
 )
@@ -168,3 +170,24 @@ def test_fleet_wide_defaults_are_linked_into_each_inventory(repo_dir) -> None:  
         linked = inventory / "group_vars" / "all" / "00_fleet.yml"
         assert linked.is_symlink()
         assert yaml.safe_load(linked.read_text()) == fleet
+
+
+def test_a_replica_gets_the_repository_and_the_engine_of_its_model() -> None:
+    repositories = {"a": {"repository_dir": "/r", "fingerprint": "f", "entry_models": ["ensemble"], "world_size": 1}}
+    (replica,) = replica_inputs([{"name": "a-0", "model": "a"}], repositories, {"a": {"engine_dir": "/e"}})
+    assert replica == {
+        "name": "a-0",
+        "model": "a",
+        "repository_dir": "/r",
+        "fingerprint": "f",
+        "entry_models": ["ensemble"],
+        "engine_dirs": ["/e"],
+    }
+
+
+def test_the_gateway_is_told_the_longest_sequence_where_it_is_known() -> None:
+    models = [{"name": "a"}, {"name": "b"}]
+    assert gateway_inputs(models, {"a": {"max_seq_len": 512}, "b": {"max_seq_len": None}}) == [
+        {"name": "a", "max_seq_len": 512},
+        {"name": "b"},
+    ]
