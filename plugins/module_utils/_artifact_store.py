@@ -62,7 +62,8 @@ class ArtifactStore:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
-    def _home(self, name: str) -> Path:
+    def home(self, name: str) -> Path:
+        """The directory of all artefacts called *name*; a name that is not one plain word raises."""
         if not NAME.fullmatch(name):
             raise FleetError(f"'{name}' cannot name an artefact; use letters, digits, '.', '_' and '-'.")
         return self.root / name
@@ -71,7 +72,7 @@ class ArtifactStore:
         """Where the artefact is, or would be, published."""
         if not FINGERPRINT.fullmatch(fingerprint):
             raise FleetError(f"'{fingerprint}' is not a fingerprint; expected 64 hexadecimal digits.")
-        return self._home(name) / fingerprint
+        return self.home(name) / fingerprint
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout: float | None = None) -> Iterator[None]:
@@ -79,7 +80,7 @@ class ArtifactStore:
 
         The kernel drops it with the process, so a killed holder leaves nothing behind.
         """
-        home = self._home(name)
+        home = self.home(name)
         home.mkdir(parents=True, exist_ok=True)
         deadline = None if timeout is None else time.monotonic() + timeout
         with open(home / ".lock", "a", encoding="utf-8") as handle:
@@ -182,7 +183,7 @@ class ArtifactStore:
 
     def published(self, name: str) -> list[Path]:
         """All published artefacts of *name*, the newest first."""
-        home = self._home(name)
+        home = self.home(name)
         if not home.is_dir():
             return []
         paths = [path for path in home.iterdir() if FINGERPRINT.fullmatch(path.name) and path.is_dir()]

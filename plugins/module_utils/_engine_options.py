@@ -62,9 +62,7 @@ CONVERSION: dict[str, Option] = {
 
 QUANTIZATION: dict[str, Option] = {
     "use_weight_only": _bool(),
-    "weight_only_precision": _str(
-        "int8", "int4", "int8_gptq", "int4_gptq", "int4_awq", "w4a8_awq", "w4a16_awq"
-    ),
+    "weight_only_precision": _str("int8", "int4", "int8_gptq", "int4_gptq", "int4_awq", "w4a8_awq", "w4a16_awq"),
     "disable_weight_only_quant_plugin": _bool(),
     "quant_ckpt_path": {"type": "path"},
     "smoothquant": {"type": "float"},
@@ -79,9 +77,7 @@ QUANTIZATION: dict[str, Option] = {
     "use_meta_fp8_rowwise_recipe": _bool(),
     "use_qserve": _bool(),
     "use_nvfp4": _bool(),
-    "qformat": _str(
-        "nvfp4", "fp8", "fp8_pc_pt", "int8_sq", "int4_awq", "w4a8_awq", "int8_wo", "int4_wo", "full_prec"
-    ),
+    "qformat": _str("nvfp4", "fp8", "fp8_pc_pt", "int8_sq", "int4_awq", "w4a8_awq", "int8_wo", "int4_wo", "full_prec"),
     "kv_cache_dtype": _str("int8", "fp8"),
     "awq_block_size": _int(),
     "autoq_format": _str(),

@@ -49,8 +49,8 @@ class ContainerState:
 
     @property
     def running(self) -> bool:
-        """Whether its process is alive, or is about to be."""
-        return self.status in ("running", "created", "initialized", "paused", "stopping")
+        """Whether its process is alive. A container that was only created never ran, or did before a reboot."""
+        return self.status in ("running", "paused", "stopping")
 
 
 def executable() -> str | None:

@@ -1,0 +1,343 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an engine will be made from: the facts of this host, the commands, the fingerprint, and why it is stale."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, TypeVar
+
+from ansible_collections.trtllm.fleet.plugins.module_utils import _gpu, _podman
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import ModelConfig, read_config
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import world_size
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_preflight import check_ranks
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import (
+    TreeDigest,
+    content_differences,
+    differences,
+    fingerprint,
+    tree_digest,
+)
+from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release
+from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli import (
+    EXAMPLES_DIR,
+    PATH_OPTIONS,
+    Command,
+    EnginePlan,
+    Paths,
+    plan,
+    resolve_dtype,
+)
+
+T = TypeVar("T")
+SHORT = 12  # characters of a digest in a sentence
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for. *attach* is the id of a build to report on; then none is started."""
+
+    name: str
+    root: Path
+    checkpoint: Path
+    release: Release | None = None
+    image: str | None = None
+    gpus: Sequence[_gpu.GpuRef] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    rebuild: str = "when_stale"
+    verify: str = "stat"
+    keep_converted: bool = False
+    timeout: int = 0
+    examples_dir: str | None = None
+    skip_preflight: Sequence[str] = ()
+    attach: str | None = None
+
+    @property
+    def devices(self) -> list[_gpu.GpuRef]:
+        """The GPUs; where none were named, as many as the engine has ranks, from 0 on."""
+        return list(range(world_size(dict(self.options)))) if self.gpus is None else list(self.gpus)
+
+    @property
+    def image_reference(self) -> str:
+        """The image to build in: the one given, else upstream's for the release."""
+        if self.image:
+            return self.image
+        if self.release is not None and self.release.image:
+            return self.release.image
+        raise FleetError("Neither image nor a release that has one is given; give image.")
+
+
+@dataclass
+class Facts:
+    """What the host says. *unknown*: sentences on what it cannot say yet (check mode only)."""
+
+    image_id: str | None = None
+    tree: TreeDigest | None = None
+    config: ModelConfig | None = None
+    gpus: list[_gpu.Gpu] = field(default_factory=list)
+    inputs: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The engine that should be: what it is made from, its fingerprint, and how it is made."""
+
+    made_from: dict[str, Any]
+    fingerprint: str
+    converted_fingerprint: str
+    plan: EnginePlan | None
+    family: str | None
+    dtype: str | None
+
+    @property
+    def commands(self) -> list[Command]:
+        """The commands in order; [] where too little is known to compose them."""
+        return self.plan.commands if self.plan else []
+
+
+def index_of(root: Path, tree: Path) -> Path:
+    """Where the digests of *tree* are kept: beside a checkpoint of ours, else below *root*."""
+    if tree.parent == root / "checkpoints":
+        return tree.with_name(f"{tree.name}.digests.json")
+    name = hashlib.sha256(str(tree).encode()).hexdigest()[:32]
+    return root / "engines" / ".digests" / f"{name}.json"
+
+
+def _paths_among(options: Mapping[str, Any]) -> dict[str, str]:
+    """``option`` or ``option[1]`` -> path, for options whose value is a path of the host."""
+    found: dict[str, str] = {}
+    for option in sorted(PATH_OPTIONS | {"calib_dataset"}):
+        value = options.get(option)
+        values = value if isinstance(value, list) else [value]
+        for number, path in enumerate(values):
+            if isinstance(path, str) and path.startswith("/"):
+                found[f"{option}[{number}]" if len(values) > 1 else option] = path
+    return found
+
+
+def path_volumes(options: Mapping[str, Any]) -> list[str]:
+    """Read-only mounts for them, at the same path."""
+    return [f"{path}:{path}:ro" for path in sorted(set(_paths_among(options).values()))]
+
+
+def _digest_of(root: Path, path: str, verify: str, write_index: bool) -> str:
+    """Digest of a file or directory that an option names."""
+    where = Path(path)
+    if where.is_file():
+        where = where.parent
+    return tree_digest(where, index_of(root, where), verify=verify, write_index=write_index).digest
+
+
+class _Gatherer:
+    """Asks the image store, the GPUs and the checkpoint at the same time: each mostly waits."""
+
+    def __init__(self, request: Request, tolerant: bool) -> None:
+        self.request, self.tolerant, self.facts = request, tolerant, Facts()
+
+    def gather(self) -> Facts:
+        with ThreadPoolExecutor(3) as pool:
+            image = pool.submit(self._try, self._image)
+            gpus = pool.submit(self._try, self._gpus)
+            self.facts.config = self._try(self._config)
+            self.facts.tree = self._try(self._tree)
+            self.facts.image_id = image.result()
+            self.facts.gpus = gpus.result() or []
+        if self.facts.tree is not None:
+            self.facts.inputs = self._try(self._inputs) or {}
+        return self.facts
+
+    def _try(self, ask: Callable[[], Optional[T]]) -> T | None:
+        """In check mode what is missing may be what an earlier task would have brought."""
+        try:
+            return ask()
+        except _Missing as missing:
+            if not self.tolerant:
+                raise FleetError(f"{missing}; {missing.remedy}.") from missing
+            self.facts.unknown.append(f"{missing}.")
+            return None
+
+    def _image(self) -> str:
+        reference = self.request.image_reference
+        if _podman.executable() is None:
+            raise _Missing("podman is not installed yet", "run the role podman first")
+        found = _podman.image_id(reference)
+        if found is None:
+            raise _Missing(f"the image {reference} is not on this host yet", "run the role triton_image first")
+        return found
+
+    def _gpus(self) -> list[_gpu.Gpu]:
+        if not self.request.devices:
+            return []
+        if _gpu.executable() is None:
+            raise _Missing(
+                "the GPUs of this host are not known yet (no nvidia-smi)",
+                "run the role gpu_driver first, or give gpus: [] for a host without GPUs",
+            )
+        return _gpu.select(self.request.devices)
+
+    def _present(self) -> Path:
+        path = self.request.checkpoint
+        if not path.exists():
+            raise _Missing(f"the checkpoint {path} is not on this host yet", "run the role checkpoint first")
+        return path
+
+    def _config(self) -> ModelConfig:
+        return read_config(self._present())
+
+    def _tree(self) -> TreeDigest | None:
+        path = self.request.checkpoint
+        if not path.exists():
+            return None  # the configuration has said so
+        index = index_of(self.request.root, path)
+        return tree_digest(path, index, verify=self.request.verify, write_index=not self.tolerant)
+
+    def _inputs(self) -> dict[str, str]:
+        found = {}
+        for option, path in _paths_among(self.request.options).items():
+            if option == "input_timing_cache":
+                continue
+            if not Path(path).exists():
+                raise _Missing(f"{option} names {path}, which is not on this host", "bring it there")
+            found[option] = _digest_of(self.request.root, path, self.request.verify, not self.tolerant)
+        return found
+
+
+class _Missing(Exception):
+    """Something that another role brings is not there. *remedy* is a clause."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.remedy = remedy
+
+
+def gather(request: Request, *, tolerant: bool) -> Facts:
+    """Ask the host. With *tolerant* (check mode) what is missing is noted; otherwise it raises `FleetError`."""
+    check_ranks(request.options, request.devices)
+    return _Gatherer(request, tolerant).gather()
+
+
+def family_of(request: Request, config: ModelConfig | None) -> str | None:
+    """The model family: the one given, else the checkpoint's; None while there is no checkpoint."""
+    given = request.options.get("model_family")
+    if given:
+        return str(given)
+    if config is None:
+        return None
+    if config.family is None:
+        raise FleetError(
+            f"{request.checkpoint} holds a {config.architecture or 'model without architectures'}, a family that is "
+            "not known here; set model_family to the family whose tools convert it."
+        )
+    return config.family
+
+
+def describe(request: Request, release: Release | None, facts: Facts, root: Path) -> Wanted:
+    """The engine that should be. Pure but for its arguments, and cheap: planning twice costs a millisecond."""
+    family = family_of(request, facts.config)
+    dtype = resolve_dtype(request.options, facts.config.dtype if facts.config else None)
+    outline = _plan(request, release, facts, family, Paths("", "", "", ""))
+    made_from: dict[str, Any] = {
+        "checkpoint": {
+            "digest": facts.tree.digest if facts.tree else None,
+            "files": facts.tree.contents() if facts.tree else {},
+        },
+        "inputs": facts.inputs,
+        "image": facts.image_id,
+        "release": release.version if release else None,
+        "gpu": _gpu.identity(facts.gpus, world_size(dict(request.options))),
+        "family": family,
+        "convert": outline.convert_arguments if outline else {},
+        "build": outline.build_arguments if outline else {},
+    }
+    converted = fingerprint({key: _identity(made_from)[key] for key in _CONVERT_DEPENDS_ON})
+    final = fingerprint(_identity(made_from))
+    paths = Paths(
+        str(request.checkpoint),
+        str(root / "converted" / converted),
+        str(root / "engines" / request.name / f"{final}.partial"),
+        request.examples_dir or EXAMPLES_DIR,
+    )
+    complete = _plan(request, release, facts, family, paths)
+    return Wanted(made_from, final, converted, complete, family, dtype)
+
+
+_CONVERT_DEPENDS_ON = ("checkpoint", "inputs", "image", "release", "family", "convert")
+
+
+def _identity(made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """What the fingerprint is taken of: of the checkpoint its digest, which covers the files."""
+    return {**made_from, "checkpoint": made_from["checkpoint"]["digest"]}
+
+
+def _plan(
+    request: Request, release: Release | None, facts: Facts, family: str | None, paths: Paths
+) -> EnginePlan | None:
+    if release is None or family is None:
+        return None
+    config = facts.config
+    return plan(
+        release,
+        family,
+        request.options,
+        paths,
+        checkpoint_dtype=config.dtype if config else None,
+        model_version=config.baichuan_version if config else None,
+    )
+
+
+def _short(value: Any) -> Any:
+    """A digest cut to what a reader needs; anything else as it is."""
+    return f"{value[: 7 + SHORT]}" if isinstance(value, str) and value.startswith("sha256:") else value
+
+
+def _flat(made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything but the files, under the names that an operator knows."""
+    gpu = made_from.get("gpu") or {}
+    flat: dict[str, Any] = {
+        "image": _short(made_from.get("image")),
+        "release": made_from.get("release"),
+        "model_family": made_from.get("family"),
+        "GPU": gpu.get("name"),
+        "GPU compute capability": gpu.get("compute_capability"),
+        "GPU count": gpu.get("count"),
+    }
+    for option, digest in made_from.get("inputs", {}).items():
+        flat[f"{option} content"] = digest[:SHORT]
+    flat = {key: value for key, value in flat.items() if value is not None}
+    for stage in ("convert", "build"):
+        for values in made_from.get(stage, {}).values():
+            flat.update(values)
+    return flat
+
+
+def explain(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """One line for each input that differs between two ``made_from``."""
+    lines = content_differences(
+        before.get("checkpoint", {}).get("files", {}), after["checkpoint"]["files"], "checkpoint: "
+    )
+    return lines + differences(_flat(before), _flat(after))
+
+
+def diff(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """``before`` and ``after`` for Ansible's diff; of the checkpoint's files only those that differ."""
+
+    def side(this: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> dict[str, Any]:
+        if this is None:
+            return {}
+        mine = this.get("checkpoint", {}).get("files", {})
+        theirs = (other or {}).get("checkpoint", {}).get("files", {}) if other else mine
+        changed = {path: digest[:SHORT] for path, digest in mine.items() if theirs.get(path) != digest}
+        digest = this.get("checkpoint", {}).get("digest")
+        return {
+            "checkpoint": {"digest": digest[:SHORT] if digest else None, **({"files": changed} if changed else {})},
+            **_flat(this),
+        }
+
+    return {"before": side(before, after), "after": side(after, before)}

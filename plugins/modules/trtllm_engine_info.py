@@ -1,0 +1,151 @@
+#!/usr/bin/python
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: trtllm_engine_info
+short_description: List the TensorRT-LLM engines of a host
+version_added: "0.1.0"
+author:
+  - The trtllm.fleet authors (@trtllm-fleet)
+description:
+  - Lists published engines with what they were made from, and builds that are running.
+attributes:
+  check_mode:
+    description: Can run in check_mode and return changed status prediction without modifying target.
+    support: full
+    details:
+      - This module does not modify state.
+  diff_mode:
+    description: Will return details on what has changed, when in diff mode.
+    support: N/A
+    details:
+      - This module does not modify state.
+  idempotent:
+    description:
+      - When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
+    support: full
+    details:
+      - This module does not modify state.
+options:
+  name:
+    description: Name of an engine. Where it is not given, all are listed.
+    type: str
+  root:
+    description: Directory of all that this collection keeps on a host.
+    type: path
+    default: /var/lib/trtllm
+  verify:
+    description:
+      - V(stat) compares sizes with the manifest.
+      - V(full) reads every byte of every engine.
+    type: str
+    choices: [stat, full]
+    default: stat
+seealso:
+  - module: trtllm.fleet.trtllm_engine
+"""
+
+EXAMPLES = r"""
+- name: See whether every engine is intact, to the byte
+  trtllm.fleet.trtllm_engine_info:
+    verify: full
+  register: engines
+
+- name: Refuse to go on with a damaged one
+  ansible.builtin.assert:
+    that: engines.engines | map(attribute='problems') | flatten | length == 0
+"""
+
+RETURN = r"""
+engines:
+  description: Published engines, of each name the newest first.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name: {description: Name., type: str}
+    fingerprint: {description: Fingerprint., type: str}
+    engine_dir: {description: Directory., type: str}
+    size: {description: Size of all files in bytes., type: int}
+    release: {description: TensorRT-LLM release., type: str}
+    world_size: {description: Ranks., type: int}
+    built_at: {description: When it was made, in UTC., type: str}
+    made_from: {description: What it was made from., type: dict}
+    problems: {description: What is wrong with it; empty when it is intact., type: list, elements: str}
+builds:
+  description: Builds that run, or that ended and were not collected yet.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name: {description: Name., type: str}
+    fingerprint: {description: Fingerprint., type: str}
+    state: {description: running, done, failed or interrupted., type: str}
+    log_path: {description: Path of the log., type: str}
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact_store import ArtifactStore
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_job import Job
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+
+
+def engine(store: ArtifactStore, name: str, path: Path, full: bool) -> dict[str, Any]:
+    """One published engine."""
+    manifest = store.manifest(path) or {}
+    return {
+        "name": name,
+        "fingerprint": path.name,
+        "engine_dir": str(path),
+        "size": sum(held["size"] for held in manifest.get("files", {}).values()),
+        **{key: manifest.get(key) for key in ("release", "world_size", "built_at", "made_from")},
+        "problems": store.verify(path, full),
+    }
+
+
+def collect(root: Path, name: str | None, full: bool) -> dict[str, Any]:
+    """All engines and builds below *root*, or those called *name*."""
+    store = ArtifactStore(root / "engines")
+
+    def names(directory: Path) -> list[str]:
+        if name:
+            return [name]
+        found = directory.iterdir() if directory.is_dir() else []
+        return sorted(entry.name for entry in found if entry.is_dir() and not entry.name.startswith("."))
+
+    return {
+        "changed": False,
+        "engines": [engine(store, n, path, full) for n in names(store.root) for path in store.published(n)],
+        "builds": [
+            {"name": n, "fingerprint": job.fingerprint, "state": job.state().state, "log_path": str(job.log)}
+            for n in names(root / "jobs")
+            for job in Job.of_name(root, n)
+        ],
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str"},
+            "root": {"type": "path", "default": "/var/lib/trtllm"},
+            "verify": {"type": "str", "choices": ["stat", "full"], "default": "stat"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        params = module.params
+        module.exit_json(**collect(Path(params["root"]), params["name"], params["verify"] == "full"))
+    except FleetError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()
