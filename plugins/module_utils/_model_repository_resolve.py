@@ -206,15 +206,15 @@ class Resolver:
             encoder = self.engine.directory.rstrip("/")[: -len("decoder")] + "encoder"
             self.put(LLM, "encoder_engine_dir", encoder, f"the decoder's place beside it, {self.engine.directory}")
         tokenizer_dir, source = given_directory(self.request, PRE, "tokenizer_dir", self.request.tokenizer_dir)
+        if tokenizer_dir:
+            for model in (PRE, POST):
+                self.put(model, "tokenizer_dir", tokenizer_dir, source)
         one, other = self.get(PRE, "tokenizer_dir"), self.get(POST, "tokenizer_dir")
         if one and other and one.text.rstrip("/") != other.text.rstrip("/"):
             raise conflict(
                 f"tokenizer_dir '{one.text}' of {PRE}", one.source, f"'{other.text}' of {POST}", other.source,
                 "both have to use the same tokenizer",
             )  # fmt: skip
-        if tokenizer_dir or other:
-            for model in (PRE, POST):
-                self.put(model, "tokenizer_dir", tokenizer_dir or (other.text if other else ""), source)
         guided = self.get(LLM, "guided_decoding_backend")
         if guided and tokenizer_dir and self._backend() == "python":
             self.put(LLM, "tokenizer_dir", tokenizer_dir, f"{guided.source}, which needs it")

@@ -307,7 +307,9 @@ def normalise(
         if parameter.over(rel.key) and parameter.retired:
             notes.append(f"{at_name} is not used from release {parameter.until} on: {parameter.retired}")
             continue
-        value = KINDS[parameter.kind](raw, parameter.limits_of(rel.key), at_name, rel.key)
+        # A value for a later release is judged as that release does, to be told apart from a mistake.
+        key = max(rel.key, version_key(parameter.since))
+        value = KINDS[parameter.kind](raw, parameter.limits_of(key), at_name, key)
         note = _absent(rel, parameter, value, at_name)
         if note:
             notes.append(note)

@@ -166,7 +166,8 @@ def rendered(tag: str, lines: Mapping[str, Mapping[str, Any]], templates: Path) 
     rel = release(tag[1:])
     request = EntryRequest(parameters=lines)
     pair = "encoder_engine_dir" in lines["tensorrt_llm"]
-    resolved = Resolver(rel, request, engine(lines["tensorrt_llm"]["engine_dir"], rel.version, pair), TOKENIZER).resolve()
+    built = engine(lines["tensorrt_llm"]["engine_dir"], rel.version, pair)
+    resolved = Resolver(rel, request, built, TOKENIZER).resolve()
     result = render_inflight(rel, [resolved], [TOKENIZER], templates)
     return {model: result.files[f"{model}/config.pbtxt"].decode() for model in MODELS}, resolved
 
