@@ -9,3 +9,6 @@ options and file layouts are kept, so that what works against this package works
 from __future__ import annotations
 
 __version__ = "1.2.1"
+
+# Upstream's package says this on stdout whenever it is imported; what reads its output must be ready for it.
+print(f"[TensorRT-LLM] TensorRT-LLM version: {__version__}", flush=True)
