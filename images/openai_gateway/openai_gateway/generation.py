@@ -150,6 +150,7 @@ class ServedModel:
         async with aclosing(self._responses(client, payload, stream)) as responses:
             async for response in responses:
                 counts.feed(response)
+                self.replicas.answering(replica)
                 if piece := text.feed(_text(response)):
                     yield piece
                 if text.stopped:

@@ -49,7 +49,8 @@ async def _state(model: ServedModel, replica: Replica) -> str:
         except ApiError as error:
             problem = error.message
         except TimeoutError:
-            problem = f"no token within {PATIENCE:.0f} s"
+            # It may only be busy, so it does not rest.
+            return f"no token within {PATIENCE:.0f} s"
         else:
             model.replicas.succeeded(replica)
             return "ready"

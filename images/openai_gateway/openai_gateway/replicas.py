@@ -65,6 +65,10 @@ class ReplicaSet:
         replica.rests_until = 0.0
         replica.last_success = self._clock()
 
+    def answering(self, replica: Replica) -> None:
+        """The replica has just written something: it is at work, however long that takes."""
+        replica.last_success = self._clock()
+
     def failed(self, replica: Replica) -> None:
         """The replica could not be reached or broke off."""
         replica.failures += 1
