@@ -75,7 +75,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
                 "name": model["name"],
                 "checkpoint": directories[model["name"]],
                 "gpus": first[model["name"]]["gpus"],
-                "options": dict(model["engine"]),
+                "options": {option: value for option, value in model["engine"].items() if value is not None},
             }
             for model in models
         ],
