@@ -101,7 +101,9 @@ class Job:
         """How the job stands, by its own account and by podman's."""
         if not self.exists:
             return JobState("absent")
-        status, container = self._status(), _podman.container_state(self.container)
+        # podman first: a runner tells its end before it ends, so what it told is final once the container has.
+        container = _podman.container_state(self.container)
+        status = self._status()
         told = JobState(
             state=status.get("state", "interrupted"),
             id=status.get("id") or self.spec().get("id", ""),
