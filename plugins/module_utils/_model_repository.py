@@ -65,6 +65,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._tokenizer import Tok
 # Part of the fingerprint: a change of what this code writes makes new repositories.
 RENDERER = 1
 ENTRIES = (ENSEMBLE, BLS)
+# How Triton is started for the repository; the third way is the llmapi layout's.
+LEADER, ORCHESTRATOR = "leader", "orchestrator"
 # What is told of the first entry as if it were the only one, which it mostly is.
 SHARED = (
     "max_batch_size", "max_input_len", "max_seq_len", "decoupled", "cumulative", "end_id", "pad_id", "stop_ids",
@@ -269,10 +271,14 @@ class Repository:
     def _names(self) -> dict[str, Any]:
         """The names of the models, which are known before anything else is."""
         if self.request.layout == LLMAPI:
-            return {"models": [LLM], "entry_models": [LLM]}
-        models = [f"{entry.prefix}{model}" for entry in self.request.entries for model in entry.models]
-        entries = [f"{e.prefix}{model}" for e in self.request.entries for model in ENTRIES if model in e.models]
-        return {"models": models, "entry_models": entries}
+            return {"models": [LLM], "entry_models": [LLM], "worker_models": [LLM], "mode": LLMAPI}
+        entries = self.request.entries
+        return {
+            "models": [f"{entry.prefix}{model}" for entry in entries for model in entry.models],
+            "entry_models": [f"{entry.prefix}{model}" for entry in entries for model in ENTRIES if model in entry.models],
+            "worker_models": [f"{entry.prefix}{LLM}" for entry in entries],
+            "mode": ORCHESTRATOR if len(entries) > 1 else LEADER,
+        }
 
     # -- publication ----------------------------------------------------------------------------------------------
 
@@ -372,7 +378,7 @@ def _facts(
         **{key: first[key] for key in SHARED},
         # In orchestrator mode one process starts the workers of all models itself.
         "world_size": 1 if orchestrator else first["world_size"],
-        "orchestrator": orchestrator,
+        "mode": ORCHESTRATOR if orchestrator else LEADER,
         "models": list(models),
         "entry_models": [name for entry in entries for name in entry["entry_models"]],
         "worker_models": [entry["worker_model"] for entry in entries],
@@ -424,7 +430,7 @@ def _llmapi_facts(rendered: LlmApi, tokenizer: Tokenizer | None) -> dict[str, An
     return {
         **{key: entry[key] for key in SHARED},
         "world_size": entry["world_size"],
-        "orchestrator": False,
+        "mode": LLMAPI,
         "models": [LLM],
         "entry_models": [LLM],
         "worker_models": [LLM],

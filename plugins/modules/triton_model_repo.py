@@ -209,10 +209,11 @@ world_size:
   description: How many ranks C(mpirun) has to start.
   returned: with O(state=present)
   type: int
-orchestrator:
-  description: Whether Triton has to run in multi-model mode.
+mode:
+  description: How Triton has to be started, V(leader) for one engine, V(orchestrator) for several (upstream's
+    multi-model mode), or V(llmapi).
   returned: with O(state=present)
-  type: bool
+  type: str
 max_batch_size:
   description: The batch size of the (first) model.
   returned: with O(state=present)

@@ -169,7 +169,7 @@ def test_two_models_share_a_repository_by_prefix_and_gpus(bed: Bed) -> None:
         bed.entry(prefix="code_", engine_dir=str(bed.path / "wide"), streaming=True),
     ).present()
     facts = outcome.facts
-    assert facts["orchestrator"] and facts["world_size"] == 1
+    assert facts["mode"] == "orchestrator" and facts["world_size"] == 1
     assert facts["worker_models"] == ["tensorrt_llm", "code_tensorrt_llm"]
     assert facts["entry_models"] == ["ensemble", "tensorrt_llm_bls", "code_ensemble", "code_tensorrt_llm_bls"]
     assert [entry["gpu_device_ids"] for entry in facts["entries"]] == ["1", "0,2"]
