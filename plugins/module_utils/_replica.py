@@ -36,7 +36,8 @@ ENVIRONMENT = {
     "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
 }
 # Through the BLS model a token passes every process of the repository; the ensemble has none of its own.
-PROBE_MODELS = ("tensorrt_llm_bls", "ensemble", "tensorrt_llm")
+# In a server of several models, their names have prefixes, and every model is asked.
+PROBE_SUFFIXES = ("tensorrt_llm_bls", "ensemble")
 # The start-up probe looks this often, for as long as one run of it may take; podman starts it again.
 STARTUP_STEP, STARTUP_STEPS = 0.2, 100
 
@@ -114,7 +115,12 @@ def triton_service(replica: Replica) -> dict[str, Any]:
         "load_paths": list(replica.get("engine_dirs") or []),
         "record": {
             "release": known.version,
+            "replica": replica["name"],
             "model": replica["model"],
+            "http": f"{host_of(replica['address'])}:{replica['http_port']}",
+            "metrics": f"{host_of(replica['address'])}:{replica['metrics_port']}",
+            "entry_models": entry_models(replica),
+            "gpus": [str(gpu) for gpu in replica.get("gpus") or []],
             "repository": replica["repository_dir"],
             "engines": list(replica.get("engine_dirs") or []),
         },
@@ -177,9 +183,6 @@ def labels(replica: Replica) -> dict[str, str]:
         "trtllm.fleet.replica": str(replica["name"]),
         "trtllm.fleet.model": str(replica["model"]),
         "trtllm.fleet.release": release_of(str(replica["release"])).version,
-        "trtllm.fleet.http": f"{host_of(replica['address'])}:{replica['http_port']}",
-        "trtllm.fleet.metrics": f"{host_of(replica['address'])}:{replica['metrics_port']}",
-        "trtllm.fleet.entry_models": ",".join(entry_models(replica)),
     }
 
 
@@ -197,8 +200,11 @@ def probe_models(replica: Replica) -> list[str]:
     if given:
         return [str(model) for model in given]
     entries = entry_models(replica)
-    preferred = [model for model in PROBE_MODELS if model in entries]
-    return preferred[:1] or entries
+    for suffix in PROBE_SUFFIXES:
+        found = [model for model in entries if model.endswith(suffix)]
+        if found:
+            return found
+    return entries
 
 
 def host_of(address: Any) -> str:

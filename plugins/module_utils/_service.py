@@ -173,7 +173,12 @@ class ServiceManager:
             # A run that was cut off between writing the unit and restarting left an older service running.
             action = RESTART if self._written(rendered.path) > state.started + 1 else NONE
         container = unit["Container"]
-        record = {**service.record, "image": container["Image"], "mounts": mounts(container.get("Volume"))}
+        record = {
+            **service.record,
+            "image": container["Image"],
+            "mounts": mounts(container.get("Volume")),
+            "listen": [f"{listen.address}:{listen.port}" for listen in service.listen],
+        }
         return Planned(service.name, action, state, rendered, before, service.listen, record)
 
     def plan_rollback(self, names: Sequence[str]) -> list[Planned]:

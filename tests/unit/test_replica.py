@@ -114,6 +114,8 @@ def test_the_probe_goes_through_every_process_of_the_repository() -> None:
     assert "/v2/models/tensorrt_llm_bls/generate" in services(replica("a"))[0]["unit"]["Container"]["HealthCmd"]
     only = services(replica("a", entry_models=["ensemble"]))[0]["unit"]["Container"]["HealthCmd"]
     assert "/v2/models/ensemble/generate" in only
+    pair = services(replica("a", entry_models=["ensemble", "tensorrt_llm_bls", "b_ensemble", "b_tensorrt_llm_bls"]))
+    assert pair[0]["unit"]["Container"]["HealthCmd"].count("/generate") == 2
     two = services(replica("a", probe_models=["x", "y"]))[0]["unit"]["Container"]["HealthCmd"]
     assert "/x/generate" in two and "/y/generate" in two and " && " in two
 

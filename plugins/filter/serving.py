@@ -1,0 +1,42 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters that put together what the hosts of a fleet told. Their documentation is beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
+
+from ansible_collections.trtllm.fleet.plugins.module_utils import _replica_state, _verify
+
+
+def verify_report(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """One object for the fleet: ``ok``, ``hosts`` and the lines of a table."""
+    hosts: dict[str, Any] = {}
+    lines: list[str] = []
+    for host, results in sorted(found.items()):
+        replicas: dict[str, Any] = {}
+        for result in results:
+            name = str(result["item"]["replica"])
+            checks = list(result.get("checks") or [])
+            problem = "" if checks else str(result.get("msg") or "the replica was not verified")
+            replicas[name] = {"ok": bool(result.get("ok", False)), "checks": checks, "error": problem}
+            lines += [f"{host}: {name}", *_verify.table([_verify.Outcome(**check) for check in checks])]
+            lines += [problem] if problem else []
+            lines.append("")
+        hosts[host] = {"ok": all(replica["ok"] for replica in replicas.values()), "replicas": replicas}
+    ok = bool(hosts) and all(host["ok"] for host in hosts.values())
+    return {"ok": ok, "hosts": hosts, "table": lines[:-1]}
+
+
+def status_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """One screen for the fleet."""
+    return _replica_state.status_table({host: [dict(item) for item in items] for host, items in found.items()})
+
+
+class FilterModule:
+    """What Ansible loads."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"verify_report": verify_report, "status_table": status_table}

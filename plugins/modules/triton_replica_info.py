@@ -1,0 +1,114 @@
+#!/usr/bin/python
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Triton replicas that a host has."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: triton_replica_info
+short_description: The Triton replicas that a host really has, and how they are
+version_added: "0.1.0"
+author: The trtllm.fleet authors (@trtllm-fleet)
+description:
+  - Finds the replicas from the unit files on the host, whatever the inventory says, and tells what each serves, since
+    when, its health, how many requests it has served and how much memory its GPUs use.
+  - Runs on the host and needs nothing installed there.
+attributes:
+  check_mode:
+    description: Can run in check mode.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+  idempotent:
+    description: Changes nothing.
+    support: full
+options:
+  metrics:
+    description: Whether to ask Triton for the requests served, and the GPUs for their memory.
+    type: bool
+    default: true
+  releases_dir:
+    description: Where the release record is kept.
+    type: path
+    default: /var/lib/trtllm/releases
+"""
+
+EXAMPLES = r"""
+- name: Find the replicas
+  trtllm.fleet.triton_replica_info:
+  register: found
+
+- name: Name those that do not serve
+  ansible.builtin.debug:
+    msg: "{{ found.replicas | rejectattr('active', 'equalto', 'active') | map(attribute='replica') | list }}"
+"""
+
+RETURN = r"""
+replicas:
+  description: One dictionary for each replica. C(gpu_memory_mib) holds used and total of its GPUs, C(previous) says
+    when the release began to serve that a rollback would bring back, C(gathers) which logits its engine gathers.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - service: triton-codellama-13b-0
+      replica: codellama-13b-0
+      model: codellama-13b
+      release: 1.2.1
+      image: nvcr.io/nvidia/tritonserver@sha256:4c5f...
+      repository: /var/lib/trtllm/repositories/codellama-13b/9a1b...
+      engines: [/var/lib/trtllm/engines/codellama-13b/2f0c...]
+      fingerprints: [2f0c...]
+      gpus: ["0", "1"]
+      http_url: http://127.0.0.1:8000
+      metrics_url: http://127.0.0.1:8002
+      entry_models: [ensemble, tensorrt_llm_bls]
+      gathers: []
+      active: active
+      sub: running
+      restarts: 0
+      since: 2026-11-20T13:05:51Z
+      health: healthy
+      requests: 1200
+      gpu_memory_mib: [143000, 163840]
+      previous: 2026-11-01T10:00:00Z
+gateways:
+  description: The OpenAI gateways of the host.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - service: openai-gateway
+      url: http://127.0.0.1:3000
+      models: [codellama-13b]
+      active: active
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._replica_state import gateways, replicas
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "metrics": {"type": "bool", "default": True},
+            "releases_dir": {"type": "path", "default": "/var/lib/trtllm/releases"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        host, releases_dir = ServiceHost(), module.params["releases_dir"]
+        found = replicas(host, releases_dir, metrics=module.params["metrics"])
+        fronts = gateways(host, releases_dir)
+    except FleetError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, replicas=found, gateways=fronts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+#!/usr/bin/python
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The documents' requests against a deployed replica."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: triton_verify
+short_description: Replay the documents' requests against a deployed Triton replica
+version_added: "0.1.0"
+author: The trtllm.fleet authors (@trtllm-fleet)
+description:
+  - Sends the requests that TensorRT-LLM's documents show to a replica, and judges the answers - generate on every entry
+    model, bad and stop words as lists and as strings, end_id, streaming, a request that is cancelled, context and
+    generation logits, metrics, and a chat completion through the gateway.
+  - Runs on the controller. What listens on a loopback address of the host is asked through a tunnel of the ssh
+    connection that Ansible has to the host.
+  - Does not fail when a check does not hold; see RV(ok).
+requirements:
+  - tritonclient[http] on the controller
+  - openai on the controller, with O(gateway_url)
+attributes:
+  check_mode:
+    description: Can run in check mode; the requests are sent all the same.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+  idempotent:
+    description: Changes nothing.
+    support: full
+options:
+  url:
+    description: Triton's HTTP endpoint, as seen from the host.
+    type: str
+    default: http://127.0.0.1:8000
+  metrics_url:
+    description: Triton's metrics endpoint, as seen from the host.
+    type: str
+  entry_models:
+    description: The models that clients ask.
+    type: list
+    elements: str
+    default: [ensemble, tensorrt_llm_bls]
+  release:
+    description: The TensorRT-LLM release; the names of some inputs follow from it.
+    type: str
+    default: "1.2.1"
+  streaming:
+    description: Whether the repository streams. Asked of Triton when not given.
+    type: bool
+  gathers:
+    description: Which logits the engine gathers, of V(context) and V(generation). Not judged when not given.
+    type: list
+    elements: str
+    choices: [context, generation]
+  request:
+    description: The request to send instead of the source document's.
+    type: dict
+  early_stop_ms:
+    description: A streamed request is cancelled after so many milliseconds.
+    type: int
+    default: 300
+  early_stop_tokens:
+    description: So many tokens are asked for in that request.
+    type: int
+    default: 400
+  gateway_url:
+    description: The URL of the OpenAI gateway, without C(/v1). No chat completion is asked for when not given.
+    type: str
+  gateway_model:
+    description: The model to ask there; the first that the gateway lists when not given.
+    type: str
+  gateway_key:
+    description: The API key for the gateway.
+    type: str
+  timeout:
+    description: Seconds that one answer may take.
+    type: float
+    default: 60
+"""
+
+EXAMPLES = r"""
+- name: Verify a replica
+  trtllm.fleet.triton_verify:
+    url: http://127.0.0.1:8000
+    metrics_url: http://127.0.0.1:8002
+    gateway_url: http://127.0.0.1:3000
+  register: verified
+  failed_when: not verified.ok
+"""
+
+RETURN = r"""
+ok:
+  description: Whether every check that could be judged held.
+  returned: success
+  type: bool
+checks:
+  description: The table. C(ok) is null for what could not be judged; C(answer) then says why.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: ensemble generate
+      request: "text_input: 'What is machine learning?', max_tokens: 20"
+      expectation: text
+      answer: " Machine learning is a field"
+      ok: true
+      seconds: 0.312
+table:
+  description: The table as lines for a terminal.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import traceback
+from dataclasses import asdict
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._verify import Target, Verification, table
+
+ARGUMENT_SPEC = {
+    "url": {"type": "str", "default": "http://127.0.0.1:8000"},
+    "metrics_url": {"type": "str"},
+    "entry_models": {"type": "list", "elements": "str", "default": ["ensemble", "tensorrt_llm_bls"]},
+    "release": {"type": "str", "default": "1.2.1"},
+    "streaming": {"type": "bool"},
+    "gathers": {"type": "list", "elements": "str", "choices": ["context", "generation"]},
+    "request": {"type": "dict"},
+    "early_stop_ms": {"type": "int", "default": 300},
+    "early_stop_tokens": {"type": "int", "default": 400},
+    "gateway_url": {"type": "str"},
+    "gateway_model": {"type": "str"},
+    "gateway_key": {"type": "str", "no_log": True},
+    "timeout": {"type": "float", "default": 60},
+}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    given = {name: value for name, value in module.params.items() if value is not None}
+    try:
+        outcomes = Verification(Target(**given)).run()
+    except ImportError as error:
+        library = "openai" if "openai" in str(error) else "tritonclient[http]"
+        module.fail_json(msg=missing_required_lib(library), exception=traceback.format_exc())
+    except FleetError as error:
+        module.fail_json(msg=str(error))
+    ok = all(outcome.ok is not False for outcome in outcomes)
+    module.exit_json(changed=False, ok=ok, checks=[asdict(outcome) for outcome in outcomes], table=table(outcomes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Modules that ask a service of a host from the controller, where NVIDIA's and OpenAI's clients are installed.
+
+Triton listens on 127.0.0.1 of its host. What is asked there goes through a tunnel of the ssh connection that
+Ansible uses for the host anyway; an address that is no loopback address is asked directly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import connection_loader
+
+READY_SECONDS = 20.0
+# Given first, as ssh takes the first value that it sees: no shared connection, and no question.
+TUNNEL_OPTIONS = [
+    "-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes",
+    "-o", f"ConnectTimeout={int(READY_SECONDS)}", "-o", "LogLevel=ERROR",
+]  # fmt: skip
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether *host* of a URL means the host itself."""
+    if host in (None, "", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(str(host)).is_loopback
+    except ValueError:
+        return False
+
+
+def free_port() -> int:
+    """A port of the controller that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def tunnel_command(option: Any, forwards: Mapping[tuple[str, int], int]) -> list[str]:
+    """The ssh that forwards ports, from the options of Ansible's ssh connection (*option* looks one up)."""
+    command = [option("ssh_executable") or "ssh", *TUNNEL_OPTIONS]
+    for name in ("ssh_args", "ssh_common_args", "ssh_extra_args"):
+        command += shlex.split(option(name) or "")
+    for name, flag in (("port", "-p"), ("remote_user", "-l"), ("private_key_file", "-i")):
+        value = option(name)
+        command += [flag, str(value)] if value else []
+    if option("host_key_checking") is False:
+        command += ["-o", "StrictHostKeyChecking=no"]
+    for (host, port), local in forwards.items():
+        command += ["-L", f"127.0.0.1:{local}:{host}:{port}"]
+    return [*command, "-N", "-T", option("host")]
+
+
+def wait_ready(process: subprocess.Popen[str], ports: list[int]) -> None:
+    """Wait until ssh listens; raises when it ends first."""
+    deadline = time.monotonic() + READY_SECONDS
+    for port in ports:
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            if process.poll() is not None or time.monotonic() > deadline:
+                process.kill()
+                said = process.communicate()[1].strip().splitlines()
+                raise AnsibleActionFail(
+                    f"The ssh tunnel to the host did not come up: {said[-1] if said else 'no message'}; allow TCP "
+                    "forwarding in its sshd, or ask an address that the controller reaches."
+                )
+            time.sleep(0.02)
+
+
+class ControllerActionBase(ActionBase):  # type: ignore[misc]
+    """Run the module of the same name on the controller, with its URLs made reachable from there."""
+
+    _connection: Any
+    MODULE: str
+    URL_OPTIONS: tuple[str, ...]
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        with self._reachable(arguments) as reachable:
+            return self._on_controller(reachable, dict(task_vars or {}))
+
+    @contextlib.contextmanager
+    def _reachable(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        urls = {name: str(arguments[name]) for name in self.URL_OPTIONS if arguments.get(name)}
+        behind = {name: urlsplit(url) for name, url in urls.items() if is_loopback(urlsplit(url).hostname)}
+        if not behind or self._connection.transport != "ssh":
+            yield arguments
+            return
+        forwards: dict[tuple[str, int], int] = {}
+        for parts in behind.values():
+            forwards.setdefault((parts.hostname or "127.0.0.1", parts.port or 80), free_port())
+        command = tunnel_command(self._connection.get_option, forwards)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            wait_ready(process, list(forwards.values()))
+            for name, parts in behind.items():
+                local = forwards[(parts.hostname or "127.0.0.1", parts.port or 80)]
+                arguments[name] = urlunsplit(parts._replace(netloc=f"127.0.0.1:{local}"))
+            yield arguments
+        finally:
+            process.terminate()
+            process.communicate()
+
+    def _on_controller(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Execute the module here, by the interpreter that runs Ansible."""
+        remote, become = self._connection, self._play_context.become
+        local = connection_loader.get("ansible.builtin.local", self._play_context)
+        local.set_options(direct={})
+        self._connection, self._play_context.become = local, False
+        try:
+            variables = {**task_vars, "ansible_python_interpreter": sys.executable, "ansible_connection": "local"}
+            result: dict[str, Any] = self._execute_module(
+                module_name=self.MODULE, module_args=arguments, task_vars=variables
+            )
+        finally:
+            self._connection, self._play_context.become = remote, become
+        return result

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Verification passes a replica that does what the documents say, and names what a broken one does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.trtllm.fleet.plugins.filter.serving import verify_report
+from ansible_collections.trtllm.fleet.plugins.module_utils import _verify
+from unit.triton_fakes import fake_triton
+
+pytest.importorskip("tritonclient.http")
+
+
+def verify(*faults: str, gathers: set[str] = frozenset(), **options: Any) -> dict[str, _verify.Outcome]:  # type: ignore[assignment]
+    with fake_triton(*faults, gathers=gathers) as triton:
+        target = _verify.Target(
+            triton.url, triton.url, gathers=sorted(gathers), early_stop_ms=20, early_stop_tokens=4000, **options
+        )
+        return {outcome.name: outcome for outcome in _verify.Verification(target).run()}
+
+
+def failed(outcomes: dict[str, _verify.Outcome]) -> set[str]:
+    return {name for name, outcome in outcomes.items() if outcome.ok is False}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_verify, "CANCEL_SECONDS", 0.5)
+
+
+def test_a_good_replica_passes_every_check_of_the_documents() -> None:
+    outcomes = verify()
+    assert failed(outcomes) == set()
+    assert len(outcomes) == 1 + 2 * 7 + 1 + 2 + 1
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert "no request active" in outcomes["ensemble early stop"].answer
+    assert "not gathered" in outcomes["context logits"].answer
+
+
+def test_logits_that_are_gathered_are_returned() -> None:
+    outcomes = verify(gathers={"context"})
+    assert "8 values" in outcomes["context logits"].answer
+    assert "not gathered" in outcomes["generation logits"].answer
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("unready", "readiness"),
+        ("empty", "ensemble generate"),
+        ("bad_words", "ensemble bad_words as a list"),
+        ("bad_words", "tensorrt_llm_bls bad_words as a string"),
+        ("stop_words", "ensemble stop_words as a string"),
+        ("blanks", "tensorrt_llm_bls streaming"),
+        ("deaf", "ensemble early stop"),
+        ("end_id", "end_id"),
+        ("no own metrics", "metrics"),
+    ],
+)
+def test_what_is_broken_is_named(fault: str, what: str) -> None:
+    assert what in failed(verify(fault))
+
+
+@pytest.mark.parametrize("faults", [("dead stub",), ("dead stub", "200")])
+def test_a_dead_process_is_seen_whatever_the_status(faults: tuple[str, ...]) -> None:
+    outcomes = verify(*faults)
+    assert outcomes["readiness"].ok is True  # Triton itself says ready
+    assert "Stub process is not healthy" in outcomes["tensorrt_llm_bls generate"].answer
+    assert {"ensemble generate", "tensorrt_llm_bls generate"} <= failed(outcomes)
+
+
+def test_lost_blanks_are_told_apart_from_another_answer() -> None:
+    assert "blanks lost" in verify("blanks")["tensorrt_llm_bls streaming"].answer
+
+
+def test_a_stream_that_repeats_all_so_far_is_understood() -> None:
+    assert verify("accumulate")["tensorrt_llm_bls streaming"].ok is True
+
+
+def test_a_repository_that_does_not_stream_is_not_asked_to() -> None:
+    assert not [name for name in verify("unary") if "stream" in name or "early" in name]
+
+
+def test_an_engine_that_gathers_less_than_it_says_fails() -> None:
+    with fake_triton() as triton:
+        target = _verify.Target(triton.url, gathers=["context"])
+        verification = _verify.Verification(target)
+        with pytest.raises(_verify.Failed, match="not gathered"):
+            verification.logits("context")
+
+
+def test_older_releases_get_the_names_they_know() -> None:
+    new, old = (_verify.Verification(_verify.Target("http://x", release=release)) for release in ("1.2.1", "0.16.0"))
+    assert "seed" in new._greedy() and "random_seed" in old._greedy()
+
+
+def test_a_server_that_is_not_there_fails_every_check_with_the_reason() -> None:
+    target = _verify.Target("http://127.0.0.1:9", "http://127.0.0.1:9", timeout=1)
+    outcomes = _verify.Verification(target).run()
+    assert all(outcome.ok is not True for outcome in outcomes)
+    assert any("gives no answer" in outcome.answer for outcome in outcomes)
+
+
+def test_the_gateway_is_asked_with_the_official_client() -> None:
+    pytest.importorskip("openai")
+    outcome = verify(gateway_url="http://127.0.0.1:9", timeout=2)["chat completion"]
+    assert outcome.ok is False
+    assert "the gateway at http://127.0.0.1:9 refused" in outcome.answer
+
+
+def test_the_report_of_a_fleet_is_ok_only_when_all_is() -> None:
+    good = {"item": {"replica": "a-0"}, "ok": True, "checks": [vars(_verify.Outcome("n", "r", "e", "a", True, 0.1))]}
+    bad = {"item": {"replica": "b-0"}, "msg": "no tunnel"}
+    assert verify_report({"h1": [good]})["ok"] is True
+    report = verify_report({"h1": [good], "h2": [bad]})
+    assert (report["ok"], report["hosts"]["h1"]["ok"], report["hosts"]["h2"]["ok"]) == (False, True, False)
+    assert report["hosts"]["h2"]["replicas"]["b-0"]["error"] == "no tunnel"
+    assert "no tunnel" in report["table"]
