@@ -112,6 +112,7 @@ def plan(host: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str
         "mismatched": sorted(
             f"{name} {entry['upstream']}" for name, entry in installed.items() if entry["upstream"] != (target or held)
         ),
+        "held": sorted(name for name, entry in installed.items() if entry["held"]),
         "unheld": sorted(name for name, entry in installed.items() if not entry["held"]),
         "forbidden_origins": list(data["forbidden_origins"][context.source]),
         "repository": _repository(context),
@@ -249,6 +250,8 @@ def _fill(names: Iterable[str], **values: str) -> list[str]:
 
 
 def _versioned_packages(context: Context, table: Mapping[str, Any], flavor: str) -> list[str]:
+    if context.settings["packages"]:
+        return list(context.settings["packages"])
     names = _fill(table[flavor], branch=str(context.branch))
     for name in context.data["fabric"][fabric(context)]["versioned"]:
         bare = context.manager == "dnf" or (
@@ -260,7 +263,7 @@ def _versioned_packages(context: Context, table: Mapping[str, Any], flavor: str)
 
 def _module_packages(context: Context, table: Mapping[str, Any], flavor: str) -> list[str]:
     """Return the packages of modules made for one kernel each: the running one and newer ones."""
-    if "modules" not in table:
+    if "modules" not in table or context.settings["packages"]:
         return []
     return [
         table["modules"][flavor].format(branch=str(context.branch), kernel=release)
@@ -327,7 +330,7 @@ def _repository(context: Context) -> dict[str, Any]:
         "key": settings["repository_key"] or url.rstrip("/") + "/" + known["file"],
         "fingerprints": list(settings["repository_fingerprints"] or known["fingerprints"]),
         "file": {
-            "apt": "/etc/apt/sources.list.d/trtllm-nvidia-driver.sources",
+            "apt": "/etc/apt/sources.list.d/trtllm-nvidia-driver.list",
             "dnf": "/etc/yum.repos.d/trtllm-nvidia-driver.repo",
         }[manager],
         "key_file": {

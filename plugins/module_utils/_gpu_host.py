@@ -33,6 +33,7 @@ UNITS = (
     "nvidia-imex.service",
     "nvidia-cdi-refresh.service",
     "nvidia-cdi-refresh.path",
+    "trtllm-cdi-refresh.service",
 )
 
 

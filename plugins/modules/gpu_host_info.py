@@ -46,6 +46,7 @@ options:
       - nvidia-imex.service
       - nvidia-cdi-refresh.service
       - nvidia-cdi-refresh.path
+      - trtllm-cdi-refresh.service
   paths:
     description: Paths of which the free room is told. Of a path that does not exist yet, that of its
       nearest parent.
