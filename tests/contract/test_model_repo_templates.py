@@ -207,6 +207,15 @@ def test_protobuf_reads_the_result_with_the_documents_values(tag: str, lines: Li
     assert llm.model_transaction_policy.decoupled == (lines["tensorrt_llm"]["decoupled_mode"].lower() == "true")
 
 
+def test_the_table_has_the_placeholders_of_the_cpu_images_templates(repo_dir: Path) -> None:
+    key = version_key("1.2.1")
+    for model in MODELS:
+        path = repo_dir / "images/triton_cpu/src/all_models/inflight_batcher_llm" / model / "config.pbtxt"
+        theirs = {placeholder.name for placeholder in placeholders(path.read_text())}
+        table = parameters_of(model, key).values()
+        assert theirs == {parameter.placeholder(key) for parameter in table if not parameter.documented}, model
+
+
 def test_the_table_has_the_placeholders_of_every_recorded_template(shared_dir: Path) -> None:
     recorded = json.loads((shared_dir / "facts" / "model_repository_params.json").read_text())
     for tag, models in recorded.items():
@@ -309,6 +318,20 @@ def test_every_tag_of_the_clone_renders_and_parses(clone: Path, tmp_path: Path) 
             texts, _ = rendered(tag, lines, templates)
             for text in texts.values():
                 text_format.Parse(text, model_config_pb2.ModelConfig())
+        if version_key(tag[1:]) >= (0, 9):
+            code = prefixed_bls_code(tag, templates)
+            assert b"x_preprocessing" in code and b"x_postprocessing" in code and b"x_tensorrt_llm" in code
+
+
+def prefixed_bls_code(tag: str, templates: Path) -> bytes:
+    """All Python code of the BLS in a repository where every model has the prefix x_."""
+    rel = release(tag[1:])
+    lines = documented(tag, "llama", False)
+    request = EntryRequest(prefix="x_", parameters=lines)
+    built = engine(lines["tensorrt_llm"]["engine_dir"], rel.version, False)
+    resolved = Resolver(rel, request, built, TOKENIZER).resolve()
+    files = render_inflight(rel, [resolved], [TOKENIZER], templates).files
+    return b"".join(content for path, content in files.items() if path.startswith("x_tensorrt_llm_bls/1/"))
 
 
 def test_the_contradiction_in_a_document_of_upstream_is_refused(shared_dir: Path) -> None:
