@@ -106,7 +106,8 @@ def engine(environment: Path, checkpoint: Path, repo_dir: Path, tmp_path_factory
     )  # fmt: skip
     subprocess.run(
         [python, source / "bin" / "trtllm-build", "--checkpoint_dir", place / "converted",
-         "--output_dir", place / "built", "--gemm_plugin", "float32", "--max_batch_size", "4", "--max_input_len", "128", "--max_seq_len", "256"],
+         "--output_dir", place / "built", "--gemm_plugin", "float32",
+         "--max_batch_size", "4", "--max_input_len", "128", "--max_seq_len", "256"],
         env=variables, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     return place / "built"
@@ -140,7 +141,8 @@ def serving(environment: Path, repository: Path, models: list[str]) -> Iterator[
     port = free_port()
     argv = [
         str(server / "bin" / "tritonserver"), f"--model-repository={repository}",
-        f"--backend-directory={server}/backends", f"--cache-directory={server}/caches", "--disable-auto-complete-config", "--http-address=127.0.0.1",
+        f"--backend-directory={server}/backends", f"--cache-directory={server}/caches",
+        "--disable-auto-complete-config", "--http-address=127.0.0.1",
         f"--http-port={port}", "--allow-grpc=false", "--allow-metrics=false",
         f"--backend-config=python,shm-region-prefix-name=repo{port}_",
     ]  # fmt: skip
