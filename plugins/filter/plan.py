@@ -12,7 +12,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
     by_name,
     gateway_inputs,
     replica_inputs,
-    with_results,
+    repository_inputs,
 )
 
 
@@ -24,5 +24,5 @@ class FilterModule:
             "by_name": by_name,
             "gateway_inputs": gateway_inputs,
             "replica_inputs": replica_inputs,
-            "with_results": with_results,
+            "repository_inputs": repository_inputs,
         }

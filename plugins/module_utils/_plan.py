@@ -213,20 +213,14 @@ def _url_host(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def with_results(items: list[Item], *results: Mapping[str, Mapping[str, Any]], key: str = "name") -> list[Item]:
-    """Each of *items*, with what earlier roles returned for its *key* merged in; own values win."""
-    merged: list[Item] = []
-    for item in items:
-        found: Item = {}
-        for result in results:
-            found.update(result.get(item[key], {}))
-        merged.append({**found, **item})
-    return merged
-
-
 def by_name(results: list[Item], keys: list[str]) -> dict[str, Item]:
     """From the results of a loop over named items to ``{name: {key: value}}`` for the given *keys*."""
     return {result["item"]["name"]: {key: result.get(key) for key in keys} for result in results}
+
+
+def repository_inputs(repositories: list[Item], engines: Mapping[str, Mapping[str, Any]]) -> list[Item]:
+    """Each model repository with the engine that its model has by now (null in check mode, before the first build)."""
+    return [{**item, "engine_dir": engines[item["name"]]["engine_dir"]} for item in repositories]
 
 
 def replica_inputs(

@@ -14,7 +14,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
     plan,
     refuse_unknown_keys,
     replica_inputs,
-    with_results,
+    repository_inputs,
     world_size,
 )
 
@@ -156,11 +156,9 @@ def test_results_of_one_role_become_inputs_of_the_next() -> None:
     loop = [{"item": {"name": "a"}, "engine_dir": "/e", "changed": True, "noise": 1}]
     found = by_name(loop, ["engine_dir"])
     assert found == {"a": {"engine_dir": "/e"}}
-    assert with_results([{"name": "a", "x": 1}, {"name": "b"}], found) == [
-        {"engine_dir": "/e", "name": "a", "x": 1},
-        {"name": "b"},
+    assert repository_inputs([{"name": "a", "streaming": True}], found) == [
+        {"name": "a", "streaming": True, "engine_dir": "/e"}
     ]
-    assert with_results([{"name": "a-0", "model": "a"}], found, key="model")[0]["engine_dir"] == "/e"
 
 
 def test_fleet_wide_defaults_are_linked_into_each_inventory(repo_dir) -> None:  # type: ignore[no-untyped-def]
