@@ -34,7 +34,8 @@ def duration(seconds: float) -> str:
 
 def line(host: str, name: str, progress: Mapping[str, Any]) -> str:
     """One line for the operator's terminal."""
-    words = [f"phase {progress['phase_number']}/{progress['phases']} {progress['phase']}"]
+    number = f"phase {progress['phase_number']}/{progress['phases']} " if progress["phase_number"] else ""
+    words = [f"{number}{progress['phase']}"]
     if progress["ranks"] > 1:
         words.append(f"rank {min(progress['ranks_done'] + 1, progress['ranks'])}/{progress['ranks']}")
     words.append(duration(progress["elapsed"]))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -22,10 +21,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.trtllm.fleet.plugins.module_utils import _gpu, _podman
+from ansible_collections.trtllm.fleet.plugins.module_utils import _gpu
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact_store import ArtifactStore
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import inspect_checkpoint
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_failure import diagnose
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_image import Images
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_job import Job, JobState, finished_ranks
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_plan import (
     SHORT,
@@ -37,20 +37,20 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._engine_plan import (
     explain,
     gather,
     path_volumes,
+    require_image,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_preflight import Host, preflight
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_runner import is_complete
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import write_atomically
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, release, same_release
 
 LOCK_TIMEOUT = 600.0  # seconds; publishing holds the lock while it hashes the new engine
 TAIL = 50
-VERSION_PROBE = (
-    "import importlib.metadata as m\n"
-    "try:\n    print(m.version('tensorrt_llm'))\n"
-    "except m.PackageNotFoundError:\n    import tensorrt_llm; print(tensorrt_llm.__version__)"
-)
+# What of a result the manifest keeps, beside what the engine was made from.
+RECORDED = (
+    "name", "release", "tensorrt_llm_version", "model_family", "world_size", "commands", "reasons", "seconds",
+    "log_path",
+)  # fmt: skip
 ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -77,6 +77,7 @@ class Engine:
         self.environment = dict(environment or {})
         self.root = request.root
         self.store = ArtifactStore(self.root / "engines")
+        self.images = Images(self.root)
         self.store.home(request.name)  # refuses a name that would lead out of it
 
     # -- what is there -------------------------------------------------------------------------------------
@@ -142,13 +143,14 @@ class Engine:
             kept = self._newest_intact()
             if kept is not None:
                 return self._kept(result, kept, reasons)
-        result.update(changed=True, reasons=reasons, diff=diff(before, wanted.made_from))
+        missing = require_image(request, facts, tolerant=self.check_mode)
+        result.update(changed=True, reasons=[*reasons, *missing], diff=diff(before, wanted.made_from))
         if chosen is not None and facts.config is not None and not (self.check_mode and facts.unknown):
             self._preflight(wanted, facts, chosen)
         if self.check_mode:
             return result
         assert chosen is not None and facts.image_id is not None
-        version = self._version_in(facts.image_id)
+        version = self.images.version(facts.image_id, request.image_reference)
         self._refuse_other_release(chosen, version)
         with self.store.lock(request.name, LOCK_TIMEOUT):
             return self._build(wanted, facts, {**result, "tensorrt_llm_version": version})
@@ -192,39 +194,15 @@ class Engine:
 
     # -- the release in the image ----------------------------------------------------------------------------
 
-    def _versions_file(self) -> Path:
-        return self.root / "engines" / ".images.json"
-
-    def _known_versions(self) -> dict[str, str]:
-        """Image id -> tensorrt_llm version; an id stands for a content, so this never becomes wrong."""
-        try:
-            known = json.loads(self._versions_file().read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return known if isinstance(known, dict) else {}
-
-    def _version_in(self, image_id: str) -> str:
-        """The TensorRT-LLM version that the image itself reports."""
-        known = self._known_versions()
-        if image_id not in known:
-            try:
-                printed = _podman.run_once(image_id, ["python3", "-c", VERSION_PROBE], network="none", timeout=600)
-            except _podman.PodmanError as error:
-                lines = error.stderr.strip().splitlines()
-                raise FleetError(
-                    f"The image {self.request.image_reference} does not say which TensorRT-LLM it holds "
-                    f"({lines[-1] if lines else error}); use an image with the tensorrt_llm Python package "
-                    "(NVIDIA's have it from 24.04, release 0.9.0, on)."
-                ) from error
-            known[image_id] = printed.strip().splitlines()[-1].strip()
-            write_atomically(self._versions_file(), json.dumps(known, indent=1).encode())
-        return known[image_id]
-
     def _release_in(self, image_id: str | None) -> Release | None:
         """The release of the image, where none was given. Check mode asks no container."""
         if image_id is None:
             return None
-        version = self._known_versions().get(image_id) if self.check_mode else self._version_in(image_id)
+        version = (
+            self.images.known_version(image_id)
+            if self.check_mode
+            else self.images.version(image_id, self.request.image_reference)
+        )
         return release(version) if version else None
 
     def _refuse_other_release(self, chosen: Release, version: str) -> None:
@@ -350,7 +328,7 @@ class Engine:
             for path in self.store.published(name):
                 manifest = self.store.manifest(path) or {}
                 if manifest.get("job") == wanted_id:
-                    return {**manifest["result"], "changed": True, "building": False}
+                    return self._published(path, manifest)
         raise FleetError(f"The build of {name} was cancelled by another run; run again to start it anew.")
 
     def _collect(self, job: Job, state: JobState, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -361,29 +339,34 @@ class Engine:
         missing = self._missing_output(partial, complete.get("world_size") or 1)
         if missing:
             raise self._failure(job, replace(state, state="failed", message=missing))
-        complete.pop("diff", None)
         self.store.publish(
             self.request.name,
             job.fingerprint,
             {
                 "kind": "engine",
-                "name": self.request.name,
                 "made_from": about["made_from"],
-                "release": complete["release"],
-                "tensorrt_llm_version": complete.get("tensorrt_llm_version"),
-                "model_family": complete["model_family"],
-                "world_size": complete["world_size"],
-                "commands": complete["commands"],
-                "seconds": complete["seconds"],
                 "built_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "job": state.id,
-                "result": complete,
+                **{key: complete.get(key) for key in RECORDED},
             },
         )
         job.discard()
         if not about.get("keep_converted"):
             self._remove_converted(about["converted"])
         return {**complete, "changed": True, "building": False, "diff": result.get("diff", {})}
+
+    def _published(self, path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """The result of a build that another run has collected."""
+        return {
+            **{key: manifest.get(key) for key in RECORDED},
+            "changed": True,
+            "building": False,
+            "engine_dir": str(path),
+            "fingerprint": path.name,
+            "provisional": False,
+            "image_id": manifest["made_from"]["image"],
+            "gpu": manifest["made_from"]["gpu"],
+        }
 
     @staticmethod
     def _missing_output(partial: Path, ranks: int) -> str:

@@ -9,6 +9,7 @@ follows from both. The container's name is what keeps two builds of one engine a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -26,7 +27,9 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import w
 
 LABEL = "org.trtllm.fleet"
 TAIL_BYTES = 1 << 16
-LAST_LINE_LENGTH = 160
+LAST_LINE_LENGTH = 120
+# What upstream's tools put before each line: the time (ours is shown) and their own name.
+LOG_PREFIX = re.compile(r"^\[[\d/:. -]+\] (\[TRT-LLM\] )?(\[[A-Z]\] )?")
 KILLED = (137, 143)
 # What upstream's documentation gives every container that runs on GPUs.
 CONTAINER_OPTIONS = (
@@ -181,6 +184,8 @@ class Job:
         existed = self.exists
         _podman.remove(self.container)
         shutil.rmtree(self.directory, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.directory.parent.rmdir()
         return existed
 
     def log_lines(self, count: int) -> list[str]:
@@ -207,7 +212,7 @@ class Job:
             "ranks": step.get("ranks", 0),
             "elapsed": int(now - state.started) if state.started else 0,
             "phase_elapsed": int(now - state.phase_started) if state.phase_started else 0,
-            "last_line": lines[0][:LAST_LINE_LENGTH] if lines else "",
+            "last_line": LOG_PREFIX.sub("", lines[0])[:LAST_LINE_LENGTH] if lines else "",
         }
 
 

@@ -14,6 +14,7 @@ from typing import Any, Optional, TypeVar
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _gpu, _podman
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import ModelConfig, read_config
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_image import Images
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import world_size
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_preflight import check_ranks
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
@@ -75,9 +76,13 @@ class Request:
 
 @dataclass
 class Facts:
-    """What the host says. *unknown*: sentences on what it cannot say yet (check mode only)."""
+    """What the host says. *image_seen*: whether podman was asked for the image, or its id known without.
+
+    *unknown*: sentences on what it cannot say yet (check mode only).
+    """
 
     image_id: str | None = None
+    image_seen: bool = False
     tree: TreeDigest | None = None
     config: ModelConfig | None = None
     gpus: list[_gpu.Gpu] = field(default_factory=list)
@@ -164,13 +169,11 @@ class _Gatherer:
             return None
 
     def _image(self) -> str:
-        reference = self.request.image_reference
-        if _podman.executable() is None:
-            raise _Missing("podman is not installed yet", "run the role podman first")
-        found = _podman.image_id(reference)
-        if found is None:
-            raise _Missing(f"the image {reference} is not on this host yet", "run the role triton_image first")
-        return found
+        remembered = Images(self.request.root).remembered_id(self.request.image_reference)
+        if remembered is not None:
+            return remembered
+        self.facts.image_seen = True
+        return _present_image(self.request, learn=not self.tolerant)
 
     def _gpus(self) -> list[_gpu.Gpu]:
         if not self.request.devices:
@@ -215,6 +218,35 @@ class _Missing(Exception):
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(what)
         self.remedy = remedy
+
+
+def _present_image(request: Request, *, learn: bool) -> str:
+    """The id of the image, which has to be on the host."""
+    if _podman.executable() is None:
+        raise _Missing("podman is not installed yet", "run the role podman first")
+    found = Images(request.root).ask_id(request.image_reference, learn=learn)
+    if found is None:
+        raise _Missing(
+            f"the image {request.image_reference} is not on this host yet", "run the role triton_image first"
+        )
+    return found
+
+
+def require_image(request: Request, facts: Facts, *, tolerant: bool) -> list[str]:
+    """Before a build: the image has to be there, even where its id was known without asking.
+
+    Returns what is missing as sentences with *tolerant*; otherwise it raises.
+    """
+    if facts.image_seen:
+        return []
+    facts.image_seen = True
+    try:
+        _present_image(request, learn=not tolerant)
+    except _Missing as missing:
+        if not tolerant:
+            raise FleetError(f"{missing}; {missing.remedy}.") from missing
+        return [f"{missing}."]
+    return []
 
 
 def gather(request: Request, *, tolerant: bool) -> Facts:

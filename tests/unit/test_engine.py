@@ -50,7 +50,7 @@ def test_an_engine_is_made_and_published_whole(host: FakeHost) -> None:
     assert set(manifest["seconds"]) == {"convert", "build"}
     assert manifest["files"]["rank1.engine"]["size"] == (path / "rank1.engine").stat().st_size
     assert list((host.root / "converted").glob("[0-9a-f]*")) == [], "the converted checkpoint is removed"
-    assert not list((host.root / "jobs" / "tiny").iterdir())
+    assert not list((host.root / "jobs").glob("*/*"))
 
 
 def test_the_container_gets_what_it_needs_and_no_more(host: FakeHost) -> None:
@@ -81,6 +81,22 @@ def test_no_change_costs_one_podman_call_and_writes_nothing(host: FakeHost) -> N
     assert (again["engine_dir"], again["bytes_read"]) == (first["engine_dir"], 0)
     assert host.calls() == [["image", "inspect", "--format", "{{.Id}}", "triton"]]
     assert snapshot(host.root) == before
+
+
+def test_an_image_by_id_or_digest_needs_no_podman_when_nothing_changes(host: FakeHost) -> None:
+    image = {"id": "sha256:" + "a" * 64, "version": "1.2.1"}
+    digest = "registry/triton@sha256:" + "d" * 64
+    (host.home / "images.json").write_text(json.dumps({"triton": image, digest: image, image["id"]: image}))
+    host.build(image=digest)
+    host.forget_calls()
+    for reference in (digest, image["id"], image["id"].removeprefix("sha256:")):
+        assert not host.build(image=reference)["changed"]
+    assert host.calls() == []
+    (host.home / "images.json").write_text("{}")
+    assert not host.build(image=digest)["changed"], "the engine is as right as it was"
+    with pytest.raises(FleetError, match="is not on this host yet; run the role triton_image first"):
+        host.build(image=digest, options={"max_batch_size": 8})
+    assert "is not on this host yet" in host.check(image=digest, options={"max_batch_size": 8})["reasons"][-1]
 
 
 def test_what_does_not_determine_an_engine_does_not_rebuild_it(host: FakeHost) -> None:
@@ -247,7 +263,7 @@ def test_kill_9_before_and_after_the_rename(host: FakeHost, monkeypatch: pytest.
     last = host.build()
     assert not last["changed"], "it was published"
     assert len(host.calls("run", "--detach")) == 1, "and built once"
-    assert not list((host.root / "jobs" / "tiny").iterdir())
+    assert not list((host.root / "jobs").glob("*/*"))
 
 
 def test_a_lost_controller_costs_nothing(host: FakeHost) -> None:
