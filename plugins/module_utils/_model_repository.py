@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.trtllm.fleet.plugins.module_utils import _podman
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact_store import ArtifactStore
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import fingerprint
@@ -206,6 +207,8 @@ class Repository:
                 "checkout of its templates on the host."
             )
         if self.check_mode:
+            if _podman.executable() is None:
+                raise MissingTemplates("podman is not on the host yet, and so neither is the image with the templates.")
             _, place = self.image_templates.find(self.request.image)
             if place is None:
                 raise MissingTemplates(f"The templates of the image {self.request.image} are not on the host yet.")

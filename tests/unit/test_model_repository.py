@@ -211,6 +211,7 @@ def podman(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> FakePodman:
     fake = FakePodman(bed.path / "backend-1.2.1" / "all_models")
     for name in ("image_id", "check", "run"):
         monkeypatch.setattr(_podman, name, getattr(fake, name))
+    monkeypatch.setattr(_podman, "executable", lambda: "/usr/bin/podman")
     return fake
 
 
@@ -250,6 +251,14 @@ def test_an_image_that_is_not_on_the_host(bed: Bed, podman: FakePodman) -> None:
     with pytest.raises(FleetError, match="The image i is not on the host"):
         bed.repository(image="i").present()
     assert bed.repository(image="i", check_mode=True).present().changed
+
+
+def test_check_mode_on_a_host_without_podman(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_podman, "executable", lambda: None)
+    outcome = bed.repository(image="i", check_mode=True).present()
+    assert outcome.changed and "podman is not on the host yet" in outcome.reasons[0]
+    with pytest.raises(FleetError, match="podman is not installed on this host"):
+        bed.repository(image="i").present()
 
 
 # -- what a repository serves -------------------------------------------------------------------------------------
