@@ -278,7 +278,7 @@ class Repository:
         entries = self.request.entries
         return {
             "models": [f"{entry.prefix}{model}" for entry in entries for model in entry.models],
-            "entry_models": [f"{entry.prefix}{model}" for entry in entries for model in ENTRIES if model in entry.models],
+            "entry_models": [f"{e.prefix}{model}" for e in entries for model in ENTRIES if model in e.models],
             "worker_models": [f"{entry.prefix}{LLM}" for entry in entries],
             "mode": ORCHESTRATOR if len(entries) > 1 else LEADER,
         }

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -313,9 +312,9 @@ def requests(draw: st.DrawFn) -> tuple[str, dict[str, dict[str, Any]], bool | No
 
 
 @pytest.fixture(scope="module")
-def hosts() -> dict[str, Bed]:
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bed]:
     """One bed per release, shared by all examples."""
-    root = Path(tempfile.mkdtemp(prefix="repositories-"))
+    root = tmp_path_factory.mktemp("repositories")
     return {version: Bed(root / version).standard(version) for version in INFLIGHT}
 
 
