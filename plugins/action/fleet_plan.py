@@ -17,6 +17,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import in
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import ENGINE_OPTIONS
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan, refuse_unknown_keys
+from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import validate_parameters
 
 SPECS = Path(__file__).resolve().parents[2] / "roles" / "fleet" / "meta" / "argument_specs.yml"
 
@@ -44,6 +45,9 @@ class ActionModule(ActionBase):
             if validated.error_messages:
                 raise FleetError("; ".join(validated.error_messages) + ".")
             fleet = plan(validated.validated_parameters)
+            for repository in fleet["repositories"]:
+                where = f"{repository['name']}: repository.parameters"
+                validate_parameters(fleet["release"], "inflight_batcher_llm", repository["parameters"], where)
             for checkpoint in fleet["checkpoints"]:
                 if checkpoint["location"] == "controller":
                     inspect_checkpoint(Path(os.path.expanduser(checkpoint["path"])))

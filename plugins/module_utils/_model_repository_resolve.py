@@ -139,7 +139,7 @@ class Resolver:
         self._take_given()
         streaming = self._streaming()
         self._directories()
-        self._batch_sizes()
+        self._batch_sizes(streaming)
         self._tokenizer_values(streaming)
         self._names()
         self._types()
@@ -223,7 +223,7 @@ class Resolver:
         value = self.get(LLM, "triton_backend")
         return value.text if value else "tensorrtllm"
 
-    def _batch_sizes(self) -> None:
+    def _batch_sizes(self, streaming: bool) -> None:
         """One batch size for all models, by default the engine's, and how many instances serve it."""
         engine, name = self.engine, "triton_max_batch_size"
         if engine and engine.max_batch_size:
@@ -243,6 +243,10 @@ class Resolver:
         for model, (count, most) in INSTANCES.items():
             size = self.get(model, name)
             if size:
+                if model == POST and streaming:
+                    # The ensemble hands each token to whichever process is free: with several they overtake each other.
+                    self.put(model, count, "1", "streaming is on: one process keeps the tokens of an answer in order")
+                    continue
                 number = min(int(size.text), most)
                 self.put(model, count, str(number), f"{name} {size.text}, at most {most} processes")
 
@@ -255,16 +259,19 @@ class Resolver:
         if self.tokenizer is None:
             return
         beam = self.get(LLM, "max_beam_width")
-        if self.tokenizer.sentencepiece and beam and int(beam.text) > 1 and not self.get(BLS, "accumulate_tokens"):
+        if beam and int(beam.text) > 1:
             self.put(BLS, "accumulate_tokens", "False", f"max_beam_width {beam.text} from {beam.source}")
             self.notes.append(
-                f"The tokenizer is SentencePiece ({self.tokenizer.sentencepiece_source}), but tokens cannot be "
-                f"accumulated with max_beam_width {beam.text}: streamed text may lack spaces between words"
+                f"Tokens cannot be accumulated with max_beam_width {beam.text}: streamed text may lack spaces between "
+                "words (SentencePiece) or characters that are made of several tokens"
             )
-        self.put(
-            BLS, "accumulate_tokens", str(self.tokenizer.sentencepiece),
-            f"{self.tokenizer.directory}: {self.tokenizer.sentencepiece_source}",
-        )  # fmt: skip
+            return
+        # A piece alone is not text: SentencePiece marks spaces at the start of words, and in a byte-level
+        # vocabulary a character may be several tokens.
+        reason = "a character may be several tokens"
+        if self.tokenizer.sentencepiece:
+            reason = self.tokenizer.sentencepiece_source
+        self.put(BLS, "accumulate_tokens", "True", f"{self.tokenizer.directory}: {reason}")
 
     def _names(self) -> None:
         """Which models the BLS calls. Releases 0.9 to 0.12 take an unfilled name literally, so it is always filled."""

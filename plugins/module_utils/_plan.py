@@ -23,6 +23,8 @@ Item = dict[str, Any]
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")
 PORTS_PER_REPLICA = 10
 PORT_KINDS = ("http_port", "grpc_port", "metrics_port")
+# What a replica takes over from what the role model_repository returned.
+FROM_REPOSITORY = ("repository_dir", "fingerprint", "entry_models", "worker_models", "mode")
 # What multiplies up to the number of ranks, and so of GPUs, of one engine.
 PARALLEL_OPTIONS = ("tp_size", "pp_size", "cp_size")
 
@@ -230,9 +232,7 @@ def replica_inputs(
     return [
         {
             **replica,
-            "repository_dir": repositories[replica["model"]]["repository_dir"],
-            "fingerprint": repositories[replica["model"]]["fingerprint"],
-            "entry_models": repositories[replica["model"]]["entry_models"],
+            **{key: value for key, value in repositories[replica["model"]].items() if key in FROM_REPOSITORY and value},
             "engine_dirs": [engines[replica["model"]]["engine_dir"]],
         }
         for replica in replicas

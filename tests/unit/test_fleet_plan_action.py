@@ -67,6 +67,7 @@ def test_defaults_are_filled_in_at_every_depth(repo_dir: Path, tmp_path: Path, c
         ),
         ({"engine": {"tp_size": 2}, "serving": {"replicas": [{"gpus": [0]}]}}, "the engine has 2 ranks"),
         ({"engine": {"max_batch_size": "many"}}, "max_batch_size"),
+        ({"repository": {"parameters": {"tensorrt_llm": {"max_beam_wdth": 1}}}}, "did you mean 'max_beam_width'"),
         ({"checkpoint": {"path": "/nonexistent/llama"}}, "/nonexistent/llama"),
     ],
 )
