@@ -25,7 +25,7 @@ def installed(repo_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         [galaxy, "collection", "build", "--output-path", str(root)], cwd=repo_dir, check=True, capture_output=True
     )
     (archive,) = root.glob("trtllm-fleet-*.tar.gz")
-    argv = [galaxy, "collection", "install", str(archive), "-p", str(root / "collections"), "--offline"]
+    argv = [galaxy, "collection", "install", str(archive), "-p", str(root / "collections"), "--offline", "--force"]
     subprocess.run(argv, cwd=root, check=True, capture_output=True)
     return root
 
