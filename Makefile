@@ -7,7 +7,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export MOLECULE_GLOB := molecule/*/molecule.yml
 unexport ANSIBLE_INVENTORY ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH
 
-.PHONY: help setup demo clean-demo test lint unit contract molecule bench images docs build clean
+.PHONY: help setup setup-hosts demo clean-demo test lint unit contract molecule bench images docs build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,13 +15,16 @@ help: ## list the targets
 setup: ## make the controller's virtual environment (.venv)
 	@tools/setup
 
-demo: setup ## bring up a test host, run site.yml against it, and chat with it
+setup-hosts:
+	@tools/setup --for-hosts
+
+demo: setup-hosts ## bring up a test host, run site.yml against it, and chat with it
 	@.venv/bin/python tools/demo.py up
 
 clean-demo: ## remove what the demo made
 	@if [ -x .venv/bin/python ]; then .venv/bin/python tools/demo.py down; else echo "demo: nothing to remove"; fi
 
-test: setup ## lint, unit and contract tests, molecule; exit 0 only if all passed
+test: setup-hosts ## lint, unit and contract tests, molecule; exit 0 only if all passed
 	@.venv/bin/python tools/test.py
 
 lint: setup ## ruff, mypy, yamllint, ansible-lint, ansible-test sanity
@@ -33,13 +36,13 @@ unit: setup ## unit tests
 contract: setup ## contract tests against upstream's recorded artefacts
 	@.venv/bin/python tools/test.py contract
 
-molecule: setup ## molecule scenarios on real systemd hosts (SCENARIO=name for one)
+molecule: setup-hosts ## molecule scenarios on real systemd hosts (SCENARIO=name for one)
 	@.venv/bin/python tools/test.py molecule $(SCENARIO)
 
-images: setup ## build the images triton_cpu and openai_gateway
+images: setup-hosts ## build the images triton_cpu and openai_gateway
 	@.venv/bin/python tools/demo.py images
 
-bench: setup ## time the demo's stages, cold and warm, and count remote module calls
+bench: setup-hosts ## time the demo's stages, cold and warm, and count remote module calls
 	@.venv/bin/python tools/bench.py
 
 docs: setup ## generate the reference from argument_specs and DOCUMENTATION
