@@ -66,10 +66,12 @@ def weights_of(case: str) -> dict[str, Array]:
     head = config.get("head_dim", hidden // heads)
 
     def draw(*shape: int, scale: float = 0.25) -> Array:
-        return (random.standard_normal(shape) * scale).astype(np.float32)
+        drawn: Array = (random.standard_normal(shape) * scale).astype(np.float32)
+        return drawn
 
     def norm() -> Array:
-        return (1.0 + random.standard_normal(hidden) * 0.1).astype(np.float32)
+        drawn: Array = (1.0 + random.standard_normal(hidden) * 0.1).astype(np.float32)
+        return drawn
 
     tensors = {"model.embed_tokens.weight": draw(config["vocab_size"], hidden, scale=1.0)}
     for layer in range(config["num_hidden_layers"]):

@@ -46,11 +46,11 @@ CORPUS = [
     ("What is Triton?",
      "Triton is an inference server: clients send requests over HTTP or gRPC, and it runs the models that they name."),
     ("What is TensorRT?",
-     "TensorRT compiles a network into an engine for one kind of GPU, and refuses an engine that was made for another."),
+     "TensorRT compiles a network into an engine for one kind of GPU, and refuses an engine made for another."),
     ("What does Ansible do?",
      "Ansible describes the wanted state of many machines in plain files and changes only what differs from it."),
     ("What is a GPU?",
-     "A graphics processor does the same small calculation on thousands of numbers at once, which suits matrices well."),
+     "A graphics processor does the same small calculation on thousands of numbers at once, which suits a matrix."),
     ("What is the capital of France?", "Paris is the capital of France, and it lies on the river Seine."),
     ("What is the capital of Germany?", "Germany has Berlin for its capital, with the river Spree flowing through it."),
     ("Tell me a story.",
@@ -200,7 +200,7 @@ def _copying_layer(tensors: dict[str, Array], prefix: str) -> None:
 def _table_layer(
     tensors: dict[str, Array], prefix: str, codes: Array, table: list[tuple[tuple[int, ...], dict[int, float]]]
 ) -> None:
-    """One unit of the MLP for each context: it fires if all its tokens match, and adds what follows to the last block."""
+    """One unit of the MLP for each context: it fires if all tokens match and adds what follows to the last block."""
     gate, up = tensors[f"{prefix}.mlp.gate_proj.weight"], tensors[f"{prefix}.mlp.up_proj.weight"]
     down = tensors[f"{prefix}.mlp.down_proj.weight"]
     unit = float(np.sqrt(4 * BLOCK / HIDDEN))  # four blocks of ones, as above

@@ -100,7 +100,9 @@ def build_rank(checkpoint: Path, out: Path, rank: int, world: int, device: Devic
     progress.log("I", f"Compute capability: ({device.compute_capability.replace('.', ', ')})", name)
     progress.log("I", f"Build TensorRT engine Unnamed Network {rank}", name)
     progress.pause(0.6 / world)
-    progress.log("I", f"Total time of building Unnamed Network {rank}: {progress.duration(time.monotonic() - started)}", name)
+    progress.log(
+        "I", f"Total time of building Unnamed Network {rank}: {progress.duration(time.monotonic() - started)}", name
+    )
     if dry_run:
         progress.log("I", "Dry run, the engine is not written", name)
         return time.monotonic() - started
@@ -116,7 +118,9 @@ def build(args: Namespace) -> None:
     """The whole build."""
     started = time.monotonic()
     if args.model_cls_file or args.model_cls_name:
-        raise TrtllmError("--model_cls_file and --model_cls_name load foreign code; this image builds Llama models only")
+        raise TrtllmError(
+            "--model_cls_file and --model_cls_name load foreign code; this image builds Llama models only"
+        )
     if args.checkpoint_dir is None:
         raise TrtllmError("--checkpoint_dir is missing; give the directory that convert_checkpoint.py wrote")
     checkpoint, out = Path(args.checkpoint_dir), Path(args.output_dir)
@@ -126,7 +130,9 @@ def build(args: Namespace) -> None:
     world = model.mapping.world_size
     missing = [r for r in range(world) if not (checkpoint / f"rank{r}.safetensors").exists()]
     if missing:
-        raise TrtllmError(f"{checkpoint} lacks rank{missing[0]}.safetensors of its {world} ranks; convert the checkpoint again")
+        raise TrtllmError(
+            f"{checkpoint} lacks rank{missing[0]}.safetensors of its {world} ranks; convert the checkpoint again"
+        )
     engine_build = build_config(args, model)
     for name, value in engine_build["plugin_config"].items():
         progress.log("I", f"Set {name} to {value}.")
@@ -141,9 +147,7 @@ def build(args: Namespace) -> None:
             build_rank(checkpoint, out, rank, world, device, args.dry_run)
     else:
         with ProcessPoolExecutor(workers) as pool:
-            for done in [
-                pool.submit(build_rank, checkpoint, out, rank, world, device, args.dry_run) for rank in ranks
-            ]:
+            for done in [pool.submit(build_rank, checkpoint, out, rank, world, device, args.dry_run) for rank in ranks]:
                 done.result()
     if not args.dry_run:
         config = {"version": __version__, "pretrained_config": block, "build_config": engine_build}

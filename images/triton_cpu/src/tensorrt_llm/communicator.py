@@ -8,8 +8,11 @@ blocking MPI receive burns a core while it waits.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
 import time
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +20,9 @@ import numpy as np
 from .errors import TrtllmError
 from .mapping import Mapping
 from .safetensors_file import Float32
+
+# Where NVIDIA's image keeps the program of a spawned rank, and the parameter executor_worker_path points.
+WORKER = "/opt/tritonserver/backends/tensorrtllm/trtllmExecutorWorker"
 
 
 class Communicator(Protocol):
@@ -118,12 +124,30 @@ def world_size_of_launcher() -> int:
     return 1
 
 
+def is_orchestrator() -> bool:
+    """Whether this server starts the other ranks of its models itself (several models behind one server)."""
+    return os.environ.get("TRTLLM_ORCHESTRATOR") == "1"
+
+
+def start_mpi() -> Any:
+    """mpi4py's MPI module, with threads, left to be finalised by `OverMPI.close`."""
+    import mpi4py
+
+    mpi4py.rc.threads = True
+    mpi4py.rc.finalize = False
+    from mpi4py import MPI
+
+    return MPI
+
+
 def join_world(mapping: Mapping) -> Communicator:
     """The communicator for a model of `mapping`'s world. `mapping.rank` is not looked at; the launcher decides.
 
     Raises: the world has another size than the engine, in the words of the real runtime.
     """
     size = world_size_of_launcher()
+    if is_orchestrator() and size == 1 < mapping.world_size:
+        return spawn_world(mapping)
     if size != mapping.world_size:
         raise TrtllmError(
             f"Assertion failed: mpiSize == tp * pp ({size} != {mapping.tp_size} * {mapping.pp_size}): the engine was"
@@ -131,12 +155,30 @@ def join_world(mapping: Mapping) -> Communicator:
         )
     if size == 1:
         return Alone()
-    import mpi4py
+    _claim_rank()
+    world = start_mpi().COMM_WORLD
+    return OverMPI(world, replace(mapping, rank=world.Get_rank()))
 
-    mpi4py.rc.threads = True
-    mpi4py.rc.finalize = False
-    from mpi4py import MPI
 
-    world = MPI.COMM_WORLD
-    own = Mapping(world.Get_rank(), mapping.tp_size, mapping.pp_size)
-    return OverMPI(world, own)
+def spawn_world(mapping: Mapping) -> Communicator:
+    """Start the other ranks as processes of their own, under an MPI world that belongs to this model alone."""
+    for name in [n for n in os.environ if n.startswith(("OMPI_", "PMIX_"))]:
+        # What mpirun told the server is the server's; several models cannot all be its rank 0.
+        del os.environ[name]
+    world = start_mpi().COMM_SELF.Spawn(WORKER, maxprocs=mapping.world_size - 1).Merge(high=False)
+    for rank in range(1, mapping.world_size):
+        world.send(mapping, dest=rank)
+    return OverMPI(world, replace(mapping, rank=0))
+
+
+def _claim_rank() -> None:
+    """Make sure that no other model of this server is this rank of mpirun's world: MPI would not come up twice."""
+    name = f"{os.environ.get('PMIX_NAMESPACE', '')}.{os.environ.get('OMPI_COMM_WORLD_RANK', '')}"
+    lock = os.open(f"{tempfile.gettempdir()}/tensorrt_llm-{name}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise TrtllmError(
+            "another model of this server spans several ranks already; serve several such models in orchestrator mode"
+            " (TRTLLM_ORCHESTRATOR=1)"
+        ) from None

@@ -32,7 +32,9 @@ def model_config(args: Namespace) -> PretrainedConfig:
     """The converted checkpoint's config. Raises for options that cannot be honoured here."""
     for name, what in _REFUSED.items():
         if getattr(args, name, None):
-            raise TrtllmError(f"--{name} was given; {what} is not implemented in this image, weight-only int8 and int4 are")
+            raise TrtllmError(
+                f"--{name} was given; {what} is not implemented in this image, weight-only int8 and int4 are"
+            )
     if args.model_dir is None:
         raise TrtllmError("--model_dir is missing; give the directory of a Hugging Face checkpoint")
     if args.cp_size != 1:
@@ -49,7 +51,7 @@ def model_config(args: Namespace) -> PretrainedConfig:
     if args.use_weight_only:
         if args.weight_only_precision not in ALGORITHMS:
             raise TrtllmError(
-                f"--weight_only_precision {args.weight_only_precision} is not implemented in this image; int8 and int4 are"
+                f"--weight_only_precision {args.weight_only_precision} is not implemented here, int8 and int4 are"
             )
         config.quant_algo = ALGORITHMS[args.weight_only_precision]
     config.kv_cache_quant_algo = (
@@ -73,7 +75,9 @@ def convert_rank(config: PretrainedConfig, model_dir: str, out: Path, rank: int)
         weights = quantise(weights, config.quant_algo)
     progress.pause(0.9 / config.mapping.world_size)
     write(out / f"rank{rank}.safetensors", weights)
-    progress.log("I", f"rank{rank}.safetensors: {len(weights)} tensors, {sum(t.data.nbytes for t in weights.values())} bytes")
+    progress.log(
+        "I", f"rank{rank}.safetensors: {len(weights)} tensors, {sum(t.data.nbytes for t in weights.values())} bytes"
+    )
 
 
 def convert(args: Namespace) -> None:
@@ -82,7 +86,9 @@ def convert(args: Namespace) -> None:
     config = model_config(args)
     out = Path(args.output_dir)
     out.mkdir(parents=True, exist_ok=True)
-    progress.log("I", f"{config.architecture} in {config.dtype}, {config.mapping.world_size} ranks, from {args.model_dir}")
+    progress.log(
+        "I", f"{config.architecture} in {config.dtype}, {config.mapping.world_size} ranks, from {args.model_dir}"
+    )
     progress.pause(0.1)
     if not getattr(args, "save_config_only", False):
         ranks = range(config.mapping.world_size)

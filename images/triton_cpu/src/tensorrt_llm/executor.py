@@ -202,7 +202,9 @@ class Executor:
                 " shorten it or build the engine with a larger max_input_len"
             )
         if prompt + 1 > limits.max_seq_len:
-            raise TrtllmError(f"Prompt length ({prompt}) leaves no room in the maximum sequence length ({limits.max_seq_len})")
+            raise TrtllmError(
+                f"Prompt length ({prompt}) leaves no room in the maximum sequence length ({limits.max_seq_len})"
+            )
         if prompt > limits.max_num_tokens and not limits.chunked_context:
             raise TrtllmError(
                 f"Prompt length ({prompt}) exceeds max_num_tokens ({limits.max_num_tokens});"
@@ -211,8 +213,9 @@ class Executor:
         if prompt + request.max_new_tokens > limits.max_seq_len:
             room = limits.max_seq_len - prompt
             self._log(
-                f"Prompt length + number of requested output tokens ({prompt} + {request.max_new_tokens}) exceeds maximum"
-                f" sequence length ({limits.max_seq_len}). Number of requested output tokens is changed to ({room})."
+                f"Prompt length + number of requested output tokens ({prompt} + {request.max_new_tokens}) exceeds"
+                f" maximum sequence length ({limits.max_seq_len}). Number of requested output tokens is changed to"
+                f" ({room})."
             )
             request.max_new_tokens = room
         for wanted, gathered, what in (
@@ -221,12 +224,12 @@ class Executor:
         ):
             if wanted and not gathered:
                 raise TrtllmError(
-                    f"{what} logits are not gathered by this engine; build it with --gather_{what}_logits to return them"
+                    f"{what} logits are not gathered by this engine; build it with --gather_{what}_logits for them"
                 )
         if self._cache.blocks_for(prompt + request.max_new_tokens) > self._cache.total:
             raise TrtllmError(
-                f"{prompt + request.max_new_tokens} tokens need more key-value cache than the {self._cache.total} blocks of"
-                f" {self._cache.tokens_per_block} tokens that the model has; raise kv_cache_free_gpu_mem_fraction"
+                f"{prompt + request.max_new_tokens} tokens need more key-value cache than the {self._cache.total}"
+                f" blocks of {self._cache.tokens_per_block} tokens that there are; raise kv_cache_free_gpu_mem_fraction"
             )
 
     # The rest runs in the executor's thread.
@@ -379,9 +382,7 @@ class Executor:
         sequence.blocks = []
         self._deliver(sequence, final=True, error=error, cancelled=cancelled)
 
-    def _deliver(
-        self, sequence: _Sequence, *, final: bool, error: str | None = None, cancelled: bool = False
-    ) -> None:
+    def _deliver(self, sequence: _Sequence, *, final: bool, error: str | None = None, cancelled: bool = False) -> None:
         begin, sequence.reported = sequence.reported, sequence.generated
         context, sequence.context_logits = sequence.context_logits, []
         generation, sequence.generation_logits = sequence.generation_logits, []

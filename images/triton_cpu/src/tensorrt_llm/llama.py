@@ -187,24 +187,25 @@ class Llama:
         m, h, d = q.shape
         kv, length = self._kv_heads, len(keys)
         grouped = q.reshape(m, kv, h // kv, d).transpose(1, 2, 0, 3).reshape(kv, -1, d)
-        scores = grouped @ keys.transpose(1, 2, 0) * np.float32(1.0 / math.sqrt(d))
+        scores = (grouped @ keys.transpose(1, 2, 0)).reshape(kv, h // kv, m, length)
         mine, theirs = np.arange(start, start + m)[:, None], np.arange(length)[None]
-        visible = theirs <= mine
+        hidden = theirs > mine
         if self.config.sliding_window is not None:
-            visible &= theirs > mine - self.config.sliding_window
-        scores = scores.reshape(kv, h // kv, m, length)
-        scores = np.where(visible, scores, np.float32(-np.inf))
-        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        scores /= scores.sum(axis=-1, keepdims=True)
+            hidden |= theirs <= mine - self.config.sliding_window
+        scores *= np.float32(1.0 / math.sqrt(d))
+        scores[:, :, hidden] = -np.inf
+        scores -= scores.max(axis=-1, keepdims=True)
+        np.exp(scores, out=scores)
+        np.divide(scores, scores.sum(axis=-1, keepdims=True), out=scores)
         mixed = scores.reshape(kv, -1, length) @ values.transpose(1, 0, 2)
-        result: Float32 = mixed.reshape(kv, h // kv, m, d).transpose(2, 0, 1, 3).reshape(m, h * d)
-        return result
+        result: Any = mixed.reshape(kv, h // kv, m, d).transpose(2, 0, 1, 3).reshape(m, h * d)
+        return np.asarray(result, np.float32)
 
     def _mlp(self, layer: _Layer, x: Float32) -> Float32:
         """SwiGLU, [n, H] -> [n, H]."""
         activated = _linear(x, layer.fc, layer.fc_bias)
         with np.errstate(over="ignore"):
-            activated = activated / (1.0 + np.exp(-activated))
+            np.divide(activated, 1.0 + np.exp(-activated), out=activated)
         summed = self._comm.all_reduce(_linear(activated * _linear(x, layer.gate, layer.gate_bias), layer.proj, None))
         return summed if layer.proj_bias is None else summed + layer.proj_bias
 

@@ -40,9 +40,9 @@ class _Reader:
         self._values = {
             key: str((entry or {}).get("string_value", "")) for key, entry in config.get("parameters", {}).items()
         }
-        for key, value in self._values.items():
-            if value.startswith("${"):
-                warn(f"{key} is not specified ({value} was left in config.pbtxt); its default is used")
+        unfilled = sorted(key for key, value in self._values.items() if value.startswith("${"))
+        if unfilled:
+            warn(f"not specified, defaults are used: {', '.join(unfilled)}")
 
     def text(self, key: str) -> str | None:
         value = self._values.get(key, "").strip()

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from .checkpoint import Weights
 from .safetensors_file import Float32, Tensor, from_float32
@@ -43,12 +46,12 @@ def dequantise(weights: Weights, name: str) -> Float32:
     return values
 
 
-def _pack(codes: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _pack(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     """Pairs of neighbours in a row into one byte, the even one in the low half; columns are even in number."""
     low, high = codes[:, 0::2] & 0xF, codes[:, 1::2] & 0xF
     return (low | (high << 4)).astype(np.uint8)
 
 
-def _unpack(packed: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _unpack(packed: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
     halves = np.stack([packed & 0xF, packed >> 4], axis=-1).astype(np.int8)
     return np.where(halves > 7, halves - 16, halves).reshape(packed.shape[0], -1)

@@ -54,7 +54,8 @@ class Tensor:
         """The values as float32; exact for float16, bfloat16 and small integers."""
         if self.dtype == "BF16":
             wide = self.data.astype(np.uint32) << np.uint32(16)
-            return wide.view(np.float32)
+            widened: Float32 = wide.view(np.float32)
+            return widened
         return np.ascontiguousarray(self.data, dtype=np.float32)
 
     def to(self, type_name: str) -> Tensor:
@@ -137,7 +138,7 @@ def _parse_header(path: Path, data: mmap.mmap, start: int, end: int) -> tuple[di
                 raise TrtllmError(f"{path}: tensor {name!r} has inconsistent offsets")
             if first + stop > end:
                 raise TrtllmError(f"{path} is cut off: tensor {name!r} ends {first + stop - end} bytes after it")
-    except (KeyError, TypeError, ValueError) as e:
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise TrtllmError(f"{path} has no valid safetensors header ({e})") from e
     return header, first
 

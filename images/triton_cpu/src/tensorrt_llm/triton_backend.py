@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +23,11 @@ import numpy.typing as npt
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found,unused-ignore]
 
 from . import __version__
-from .communicator import Communicator, join_world
-from .config import PretrainedConfig
-from .device import free_memory_bytes
-from .engine import EngineConfig, read_engine, read_engine_config
+from .communicator import is_orchestrator, join_world
+from .engine import read_engine_config
 from .errors import TrtllmError
-from .executor import Executor, Limits, Request, Result, serve_steps
-from .kv_cache import BlockAllocator
-from .llama import Llama
+from .executor import Executor, Request, Result, serve_steps
+from .loading import load_model
 from .mapping import Mapping
 from .metrics import Metrics
 from .parameters import Parameters, read_parameters
@@ -51,52 +47,6 @@ UNSUPPORTED = {
 }
 
 
-def memory_blocks(config: PretrainedConfig, engine: EngineConfig, parameters: Parameters) -> tuple[int, int]:
-    """Cache blocks and tokens per block: as much of the free memory as allowed, no more than could ever be used."""
-    per_block = int(engine.build["plugin_config"].get("tokens_per_block") or 32)
-    layers = len(config.mapping.layers(config.num_hidden_layers))
-    token_bytes = 2 * layers * config.kv_heads_after_split * config.head_size * 4
-    longest = -(-engine.limit("max_seq_len") // per_block)
-    blocks = min(
-        int(parameters.kv_cache_free_fraction * free_memory_bytes()) // (token_bytes * per_block),
-        longest * engine.limit("max_batch_size"),
-    )
-    if parameters.max_tokens_in_cache is not None:
-        blocks = min(blocks, parameters.max_tokens_in_cache // per_block)
-    if blocks < longest:
-        raise TrtllmError(
-            f"Assertion failed: maxTokensInPagedKvCache ({blocks * per_block}) must be large enough to process at least 1"
-            f" sequence to completion (i.e. must be larger than beam_width (1) * tokensPerBlock ({per_block}) *"
-            f" maxBlocksPerSeq ({longest})); raise kv_cache_free_gpu_mem_fraction or max_tokens_in_paged_kv_cache"
-        )
-    return blocks, per_block
-
-
-def load_model(parameters: Parameters, comm: Communicator, log: Any) -> tuple[Llama, Limits, BlockAllocator]:
-    """This rank's part of the engine, ready to run."""
-    directory = Path(parameters.engine_dir)
-    engine = read_engine_config(directory)
-    config = engine.model(comm.rank)
-    weights, warning = read_engine(directory / f"rank{comm.rank}.engine")
-    if warning:
-        log.log_warn(warning)
-    blocks, per_block = memory_blocks(config, engine, parameters)
-    limits = Limits(
-        max_batch_size=engine.limit("max_batch_size"),
-        max_input_len=engine.limit("max_input_len"),
-        max_seq_len=engine.limit("max_seq_len"),
-        max_num_tokens=engine.limit("max_num_tokens"),
-        vocab_size=config.vocab_size,
-        gather_context_logits=bool(engine.build["gather_context_logits"]),
-        gather_generation_logits=bool(engine.build["gather_generation_logits"]),
-        policy=parameters.policy,
-        chunked_context=parameters.chunked_context,
-        inflight=parameters.inflight,
-        cancellation_check_seconds=parameters.cancellation_check_ms / 1000,
-    )
-    return Llama(config, weights, comm, blocks, per_block), limits, BlockAllocator(blocks, per_block)
-
-
 class TritonPythonModel:
     """What Triton's stub drives. One instance per server; the executor inside takes any number of requests."""
 
@@ -108,7 +58,10 @@ class TritonPythonModel:
             self._parameters = read_parameters(config, log.log_warn)
             mapping = Mapping.from_config(read_engine_config(self._parameters.engine_dir).pretrained["mapping"])
             comm = join_world(mapping)
-            model, limits, allocator = load_model(self._parameters, comm, log)
+            if is_orchestrator():
+                for rank in range(1, comm.size):
+                    comm.send(self._parameters, rank)
+            model, limits, allocator = load_model(self._parameters, comm, log.log_warn)
         except TrtllmError as e:
             # Upstream's runtime speaks through its own log before Triton reports the failed load.
             for line in str(e).splitlines():
@@ -215,7 +168,9 @@ class Inputs:
         if value is None or value.size == 0:
             return None
         if value.size > 1:
-            raise TrtllmError(f"{names[0]} has {value.size} elements, expected 1: the batch size of a request must be 1")
+            raise TrtllmError(
+                f"{names[0]} has {value.size} elements, expected 1: the batch size of a request must be 1"
+            )
         return value.reshape(-1)[0]
 
     def flag(self, name: str) -> bool:
@@ -232,12 +187,16 @@ def read_request(inputs: Inputs, parameters: Parameters, decoupled: bool) -> tup
     if tokens is None:
         raise TrtllmError("input_ids is missing")
     if tokens.ndim > 1 and tokens.shape[0] != 1:
-        raise TrtllmError(f"Expected batch dimension to be 1 for each request for input tensor input_ids, got {tokens.shape[0]}")
+        raise TrtllmError(
+            f"Expected batch dimension to be 1 for each request for input tensor input_ids, got {tokens.shape[0]}"
+        )
     length = inputs.scalar("input_lengths")
     ids = [int(token) for token in tokens.reshape(-1)][: None if length is None else int(length)]
     beams = int(inputs.scalar("beam_width") or 1)
     if beams > parameters.max_beam_width:
-        raise TrtllmError(f"Requested beam width {beams} exceeds the model's max_beam_width {parameters.max_beam_width}")
+        raise TrtllmError(
+            f"Requested beam width {beams} exceeds the model's max_beam_width {parameters.max_beam_width}"
+        )
     if beams != 1:
         raise TrtllmError(f"beam_width {beams} was asked for; this image searches with beam_width 1 only")
     if int(inputs.scalar("num_return_sequences") or 1) != 1:
@@ -310,7 +269,9 @@ def output_values(result: Result, wishes: Wishes) -> dict[str, npt.NDArray[Any]]
         "cum_log_probs": one(result.cum_log_prob if wishes.log_probs else 0.0),
         "output_log_probs": np.array(log_probs, np.float32).reshape(1, 1, -1),
         "context_logits": zero[None] if result.context_logits is None else result.context_logits[None],
-        "generation_logits": zero[None, None] if result.generation_logits is None else result.generation_logits[None, None],
+        "generation_logits": zero[None, None]
+        if result.generation_logits is None
+        else result.generation_logits[None, None],
         "num_input_tokens": one(wishes.prompt),
         "num_output_tokens": one(result.generated),
         "kv_cache_alloc_new_blocks": one(result.cache_blocks if timing else 0),

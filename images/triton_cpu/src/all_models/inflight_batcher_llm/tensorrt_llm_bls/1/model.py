@@ -102,9 +102,13 @@ class TritonPythonModel:
         for name in {*TO_PREPROCESSING.values(), *TO_TENSORRT_LLM.values(), "num_draft_tokens"}:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             if tensor is not None:
-                given[name] = tensor.as_numpy()
+                value = tensor.as_numpy()
+                # Inputs that config.pbtxt reshapes to nothing arrive as [B]; the other models expect [B, 1].
+                given[name] = value.reshape(-1, 1) if value.ndim == 1 else value
         if given.get("num_draft_tokens", np.zeros(1)).any():
-            raise pb_utils.TritonModelException("num_draft_tokens was given; speculative decoding is not implemented here")
+            raise pb_utils.TritonModelException(
+                "num_draft_tokens was given; speculative decoding is not implemented here"
+            )
         streaming = bool(given.get("stream", np.zeros(1)).any())
         if streaming and not self._decoupled:
             raise pb_utils.TritonModelException("Streaming is only supported in decoupled mode.")
