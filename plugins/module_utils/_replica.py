@@ -35,11 +35,16 @@ ENVIRONMENT = {
     "TRANSFORMERS_OFFLINE": "1",
     "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
 }
+# Ranks of one host talk through shared memory; without this each listens on a TCP port of every address. Ranks that
+# an orchestrator spawns belong to another job, which shared memory does not join.
+LEADER_ENVIRONMENT = {"OMPI_MCA_btl": "self,vader"}
 # Through the BLS model a token passes every process of the repository; the ensemble has none of its own.
 # In a server of several models, their names have prefixes, and every model is asked.
 PROBE_SUFFIXES = ("tensorrt_llm_bls", "ensemble")
 # The start-up probe looks this often, for as long as one run of it may take; podman starts it again.
 STARTUP_STEP, STARTUP_STEPS = 0.2, 100
+# In the container: told to end. A container starts without it, as it is made anew each time.
+STOPPING = "/tmp/.stopping"
 
 Replica = Mapping[str, Any]
 
@@ -143,8 +148,7 @@ def launch_of(replica: Replica) -> _launch.Launch:
         )
     address = str(replica["address"])
     extra = [f"--{kind}-address={address}" for kind in ("http", "grpc", "metrics")]
-    if replica.get("exit_timeout") is not None:
-        extra.append(f"--exit-timeout-secs={replica['exit_timeout']}")
+    extra.append(f"--exit-timeout-secs={exit_timeout(replica)}")
     first = [f"--log-verbose={replica['log_verbose']}"] if replica.get("log_verbose") else []
     control = replica.get("model_control_mode")
     if control:
@@ -166,8 +170,23 @@ def launch_of(replica: Replica) -> _launch.Launch:
         tritonserver=str(replica.get("tritonserver") or _launch.TRITONSERVER),
         extra=(*extra, *(replica.get("extra_args") or [])),
         extra_first=tuple(first),
-        environment={**ENVIRONMENT, **(replica.get("environment") or {})},
+        environment={
+            **ENVIRONMENT,
+            **(LEADER_ENVIRONMENT if mode == _launch.LEADER else {}),
+            **(replica.get("environment") or {}),
+        },
     )
+
+
+def exit_timeout(replica: Replica) -> int:
+    """Seconds after which Triton itself gives up on requests in flight, which must be before we give up on it.
+
+    Triton 2.51 never forgets a streamed request to an ensemble whose client went away: it waits for that to the end.
+    """
+    if replica.get("exit_timeout") is not None:
+        return int(replica["exit_timeout"])
+    stop = int(replica["stop_timeout"])
+    return max(1, stop - 10, stop // 2)
 
 
 def read_only_paths(replica: Replica) -> list[str]:
@@ -239,8 +258,9 @@ def probe_command(replica: Replica) -> str:
 
 
 def patiently(command: str, times: int, pause: float) -> str:
-    """Try a command up to *times* times, with a pause between."""
-    return f"n=0; until {command}; do n=$((n+1)); [ $n -ge {times} ] && exit 1; sleep {pause}; done"
+    """Try a command up to *times* times, with a pause between; a server that is told to end is left in peace."""
+    again = f"n=$((n+1)); [ $n -ge {times} ] && exit 1; sleep {pause}"
+    return f"n=0; until {command} || [ -e {STOPPING} ]; do {again}; done"
 
 
 def probes(replica: Replica) -> dict[str, Any]:
@@ -269,9 +289,11 @@ def stop_script(seconds: int) -> str:
     """Ask every tritonserver to end, and wait for process 1 to follow, which ends this script too.
 
     mpirun answers a SIGTERM of its own with killing its ranks after a moment and with exit code 1. When its
-    ranks end by themselves, after their last request, it ends with 0, and so does the unit.
+    ranks end by themselves, after their last request, it ends with 0, and so does the unit. The probe must not
+    kill the container meanwhile, so it is told first.
     """
     return (
+        f"touch {STOPPING}; "
         'for c in /proc/[0-9]*/comm; do read -r n < $c && [ "$n" = tritonserver ] && p=${c%/comm} '
         f"&& kill -TERM ${{p#/proc/}}; done 2>/dev/null; exec sleep {seconds}"
     )

@@ -436,6 +436,8 @@ class ServiceManager:
         for group in groups:
             if group and not any(item.error for item in planned):
                 self._come_up(group)
+        if first and any(item.error for item in planned):
+            self._take_all_back([*starting, *restarting])
 
     def _come_up(self, items: Sequence[Planned]) -> None:
         since = self.host.now()
@@ -454,25 +456,31 @@ class ServiceManager:
         path = item.rendered.path if item.rendered else ""
         self._record(item, _service_record.FAILED, path, item.new_text, error=reason)
         self.host.systemctl(["stop", "--", f"{item.name}.service"])
+        item.error = f"{item.name} did not come up: {reason}. {self._restore(item)}"
+
+    def _restore(self, item: Planned) -> str:
+        """Files and state as before; returns the sentence that says what became of the service."""
         if not item.file_changes:
-            item.error = f"{item.name} did not come up: {reason}. Its unit is unchanged and stopped."
-            return
+            return "Its unit is unchanged and stopped."
         self._put_files(item, item.before)
         self._reload()
         if not item.before:
             self.host.systemctl(["reset-failed", "--", f"{item.name}.service"])
-            item.error = f"{item.name} did not come up: {reason}. Its unit was removed again."
-            return
+            return "Its unit was removed again."
         if item.action != RESTART:
-            item.error = f"{item.name} did not come up: {reason}. Its previous unit was put back, stopped as it was."
-            return
-        again = self.host.systemctl(["start", "--", f"{item.name}.service"])
-        ok = again.returncode == 0
-        if ok:
-            self._record_old(item, _service_record.PUT_BACK)
-        item.error = f"{item.name} did not come up: {reason}. Its previous unit was put back and " + (
-            "serves again." if ok else "did not come up either; see journalctl -u " + item.name + "."
-        )
+            return "Its previous unit was put back, stopped as it was."
+        if self.host.systemctl(["start", "--", f"{item.name}.service"]).returncode:
+            return f"Its previous unit was put back and did not come up either; see journalctl -u {item.name}."
+        self._record_old(item, _service_record.PUT_BACK)
+        return "Its previous unit was put back and serves again."
+
+    def _take_all_back(self, items: Sequence[Planned]) -> None:
+        """When ports changed hands, a service cannot go back alone: another has its port by now."""
+        self.host.systemctl(["stop", "--", *(f"{item.name}.service" for item in items)])
+        for item in items:
+            sentence = self._restore(item)
+            known = item.error or f"{item.name} was taken back too, as ports changed hands."
+            item.error = f"{known.split(' Its ')[0]} {sentence}"
 
     def _reason(self, item: Planned, state: UnitState, stderr: str, since: float) -> str:
         if not state.loaded:

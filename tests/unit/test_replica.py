@@ -55,6 +55,12 @@ def test_the_container_gets_what_the_documents_ask_for_and_nothing_more() -> Non
     assert "shm-region-prefix-name=codellama-0_1_" in " ".join(container["Exec"])
 
 
+def test_ranks_of_one_host_open_no_port_of_their_own_and_users_may_decide_otherwise() -> None:
+    plain, own = services(replica("a", world_size=2), replica("b", environment={"OMPI_MCA_btl": "tcp,self"}))
+    assert plain["unit"]["Container"]["Environment"]["OMPI_MCA_btl"] == "self,vader"
+    assert own["unit"]["Container"]["Environment"]["OMPI_MCA_btl"] == "tcp,self"
+
+
 def test_paths_are_the_same_inside_and_nested_ones_are_mounted_once() -> None:
     container = services(replica("a", engine_dirs=["/var/lib/trtllm/repositories/codellama/1f/engine"]))[0]["unit"][
         "Container"
@@ -63,6 +69,14 @@ def test_paths_are_the_same_inside_and_nested_ones_are_mounted_once() -> None:
         "/var/lib/trtllm/checkpoints/codellama:/var/lib/trtllm/checkpoints/codellama:ro,z",
         "/var/lib/trtllm/repositories/codellama/1f:/var/lib/trtllm/repositories/codellama/1f:ro,z",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"), [({}, 50), ({"stop_timeout": 8}, 4), ({"stop_timeout": 1}, 1), ({"exit_timeout": 7}, 7)]
+)
+def test_triton_gives_up_on_requests_before_it_is_given_up(options: dict[str, Any], seconds: int) -> None:
+    command = services(replica("a", world_size=2, **options))[0]["unit"]["Container"]["Exec"]
+    assert command.count(f"--exit-timeout-secs={seconds}") == 2
 
 
 @pytest.mark.parametrize(
@@ -144,6 +158,18 @@ def test_the_probe_judges_the_answer_and_not_the_status(tmp_path: Path, answer: 
     assert (done.returncode == 0) is healthy
 
 
+def test_the_probe_leaves_a_server_in_peace_that_was_told_to_end(tmp_path: Path) -> None:
+    curl = tmp_path / "curl"
+    curl.write_text("#!/bin/sh\nexit 7\n")
+    curl.chmod(0o755)
+    probe = services(replica("a"))[0]["unit"]["Container"]["HealthCmd"]
+    command = probe.replace("/tmp/.stopping", f"{tmp_path}/stopping")
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    assert subprocess.run(["sh", "-c", command], env=environment).returncode == 1
+    (tmp_path / "stopping").touch()
+    assert subprocess.run(["sh", "-c", command], env=environment).returncode == 0
+
+
 def test_the_startup_probe_waits_for_the_first_token(tmp_path: Path) -> None:
     curl = tmp_path / "curl"
     curl.write_text(
@@ -159,7 +185,7 @@ def test_the_startup_probe_waits_for_the_first_token(tmp_path: Path) -> None:
 def test_the_stop_asks_every_server_and_nobody_else(tmp_path: Path) -> None:
     """Run for real, in a process namespace of its own: the script asks every tritonserver that it can see."""
     shutil.copy("/bin/sleep", tmp_path / "tritonserver")
-    (tmp_path / "stop.sh").write_text(_replica.stop_script(0))
+    (tmp_path / "stop.sh").write_text(_replica.stop_script(0).replace("/tmp/.stopping", "./stopping"))
     scene = (
         "./tritonserver 30 & one=$!; ./tritonserver 30 & two=$!; sleep 30 & other=$!; sleep 0.2; sh stop.sh; "
         "wait $one; echo $?; wait $two; echo $?; kill -0 $other && echo alive"
@@ -169,6 +195,7 @@ def test_the_stop_asks_every_server_and_nobody_else(tmp_path: Path) -> None:
         pytest.skip("no process namespaces here")
     done = subprocess.run([*unshared, "sh", "-c", scene], cwd=tmp_path, capture_output=True, text=True, timeout=20)
     assert done.stdout.split() == ["143", "143", "alive"]
+    assert (tmp_path / "stopping").exists()
 
 
 def test_the_unit_of_a_replica_says_nothing_secret_and_survives_every_podman() -> None:
@@ -186,6 +213,7 @@ def test_an_orchestrator_and_explicit_loading() -> None:
         replica("a", mode="orchestrator", gpus=[0, 1], model_control_mode="explicit", load_models=["ensemble"])
     )[0]["unit"]["Container"]
     assert container["Environment"]["TRTLLM_ORCHESTRATOR"] == "1"
+    assert "OMPI_MCA_btl" not in container["Environment"]
     assert "--cuda-memory-pool-byte-size=1:0" in container["Exec"]
     assert container["Exec"][-6:-1].count("--load-model=ensemble") == 1
     with pytest.raises(FleetError, match="mode is 'boss'"):

@@ -227,6 +227,16 @@ def test_services_may_swap_ports(host: FakeHost) -> None:
     assert host.done() == ["daemon-reload", "stop a b", "restart a", "restart b"]
 
 
+def test_services_that_swap_ports_are_taken_back_together(host: FakeHost) -> None:
+    deploy(host, service("a", 8000), service("b", 8010))
+    before = host.text("a"), host.text("b")
+    host.sockets = {Listener("127.0.0.1", 8000, 7): Owner(1, "tritonserver", "a.service")}
+    with pytest.raises(ServiceFailed, match=r"a did not come up.*a.*put back.*b was taken back too.*serves again"):
+        deploy(host, service("a", 8010, container={"Label": {"x": "broken"}}), service("b", 8000))
+    assert (host.text("a"), host.text("b")) == before
+    assert {name: host.running[name].active for name in "ab"} == {"a": "active", "b": "active"}
+
+
 def test_an_image_or_a_directory_that_is_missing_is_refused(host: FakeHost) -> None:
     with pytest.raises(FleetError, match=r"a: the image triton:2 is not on this host"):
         deploy(host, service("a", container={"Image": "triton:2"}))
