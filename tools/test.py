@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """All that must be true before a change is kept: lint, unit and contract tests, molecule on real hosts.
 
-Two lanes run side by side: the one that reads code, and the one that makes images and boots hosts. The exit
-code is 0 only if every stage passed.
+What reads code runs beside what makes images and boots hosts. The exit code is 0 only if every stage passed.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,8 +92,8 @@ def pytest_stage(name: str, *paths: str) -> Stage:
     return Stage(name, [str(PYTHON), "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths])
 
 
-def host_stages(scenarios: list[str]) -> list[Stage]:
-    """What molecule needs, and the scenarios one after another: two cores hold one at a time."""
+def preparations() -> list[Stage]:
+    """What the scenarios need: the test bed, the images in its registry, and a checkpoint."""
     stages = [
         Stage("test bed", [str(demo.BED), "prepare"]),
         Stage("registry", [str(demo.BED), "registry", "up"]),
@@ -103,9 +103,12 @@ def host_stages(scenarios: list[str]) -> list[Stage]:
         stages.append(Stage(f"push {name}", [str(demo.BED), "push", reference]))
     checkpoint = cache_dir() / "demo" / demo.MODEL
     stages.append(Stage("checkpoint", [str(PYTHON), "tools/tiny_checkpoint.py", str(checkpoint)]))
-    for scenario in scenarios:
-        stages.append(Stage(f"molecule {scenario}", [str(BIN / "molecule"), "test", "-s", scenario]))
     return stages
+
+
+def molecule_stages(scenarios: list[str]) -> list[Stage]:
+    """One run of molecule per scenario."""
+    return [Stage(f"molecule {name}", [str(BIN / "molecule"), "test", "-s", name]) for name in scenarios]
 
 
 def all_scenarios() -> list[str]:
@@ -159,25 +162,32 @@ def _prime_pip() -> None:
             )
 
 
-def run_lanes(lanes: list[list[Stage]]) -> int:
-    """Run each lane in its own thread; within a lane a failed preparation ends the lane."""
+def run_lanes(reading: list[Stage], preparing: list[Stage], scenarios: list[Stage]) -> int:
+    """Run what reads code beside what boots hosts.
+
+    Scenarios wait for others (boots, probes, connections) most of their time, so two run at once on two cores. They
+    begin when all is prepared; a failed preparation ends them.
+    """
     OUTPUT.mkdir(parents=True, exist_ok=True)
     printing = threading.Lock()
 
-    def lane(stages: list[Stage]) -> None:
-        for stage in stages:
-            passed = stage.run()
-            with printing:
-                print(stage.report(), flush=True)
-            if not passed and stage.name in PREPARATIONS:
-                return
+    def go(stage: Stage) -> bool:
+        passed = stage.run()
+        with printing:
+            print(stage.report(), flush=True)
+        return passed
 
-    threads = [threading.Thread(target=lane, args=(stages,), daemon=True) for stages in lanes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    stages = [stage for stages in lanes for stage in stages]
+    def hosts() -> None:
+        if all(go(stage) for stage in preparing):
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(go, scenarios))
+
+    with ThreadPoolExecutor(1) as pool:
+        booting = pool.submit(hosts)
+        for stage in reading:
+            go(stage)
+        booting.result()
+    stages = [*reading, *preparing, *scenarios]
     failed = [stage for stage in stages if stage.code not in (0, None)]
     skipped = [stage for stage in stages if stage.code is None]
     for stage in failed:
@@ -188,14 +198,6 @@ def run_lanes(lanes: list[list[Stage]]) -> int:
     return 1 if failed or skipped else 0
 
 
-PREPARATIONS = {
-    "test bed",
-    "registry",
-    "checkpoint",
-    *(f"{word} {name}" for name in demo.IMAGES for word in ("image", "push")),
-}
-
-
 def run(what: str, scenarios: list[str]) -> int:
     """Run one part, or all of it."""
     if what == "sanity":
@@ -204,17 +206,17 @@ def run(what: str, scenarios: list[str]) -> int:
     contract = pytest_stage("contract tests", "tests/contract")
     if what in ("all", "molecule"):
         demo.preflight()
-    hosts = host_stages(scenarios or all_scenarios())
-    lanes = {
-        "all": [[*lint_stages(), unit, contract], hosts],
-        "lint": [lint_stages()],
-        "unit": [[unit]],
-        "contract": [[contract]],
-        "molecule": [hosts],
+    hosts = molecule_stages(scenarios or all_scenarios())
+    reading, preparing, booting = {
+        "all": ([*lint_stages(), unit, contract], preparations(), hosts),
+        "lint": (lint_stages(), [], []),
+        "unit": ([unit], [], []),
+        "contract": ([contract], [], []),
+        "molecule": ([], preparations(), hosts),
     }[what]
     stages = Stages("test")
-    stages.say(f"running {sum(len(lane) for lane in lanes)} stages; logs are kept in {OUTPUT}")
-    return run_lanes(lanes)
+    stages.say(f"running {len(reading) + len(preparing) + len(booting)} stages; logs are kept in {OUTPUT}")
+    return run_lanes(reading, preparing, booting)
 
 
 def main() -> int:
