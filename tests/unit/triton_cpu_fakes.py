@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -148,6 +149,14 @@ class World:
 def blocks_for(length: int, first: int = 0) -> list[int]:
     """Consecutive cache blocks for that many positions."""
     return list(range(first, first + -(-length // TOKENS_PER_BLOCK)))
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 class FakeTensor:
