@@ -33,6 +33,8 @@ class Wanted:
     driver_branch: int = 580
     driver_source: str = "nvidia"
     reboot: str = "never"
+    manage_driver: bool = True
+    manage_cdi: bool = True
     cgroup_v2: bool = True
     minimum_free_gib: Mapping[str, float] = field(default_factory=dict)
 
@@ -59,6 +61,8 @@ def wanted(options: Mapping[str, Any]) -> Wanted:
         driver_branch=int(options.get("driver_branch") or 580),
         driver_source=str(options.get("driver_source") or "nvidia"),
         reboot=str(options.get("reboot") or "never"),
+        manage_driver=bool(options.get("manage_driver", True)),
+        manage_cdi=bool(options.get("manage_cdi", True)),
         cgroup_v2=bool(options.get("cgroup_v2", True)),
         minimum_free_gib={str(key): float(size) for key, size in (options.get("minimum_free_gib") or {}).items()},
     )
@@ -160,12 +164,15 @@ def _check_driver(host: Mapping[str, Any], want: Wanted, found: _Findings) -> No
     title = f"release {want.release.version}" if want.release else ""
     installed = _branch(driver["version"])
     if host["pci_gpus"] and not (driver["version"] or driver["userspace"]):
-        if _secure_boot_forbids(host, want):
+        if _secure_boot_forbids(host, want) and want.manage_driver:
             found.reasons.append(
                 "Secure Boot is enabled and the driver's modules would be built on the host, unsigned:"
                 " use gpu_driver_source=distribution on Ubuntu, enrol a key of your own, or disable Secure Boot"
             )
-        found.todo.append(f"install driver {want.driver_branch}")
+        if want.manage_driver:
+            found.todo.append(f"install driver {want.driver_branch}")
+        else:
+            found.reasons.append("there is no driver; install one, or set gpu_driver_manage to true")
     if host["reboot"]["required"]:
         reason = "a reboot is needed: " + "; ".join(host["reboot"]["reasons"])
         if want.reboot == "if_needed":
@@ -177,7 +184,7 @@ def _check_driver(host: Mapping[str, Any], want: Wanted, found: _Findings) -> No
     needs_one = bool(want.gpus) and bool(host["gpus"])
     if needs_one and least and installed and installed < least:
         text = f"driver {driver['version']} is older than {least}, which {title} needs"
-        if host["pci_gpus"] and want.driver_branch >= least:
+        if host["pci_gpus"] and want.manage_driver and want.driver_branch >= least:
             found.todo.append(f"{text}: upgrade to {want.driver_branch}")
         else:
             found.reasons.append(f"{text}; set gpu_driver_branch to {least} or newer")
@@ -206,7 +213,7 @@ def _check_compute_capability(chosen: Sequence[Mapping[str, Any]], want: Wanted,
 def _check_cdi(host: Mapping[str, Any], want: Wanted, found: _Findings) -> None:
     cdi = host["cdi"]
     declared = {name.split("=", 1)[1] for name in cdi["devices"] if name.startswith("nvidia.com/gpu=")}
-    managed = bool(host["pci_gpus"])
+    managed = bool(host["pci_gpus"]) and want.manage_cdi
     absent = [name for name in want.gpus if name not in declared]
     if absent and managed:
         found.todo.append("write the CDI specification")

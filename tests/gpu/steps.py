@@ -24,7 +24,7 @@ NVIDIA = Path("/usr/local/nvidia")
 HOST = "gpuhost"
 HOST_IMAGE = "localhost/gpuhost:1"
 SSH_PORT = 2222
-NODES = ("nvidia0", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
+NODES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
 CDI = Path("/etc/cdi/nvidia.yaml")
 RELEASE = "1.2.1"
 STEPS: list[tuple[str, Callable[[], None]]] = []
@@ -87,24 +87,27 @@ def look() -> dict[str, Any]:
     return dict(found)
 
 
+def gpu_indices() -> list[int]:
+    return sorted(int(name[6:]) for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name))
+
+
 def cdi_specification() -> str:
-    """A specification as nvidia-ctk writes it, for one GPU and the driver's files where they are."""
-    common = [node for node in NODES[1:] if Path("/dev", node).exists()]
-    mounts = [(NVIDIA / "lib64", NVIDIA / "lib64"), (NVIDIA / "bin/nvidia-smi", Path("/usr/bin/nvidia-smi"))]
+    """A specification as nvidia-ctk writes it, with the driver's files where this machine has them."""
+    devices = {str(index): [index] for index in gpu_indices()}
     lines = ["cdiVersion: 0.5.0", "kind: nvidia.com/gpu", "devices:"]
-    for name in ("0", "all"):
-        lines += [f'  - name: "{name}"', "    containerEdits:", "      deviceNodes:", "        - path: /dev/nvidia0"]
+    for name, indices in {**devices, "all": gpu_indices()}.items():
+        lines += [f'  - name: "{name}"', "    containerEdits:", "      deviceNodes:"]
+        lines += [f"        - path: /dev/nvidia{index}" for index in indices]
     lines += ["containerEdits:", "  env:", f"    - LD_LIBRARY_PATH={NVIDIA}/lib64", "  deviceNodes:"]
-    for node in common:
-        number = os.stat(f"/dev/{node}").st_rdev
-        lines += [f"    - path: /dev/{node}", f"      major: {os.major(number)}", f"      minor: {os.minor(number)}"]
+    for node in NODES:
+        if Path("/dev", node).exists():
+            number = os.stat(f"/dev/{node}").st_rdev
+            lines += [f"    - path: /dev/{node}"]
+            lines += [f"      major: {os.major(number)}", f"      minor: {os.minor(number)}"]
     lines += ["  mounts:"]
-    for source, target in mounts:
-        lines += [
-            f"    - hostPath: {source}",
-            f"      containerPath: {target}",
-            "      options: [ro, nosuid, nodev, rbind]",
-        ]
+    for source, target in ((f"{NVIDIA}/lib64",) * 2, (f"{NVIDIA}/bin/nvidia-smi", "/usr/bin/nvidia-smi")):
+        lines += [f"    - hostPath: {source}", f"      containerPath: {target}"]
+        lines += ["      options: [ro, nosuid, nodev, rbind]"]
     return "\n".join(lines) + "\n"
 
 
@@ -142,9 +145,10 @@ def cdi() -> None:
     CDI.write_text(cdi_specification())
     seen = look()["cdi"]
     say(f"devices {seen['devices']}, problems {seen['problems']}")
-    need(seen["devices"] == ["nvidia.com/gpu=0", "nvidia.com/gpu=all"], "the devices are not those declared")
+    declared = [f"nvidia.com/gpu={name}" for name in [*gpu_indices(), "all"]]
+    need(seen["devices"] == sorted(declared), "the devices are not those declared")
     need(not seen["problems"], "a true specification is reported as false")
-    spoilt = re.sub(r"major: \d+", "major: 7", cdi_specification(), count=1).replace("lib64\n", "lib32\n", 1)
+    spoilt = re.sub(r"major: \d+", "major: 7", cdi_specification(), count=1)
     CDI.write_text(spoilt.replace(f"hostPath: {NVIDIA}/lib64", f"hostPath: {NVIDIA}/lib32"))
     problems = look()["cdi"]["problems"]
     say("\n".join(problem["message"] for problem in problems))
@@ -156,11 +160,12 @@ def cdi() -> None:
 @step("podman runs here")
 def podman() -> None:
     settings = Path("/etc/containers/containers.conf.d/50-gpu.conf")
+    settings.parent.mkdir(parents=True, exist_ok=True)
     settings.write_text('[containers]\npids_limit = 0\n[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n')
     call("/usr/local/lib/testbed/runtime", "/etc/containers/containers.conf.d/00-testbed.conf")
     say(call("podman", "info", "--format", "{{.Version.Version}} {{.Host.OCIRuntime.Name}} {{.Store.GraphDriverName}}"))
     call("podman", "load", "--quiet", "--input", "/payload/images.tar")
-    call("podman", "import", "--quiet", "--change", "CMD=/usr/local/sbin/init", "--change", "STOPSIGNAL=37",
+    call("podman", "import", "--quiet", "--change", 'CMD=["/usr/local/sbin/init"]', "--change", "STOPSIGNAL=37",
          "/payload/rootfs.tar", HOST_IMAGE)  # fmt: skip
     say(call("podman", "images", "--format", "{{.Repository}}:{{.Tag}} {{.Size}}"))
 
@@ -188,8 +193,10 @@ def host() -> None:
         key.unlink()
     call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/.ssh/gpu_key")
     Path("/tmp/port.conf").write_text(f"Port {SSH_PORT}\nListenAddress 127.0.0.1\n")
+    # A rehearsal without a GPU has its PCI bus from a mount, which the host would not see by itself.
+    bus = ["--volume", "/sys/bus/pci/devices:/sys/bus/pci/devices:ro"] if os.environ.get("TRTLLM_GPU_FAKE") else []
     call(
-        "podman", "run", "--detach", "--name", HOST, "--hostname", HOST, "--privileged", "--systemd=always",
+        "podman", "run", "--detach", *bus, "--name", HOST, "--hostname", HOST, "--privileged", "--systemd=always",
         "--network=host", "--env", "TESTBED_GPU=0", "--volume", f"{HOST}-containers:/var/lib/containers",
         "--volume", f"{NVIDIA}:{NVIDIA}:ro", "--volume", "/payload:/payload:ro",
         "--volume", "/tmp/port.conf:/etc/ssh/sshd_config.d/00-port.conf:ro", HOST_IMAGE,
@@ -248,7 +255,7 @@ def host() -> None:
 def table(said: str) -> str:
     """The lines of the preflight's table."""
     lines = said.splitlines()
-    start = next((at for at, line in enumerate(lines) if re.match(r"\s+host\s+system\s", line)), None)
+    start = next((at for at, line in enumerate(lines) if re.match(r"\s*host\s+system\s", line)), None)
     if start is None:
         return said[-1500:]
     return "\n".join(line.strip() for line in lines[start : start + 2])
@@ -293,7 +300,7 @@ def driver() -> None:
 @step("site.yml brings the host to a served model, and changes nothing the second time")
 def site() -> None:
     started = time.monotonic()
-    said = playbook("site.yml")
+    said = playbook("site.yml", "-e", "verify_report=/out/verify.json")
     (OUT / "site.log").write_text(said)
     say("\n".join(said.splitlines()[-25:]))
     say(f"in {time.monotonic() - started:.0f} s")
@@ -324,10 +331,10 @@ def served() -> None:
     need(metrics or os.environ.get("TRTLLM_GPU_FAKE"), "Triton's metrics do not name the GPU")
 
 
-@step("the host is taken down")
-def down() -> None:
-    call("podman", "rm", "--force", "--time", "10", HOST)
-    call("podman", "volume", "rm", f"{HOST}-containers")
+def take_down() -> None:
+    """Leave nothing running, whatever was shown."""
+    subprocess.run(["podman", "rm", "--force", "--ignore", "--time", "2", HOST], stdout=subprocess.DEVNULL, check=False)
+    subprocess.run(["podman", "volume", "rm", "--force", f"{HOST}-containers"], stdout=subprocess.DEVNULL, check=False)
 
 
 def main() -> int:
@@ -346,4 +353,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        take_down()
