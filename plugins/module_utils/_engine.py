@@ -174,7 +174,7 @@ class Engine:
             with self.store.lock(self.request.name, LOCK_TIMEOUT):
                 for job in Job.of_name(self.root, self.request.name):
                     if job.fingerprint == result["fingerprint"] and job.state().state != "running":
-                        job.discard()
+                        self._drop(job)
         return result
 
     def _preflight(self, wanted: Wanted, facts: Facts, chosen: Release) -> None:
@@ -241,8 +241,7 @@ class Engine:
             if other.fingerprint != wanted.fingerprint:
                 if other.state().state == "running":
                     result["reasons"].append(f"the build of {other.fingerprint[:SHORT]} was stopped, it is superseded")
-                other.discard()
-                shutil.rmtree(self.store.partial(name, other.fingerprint), ignore_errors=True)
+                self._drop(other, spare=wanted.converted_fingerprint)
         job = Job(self.root, name, wanted.fingerprint)
         state = job.state()
         if state.state == "running":
@@ -467,11 +466,13 @@ class Engine:
                     self._drop(job)
         return result
 
-    def _drop(self, job: Job) -> None:
-        converted = job.spec().get("about", {}).get("converted")
+    def _drop(self, job: Job, spare: str = "") -> None:
+        """End a job and remove all that it was making, but for the converted checkpoint *spare*."""
+        about = job.spec().get("about", {})
         job.discard()
         shutil.rmtree(self.store.partial(self.request.name, job.fingerprint), ignore_errors=True)
-        if converted:
+        converted = about.get("converted", spare)
+        if converted != spare and not about.get("keep_converted"):
             self._remove_converted(converted)
 
     def absent(self) -> dict[str, Any]:

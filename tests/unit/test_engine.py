@@ -263,6 +263,7 @@ def test_kill_9_before_and_after_the_rename(host: FakeHost, monkeypatch: pytest.
     last = host.build()
     assert not last["changed"], "it was published"
     assert len(host.calls("run", "--detach")) == 1, "and built once"
+    assert not list((host.root / "converted").glob("[0-9a-f]*"))
     assert not list((host.root / "jobs").glob("*/*"))
 
 
@@ -361,6 +362,7 @@ def test_another_description_supersedes_the_running_build(host: FakeHost) -> Non
     assert second["changed"]
     assert f"the build of {first['fingerprint'][:12]} was stopped, it is superseded" in second["reasons"]
     assert len(Job.of_name(host.root, "tiny")) == 0
+    assert not list((host.root / "converted").glob("[0-9a-f]*"))
 
 
 def test_absent_removes_all_of_a_name_and_stops_its_build(host: FakeHost) -> None:
