@@ -27,6 +27,7 @@ PACKAGES = (
     "python3-apt",
     "*versionlock*",
 )
+PATHS = ("/boot", "/var/lib/trtllm", "/var/lib/containers")
 UNITS = (
     "nvidia-persistenced.service",
     "nvidia-fabricmanager.service",
@@ -43,7 +44,7 @@ def gather(
     subsets: Sequence[str] = SUBSETS,
     packages: Sequence[str] = PACKAGES,
     units: Sequence[str] = UNITS,
-    paths: Sequence[str] = (),
+    paths: Sequence[str] = PATHS,
 ) -> dict[str, Any]:
     """Return the facts that C(gpu_host_info) documents as RV(host).
 

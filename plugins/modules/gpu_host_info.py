@@ -197,7 +197,7 @@ def main() -> None:
             "paths": {
                 "type": "list",
                 "elements": "path",
-                "default": ["/boot", "/var/lib/trtllm", "/var/lib/containers"],
+                "default": list(_gpu_host.PATHS),
             },
         },
         supports_check_mode=True,
