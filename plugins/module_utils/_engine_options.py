@@ -96,11 +96,11 @@ LIMITS: dict[str, Option] = {
     "max_seq_len": _int(),
     "max_output_len": _int(),
     "max_beam_width": _int(),
-    "max_num_tokens": _int(),
-    "opt_num_tokens": _int(),
+    "max_num_tokens": {**_int(), "no_log": False},
+    "opt_num_tokens": {**_int(), "no_log": False},
     "max_encoder_input_len": _int(),
     "max_prompt_embedding_table_size": _int(),
-    "tokens_per_block": _int(),
+    "tokens_per_block": {**_int(), "no_log": False},
 }
 
 BUILD: dict[str, Option] = {

@@ -73,7 +73,7 @@ engines:
     size: {description: Size of all files in bytes., type: int}
     release: {description: TensorRT-LLM release., type: str}
     world_size: {description: Ranks., type: int}
-    built_at: {description: When it was made, in UTC., type: str}
+    built_at: {description: "When it was made, in UTC.", type: str}
     made_from: {description: What it was made from., type: dict}
     problems: {description: What is wrong with it; empty when it is intact., type: list, elements: str}
 builds:
@@ -84,7 +84,7 @@ builds:
   contains:
     name: {description: Name., type: str}
     fingerprint: {description: Fingerprint., type: str}
-    state: {description: running, done, failed or interrupted., type: str}
+    state: {description: "One of C(running), C(done), C(failed) and C(interrupted).", type: str}
     log_path: {description: Path of the log., type: str}
 """
 
