@@ -56,7 +56,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 server:
-  description: RV(server.live), RV(server.ready), RV(server.name), RV(server.version) and RV(server.extensions).
+  description: C(live), C(ready), C(name), C(version) and C(extensions).
   returned: success
   type: dict
 models:

@@ -70,11 +70,11 @@ replicas:
       active: active
       sub: running
       restarts: 0
-      since: 2026-11-20T13:05:51Z
+      since: "2026-11-20T13:05:51Z"
       health: healthy
       requests: 1200
       gpu_memory_mib: [143000, 163840]
-      previous: 2026-11-01T10:00:00Z
+      previous: "2026-11-01T10:00:00Z"
 gateways:
   description: The OpenAI gateways of the host.
   returned: success

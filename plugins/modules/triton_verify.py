@@ -132,7 +132,7 @@ ARGUMENT_SPEC = {
     "gathers": {"type": "list", "elements": "str", "choices": ["context", "generation"]},
     "request": {"type": "dict"},
     "early_stop_ms": {"type": "int", "default": 300},
-    "early_stop_tokens": {"type": "int", "default": 400},
+    "early_stop_tokens": {"type": "int", "default": 400, "no_log": False},
     "gateway_url": {"type": "str"},
     "gateway_model": {"type": "str"},
     "gateway_key": {"type": "str", "no_log": True},
