@@ -25,6 +25,7 @@ from _stages import REPO, VENV, StageError, Stages, cache_dir, main_guard
 
 BIN = VENV / "bin"
 PYTHON = BIN / "python"
+CONTRACT = "contract tests"
 OUTPUT = REPO / "tests" / "output"
 # Sanity tests that need no container and no interpreter beyond the one at hand.
 SANITY = [
@@ -169,7 +170,7 @@ def run_lanes(reading: list[Stage], preparing: list[Stage], scenarios: list[Stag
     begin when all is prepared; a failed preparation ends them.
     """
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    printing = threading.Lock()
+    printing, prepared = threading.Lock(), threading.Event()
 
     def go(stage: Stage) -> bool:
         passed = stage.run()
@@ -178,13 +179,20 @@ def run_lanes(reading: list[Stage], preparing: list[Stage], scenarios: list[Stag
         return passed
 
     def hosts() -> None:
-        if all(go(stage) for stage in preparing):
+        try:
+            ready = all(go(stage) for stage in preparing)
+        finally:
+            prepared.set()
+        if ready:
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(go, scenarios))
 
     with ThreadPoolExecutor(1) as pool:
         booting = pool.submit(hosts)
         for stage in reading:
+            # Contract tests try the real image too, so it has to be there.
+            if stage.name == CONTRACT and preparing:
+                prepared.wait()
             go(stage)
         booting.result()
     stages = [*reading, *preparing, *scenarios]
@@ -203,7 +211,7 @@ def run(what: str, scenarios: list[str]) -> int:
     if what == "sanity":
         return sanity()
     unit = pytest_stage("unit tests", "tests/unit")
-    contract = pytest_stage("contract tests", "tests/contract")
+    contract = pytest_stage(CONTRACT, "tests/contract")
     if what in ("all", "molecule"):
         demo.preflight()
     hosts = molecule_stages(scenarios or all_scenarios())
