@@ -45,6 +45,7 @@ HEADER = "# Written by trtllm.fleet. Changes made here are overwritten."
 QUADLET_DIR = "/etc/containers/systemd"
 SERVICE_DIR = "/etc/systemd/system"
 PODMAN = "/usr/bin/podman"
+STARTED = "/tmp/.started"  # in the container
 SECTIONS = ("Unit", "Container", "Service", "Install")
 
 
@@ -223,6 +224,16 @@ def _notify_healthy(unit: Unit, version: Version) -> tuple[list[str], Lines]:
     return [], [("ExecStartPost", f'/bin/sh -c "{wait}"')]
 
 
+def _startup_probe(unit: Unit, command: str) -> Lines:
+    """What stands in for the start-up probe that podman has from 4.4 on.
+
+    The start asks in the container until *command* succeeds, and leaves a mark there; the steady probe does not
+    judge before the mark is there.
+    """
+    script = f"until ({command}); do sleep 1; done; touch {STARTED}"
+    return [("ExecStartPost", f"{PODMAN} exec {_container_name(unit)} {command_line(['/bin/sh', '-c', script])}")]
+
+
 def _arguments(name: str, key: Key, values: list[str], version: Version, notes: list[str]) -> list[str]:
     """The ``podman run`` arguments that say what *key* says."""
     option = key.option
@@ -256,6 +267,7 @@ def _service_sections(
     image, command = "", []
     after: Lines = []
     sdnotify = "--sdnotify=conmon"
+    startup = str(unit["Container"].get("HealthStartupCmd") or "")
     for name, key, values in container:
         if name == "Image":
             image = values[-1]
@@ -266,16 +278,19 @@ def _service_sections(
         elif name == "PodmanArgs":
             options += values
         elif name.startswith("HealthStartup"):
-            options += _start_period(unit) if name == "HealthStartupCmd" else []
+            continue  # see _startup_probe
+        elif name == "HealthCmd" and startup:
+            options.append(f"--health-cmd=[ -e {STARTED} ] || exit 0; {values[-1]}")
         elif name == "Notify" and values == ["healthy"]:
-            after = _notify_healthy(unit, version)[1]
+            after = _startup_probe(unit, startup) if startup else _notify_healthy(unit, version)[1]
         elif name == "Notify":
             sdnotify = "--sdnotify=container" if _is_true(values[-1]) else sdnotify
         else:
             options += _arguments(name, key, values, version, notes)
-    fixed = f"--name={_container_name(unit)} --cidfile=%t/%N.cid --replace --rm --cgroups=split {sdnotify} -d"
+    name = _container_name(unit)
+    fixed = f"--name={name} --replace --rm --cgroups=split {sdnotify} -d"
     start = f"{PODMAN} run {fixed} {command_line([*options, image, *command])}"
-    remove = f"{PODMAN} rm -v -f -i --cidfile=%t/%N.cid"
+    remove = f"{PODMAN} rm -v -f -i {name}"
     given = _section(unit, "Service")
     defaults: Lines = [
         ("Type", "notify"),
@@ -302,12 +317,6 @@ def _service_sections(
 def _mount_path(path: str) -> str:
     escaped = path.replace("%", "%%")
     return f'"{escaped}"' if " " in path else escaped
-
-
-def _start_period(unit: Unit) -> list[str]:
-    """Stands in for the start-up probe: failures do not count until the start has timed out anyway."""
-    timeout = str(unit.get("Service", {}).get("TimeoutStartSec", "90"))
-    return [f"--health-start-period={timeout}s" if timeout.isdigit() else f"--health-start-period={timeout}"]
 
 
 def _text(sections: Mapping[str, Lines]) -> str:

@@ -33,9 +33,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_good_replica_passes_every_check_of_the_documents() -> None:
     outcomes = verify()
     assert failed(outcomes) == set()
-    assert len(outcomes) == 1 + 2 * 7 + 1 + 2 + 1
+    assert len(outcomes) == 1 + 2 * 6 + 1 + 1 + 2 + 1
     assert all(outcome.ok for outcome in outcomes.values())
-    assert "no request active" in outcomes["ensemble early stop"].answer
+    assert "no request active" in outcomes["tensorrt_llm_bls early stop"].answer
     assert "not gathered" in outcomes["context logits"].answer
 
 
@@ -54,7 +54,7 @@ def test_logits_that_are_gathered_are_returned() -> None:
         ("bad_words", "tensorrt_llm_bls bad_words as a string"),
         ("stop_words", "ensemble stop_words as a string"),
         ("blanks", "tensorrt_llm_bls streaming"),
-        ("deaf", "ensemble early stop"),
+        ("deaf", "tensorrt_llm_bls early stop"),
         ("end_id", "end_id"),
         ("no own metrics", "metrics"),
     ],
@@ -77,6 +77,11 @@ def test_lost_blanks_are_told_apart_from_another_answer() -> None:
 
 def test_a_stream_that_repeats_all_so_far_is_understood() -> None:
     assert verify("accumulate")["tensorrt_llm_bls streaming"].ok is True
+
+
+def test_a_request_to_an_ensemble_is_cancelled_only_where_there_is_nothing_else() -> None:
+    assert "ensemble early stop" not in verify()
+    assert "ensemble early stop" in verify(entry_models=["ensemble"])
 
 
 def test_a_repository_that_does_not_stream_is_not_asked_to() -> None:
