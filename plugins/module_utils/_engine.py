@@ -149,7 +149,8 @@ class Engine:
             self._preflight(wanted, facts, chosen)
         if self.check_mode:
             return result
-        assert chosen is not None and facts.image_id is not None
+        if chosen is None or facts.image_id is None:
+            raise FleetError(f"The release in {request.image_reference} is not known; give release.")
         version = self.images.version(facts.image_id, request.image_reference)
         self._refuse_other_release(chosen, version)
         with self.store.lock(request.name, LOCK_TIMEOUT):
@@ -270,9 +271,8 @@ class Engine:
         volumes = [*self._checkpoint_volumes(), f"{converted}:{converted}", f"{staging}:{staging}"]
         if request.examples_dir and Path(request.examples_dir).is_dir():
             volumes.append(f"{request.examples_dir}:{request.examples_dir}:ro")
-        assert facts.image_id is not None
         job.start(
-            facts.image_id,
+            str(facts.image_id),
             self._steps(wanted),
             volumes=[*volumes, *path_volumes(request.options)],
             devices=[_gpu.cdi_name(device) for device in request.devices],
