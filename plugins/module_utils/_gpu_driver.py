@@ -112,6 +112,8 @@ def plan(host: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str
         "mismatched": sorted(
             f"{name} {entry['upstream']}" for name, entry in installed.items() if entry["upstream"] != (target or held)
         ),
+        # One line for each name: a pattern of names would lock the container toolkit too.
+        "locks": sorted(f"{name}-{entry.get('epoch', '0')}:{entry['upstream']}-*" for name, entry in installed.items()),
         "held": sorted(name for name, entry in installed.items() if entry["held"]),
         "unheld": sorted(name for name, entry in installed.items() if not entry["held"]),
         "forbidden_origins": list(data["forbidden_origins"][context.source]),

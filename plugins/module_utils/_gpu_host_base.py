@@ -197,7 +197,7 @@ def _debian_packages(system: System, patterns: Sequence[str]) -> dict[str, dict[
 
 
 def _rpm_packages(system: System, patterns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    answer = system.run(["rpm", "-qa", "--qf", "%{NAME}\t%{VERSION}-%{RELEASE}\n", *patterns])
+    answer = system.run(["rpm", "-qa", "--qf", "%{NAME}\t%{EPOCHNUM}\t%{VERSION}-%{RELEASE}\n", *patterns])
     locks = "\n".join(
         system.text(path) or ""
         for path in ("/etc/dnf/plugins/versionlock.list", "/etc/yum/pluginconf.d/versionlock.list")
@@ -205,10 +205,13 @@ def _rpm_packages(system: System, patterns: Sequence[str]) -> dict[str, dict[str
     wanted_locks = [re.sub(r"-\d+:", "-", line.split("#")[0].strip()) for line in locks.splitlines()]
     found = {}
     for line in answer.out.splitlines():
-        name, tab, version = line.partition("\t")
-        if tab:
+        name, epoch, version = (line.split("\t") + ["", ""])[:3]
+        if version:
             full = f"{name}-{version}"
-            found[name] = _entry(version, any(fnmatchcase(full, lock) for lock in wanted_locks))
+            found[name] = {
+                **_entry(version, any(fnmatchcase(full, lock) for lock in wanted_locks)),
+                "epoch": epoch,
+            }
     return found
 
 

@@ -166,7 +166,7 @@ host:
       elements: dict
     packages:
       description: For each installed package that matches O(packages), C(version), C(upstream) (without
-        revision) and C(held).
+        revision), C(held) and on systems with rpm C(epoch).
       type: dict
     units:
       description: For each of O(units), C(exists), C(active) and C(enabled).

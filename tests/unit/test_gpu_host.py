@@ -237,9 +237,10 @@ def test_half_configured_package_is_marked(host: FakeHost) -> None:
 
 def test_rpm_packages_with_locks(tmp_path: Path) -> None:
     host = FakeHost(tmp_path, "rocky-9")
-    host.answer("rpm", "nvidia-driver-cuda\t580.95.05-1.el9\nnvlsm\t2025.06.11-1\n")
-    host.write("/etc/dnf/plugins/versionlock.list", "# a comment\n*nvidia*-3:580.95.05-*\n")
+    host.answer("rpm", "nvidia-driver-cuda\t3\t580.95.05-1.el9\nnvlsm\t0\t2025.06.11-1\n")
+    host.write("/etc/dnf/plugins/versionlock.list", "# a comment\nnvidia-driver-cuda-3:580.95.05-*\n")
     found = facts(host)["packages"]
+    assert found["nvidia-driver-cuda"]["epoch"] == "3"
     assert found["nvidia-driver-cuda"]["held"] and not found["nvlsm"]["held"]
 
 

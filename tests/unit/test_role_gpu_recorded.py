@@ -60,7 +60,9 @@ def looks(directory: Path, system: str, packages: list[str]) -> list[dict[str, A
     driven = copy.deepcopy(crun)
     seen = _gpu_host.gather(host.system, units=[])
     driven.update({key: seen[key] for key in ("gpus", "driver", "cdi", "reboot")})
-    driven["packages"].update({name: {"version": VERSION, "upstream": VERSION, "held": False} for name in packages})
+    driven["packages"].update(
+        {name: {"version": VERSION, "upstream": VERSION, "held": False, "epoch": "3"} for name in packages}
+    )
     driven["units"]["nvidia-persistenced.service"]["exists"] = True
     driven["units"]["nvidia-fabricmanager.service"].update(exists=True, active=True)
     done = copy.deepcopy(driven)
@@ -166,7 +168,8 @@ def test_el_driver(recording: Recording, system: str, major: str) -> None:
     assert (stream is None) == (major == "10")
     assert stream is None or "stream=580-open\n" in stream
     lock = recording.of(system, "blockinfile")[0].args
-    assert lock["path"] == "/etc/dnf/plugins/versionlock.list" and f"*nvidia*-3:{VERSION}-*" in lock["block"]
+    assert lock["path"] == "/etc/dnf/plugins/versionlock.list"
+    assert lock["block"].split() == sorted(f"{name}-3:{VERSION}-*" for name in driver_packages(system))
     commands = [call.args["argv"] for call in recording.of(system, "command") if "argv" in call.args]
     assert ["dracut", "--force"] in commands
     assert commands[0][:2] == ["dnf", "--quiet"] and commands[0][-1] == "kmod-nvidia-open-dkms"

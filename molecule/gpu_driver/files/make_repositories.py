@@ -160,19 +160,23 @@ def ubuntu(pool: Path) -> None:
     deb(pool, "nvidia-utils-580-server", revision, userspace_files(version))
 
 
+def toolkit_files(version: str) -> dict[str, str]:
+    files = {"/usr/bin/nvidia-ctk": (HERE / "nvidia-ctk").read_text()}
+    if version >= "1.18":
+        files["/usr/lib/systemd/system/nvidia-cdi-refresh.service"] = unit(
+            "Refresh CDI", "/usr/bin/nvidia-ctk cdi generate --output=/var/run/cdi/nvidia.yaml", "oneshot"
+        )
+        files["/usr/lib/systemd/system/nvidia-cdi-refresh.path"] = (
+            "[Unit]\nDescription=Watch the driver\n[Path]\nPathChanged=/usr/bin/nvidia-ctk\n"
+            "[Install]\nWantedBy=multi-user.target\n"
+        )
+    return files
+
+
 def toolkit(pool: Path) -> None:
     for version in TOOLKITS:
         revision = f"{version}-1"
-        files = {"/usr/bin/nvidia-ctk": (HERE / "nvidia-ctk").read_text()}
-        if version >= "1.18":
-            files["/usr/lib/systemd/system/nvidia-cdi-refresh.service"] = unit(
-                "Refresh CDI", "/usr/bin/nvidia-ctk cdi generate --output=/var/run/cdi/nvidia.yaml", "oneshot"
-            )
-            files["/usr/lib/systemd/system/nvidia-cdi-refresh.path"] = (
-                "[Unit]\nDescription=Watch the driver\n[Path]\nPathChanged=/usr/bin/nvidia-ctk\n"
-                "[Install]\nWantedBy=multi-user.target\n"
-            )
-        deb(pool, "nvidia-container-toolkit-base", revision, files)
+        deb(pool, "nvidia-container-toolkit-base", revision, toolkit_files(version))
         for name in ("nvidia-container-toolkit", "libnvidia-container-tools", "libnvidia-container1"):
             deb(pool, name, revision, {})
 
@@ -200,14 +204,23 @@ def sign(directory: Path) -> None:
     )
 
 
-def main(root: Path) -> None:
-    shutil.rmtree(root, ignore_errors=True)
+def make_key(root: Path) -> tuple[bytes, str]:
+    """Make a key to sign with; return it, armored, and its fingerprint."""
     os.environ["GNUPGHOME"] = str(root / ".gnupg")
     (root / ".gnupg").mkdir(parents=True, mode=0o700)
     subprocess.run(
         ["gpg", "--batch", "--quiet", "--passphrase", "", "--quick-gen-key", "nobody@example.invalid", "rsa3072"],
         check=True,
     )
+    key = subprocess.run(["gpg", "--armor", "--export"], check=True, stdout=subprocess.PIPE).stdout
+    listing = subprocess.run(["gpg", "--list-keys", "--with-colons"], check=True, stdout=subprocess.PIPE, text=True)
+    line = next(line for line in listing.stdout.splitlines() if line.startswith("fpr"))
+    return key, line.split(":")[9]
+
+
+def main(root: Path) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    key, fingerprint = make_key(root)
     places = {
         "nvidia/debian13/x86_64": (nvidia, "NVIDIA"),
         "toolkit/stable/deb/amd64": (toolkit, "https://nvidia.github.io/libnvidia-container"),
@@ -219,13 +232,10 @@ def main(root: Path) -> None:
     shutil.copytree(root / "nvidia", root / "unsigned")
     for name in places:
         sign(root / name)
-    key = subprocess.run(["gpg", "--armor", "--export"], check=True, stdout=subprocess.PIPE).stdout
     for place in ("key.asc", "nvidia/debian13/x86_64/8793F200.pub", "unsigned/debian13/x86_64/8793F200.pub"):
         (root / place).write_bytes(key)
     (root / "toolkit/gpgkey").write_bytes(key)
-    listing = subprocess.run(["gpg", "--list-keys", "--with-colons"], check=True, stdout=subprocess.PIPE, text=True)
-    line = next(line for line in listing.stdout.splitlines() if line.startswith("fpr"))
-    (root / "fingerprint").write_text(line.split(":")[9])
+    (root / "fingerprint").write_text(fingerprint)
 
 
 if __name__ == "__main__":
