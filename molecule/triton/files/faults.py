@@ -26,7 +26,9 @@ LIMIT = 90.0
 def token(port: int) -> bool:
     """Whether the replica gives a token through all its processes."""
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v2/models/tensorrt_llm_bls/generate", BODY.encode(), {"Content-Type": "application/json"}
+        f"http://127.0.0.1:{port}/v2/models/tensorrt_llm_bls/generate",
+        BODY.encode(),
+        {"Content-Type": "application/json"},
     )
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
