@@ -5,6 +5,7 @@
 Run on a test host beside make_repositories.py: make_rpm_repositories.py ROOT. Below ROOT come to lie
   nvidia/rhel9/x86_64/      driver 570 and 580, each in a module stream, signed packages
   toolkit/stable/rpm/x86_64 container toolkit 1.17 and 1.18, signed index
+  system/                   what the distribution itself has
   epel/                     dkms, and something that nobody may take from there
 and key.asc, fingerprint.
 """
@@ -121,7 +122,9 @@ def epel(pool: Path) -> str:
 
 
 def system(pool: Path) -> str:
-    rpm(pool, "python3-dnf-plugin-versionlock", "4.10", {})
+    """What the distribution has. The programs themselves are there already, from Debian."""
+    for name in ("python3-dnf-plugin-versionlock", "podman", "crun", "netavark", "aardvark-dns"):
+        rpm(pool, name, "4.10", {})
     return ""
 
 
