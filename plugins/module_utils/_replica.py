@@ -344,16 +344,21 @@ def check_gpus(replicas: Sequence[Replica]) -> None:
 
 
 def give_ports(replicas: Sequence[dict[str, Any]]) -> None:
-    """Fill in the ports that are not given, ten apart and clear of the given ones; refuse one given twice."""
-    given = {int(replica[key]) for replica in replicas for key, _what in PORTS if replica.get(key)}
+    """Fill in the ports that are not given, and refuse one given twice.
+
+    gRPC and metrics follow a given HTTP port; else a replica gets the next ten ports that none of those given is in.
+    """
+    taken = {int(replica[key]) for replica in replicas for key, _what in PORTS if replica.get(key)}
     base = PORT_BASE
     for replica in replicas:
-        missing = [key for key, _what in PORTS if not replica.get(key)]
-        if missing:
-            while any(base + offset in given for offset in range(len(PORTS))):
+        missing = {key: offset for offset, (key, _what) in enumerate(PORTS) if not replica.get(key)}
+        first = replica.get("http_port")
+        if missing and (not first or taken & {int(first) + offset for offset in missing.values()}):
+            while taken & {base + offset for offset in range(len(PORTS))}:
                 base += PORTS_PER_REPLICA
-            replica.update({key: base + offset for offset, (key, _what) in enumerate(PORTS) if key in missing})
-            base += PORTS_PER_REPLICA
+            first = base
+        replica.update({key: int(first) + offset for key, offset in missing.items() if first})
+        taken |= {int(replica[key]) for key in missing}
     seen: dict[int, str] = {}
     for replica in replicas:
         for key, _what in PORTS:

@@ -107,8 +107,7 @@ def test_mig_instances_of_one_gpu_may_go_to_two_replicas() -> None:
 def test_ports_are_chosen_clear_of_those_given() -> None:
     made = services(replica("a"), replica("b", http_port=8010), replica("c"))
     ports = [[listen["port"] for listen in service["listen"]] for service in made]
-    assert ports[0] == [8000, 8001, 8002]
-    assert ports[1][0] == 8010
+    assert ports == [[8000, 8001, 8002], [8010, 8011, 8012], [8020, 8021, 8022]]
     assert len({port for triple in ports for port in triple}) == 9
 
 
