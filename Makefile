@@ -7,7 +7,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export MOLECULE_GLOB := molecule/*/molecule.yml
 unexport ANSIBLE_INVENTORY ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH
 
-.PHONY: help setup setup-hosts demo clean-demo test lint unit contract molecule bench images docs build clean
+.PHONY: help setup setup-hosts demo clean-demo test lint unit contract molecule bench bench-modules images docs build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ images: setup-hosts ## build the images triton_cpu and openai_gateway
 
 bench: setup-hosts ## time the demo's stages, cold and warm, and count remote module calls
 	@.venv/bin/python tools/bench.py
+
+bench-modules: setup-hosts ## fingerprints against stat and sha256sum; a service against bare tritonserver
+	@.venv/bin/python tests/bench/bench_fingerprint.py
+	@.venv/bin/python tests/bench/bench_serving.py
 
 docs: setup ## generate the reference from argument_specs and DOCUMENTATION
 	@.venv/bin/python tools/docs.py
