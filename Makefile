@@ -45,9 +45,9 @@ images: setup-hosts ## build the images triton_cpu and openai_gateway
 bench: setup-hosts ## time the demo's stages, cold and warm, and count remote module calls
 	@.venv/bin/python tools/bench.py
 
-bench-modules: setup-hosts ## fingerprints against stat and sha256sum; a service against bare tritonserver
+bench-modules: setup-hosts ## fingerprints against stat and sha256sum; the demo's service against bare tritonserver
 	@.venv/bin/python tests/bench/bench_fingerprint.py
-	@.venv/bin/python tests/bench/bench_serving.py
+	@.venv/bin/python tests/bench/bench_serving.py demo
 
 docs: setup ## generate the reference from argument_specs and DOCUMENTATION
 	@.venv/bin/python tools/docs.py
