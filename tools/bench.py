@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How long the demo's stages take, cold and warm, and what a run without changes costs.
 
-Cold: an empty cache, no images, no host; Debian packages of the machine itself stay installed. Warm: the cache and
-the images are there, the host is made anew. Again: everything is there, `changed=0`. The counts are of commands that
-ansible ran on the host over ssh, from its own debug output.
+Cold: no host, no registry, no image, nothing downloaded (this empties the cache); what was installed on the machine
+itself and the virtual environment stay. Warm: the cache and the images are there, the host is made anew. Then a run
+without changes. The counts are of commands that ansible ran on the host over ssh, from its own debug output.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import demo
-from _stages import REPO, VENV, StageError, Stages, main_guard
+from _stages import REPO, VENV, StageError, Stages, cache_dir, main_guard
 
 PLAYBOOK = ["ansible-playbook", "-i", "inventories/demo", "playbooks/site.yml"]
 
@@ -44,11 +44,20 @@ def remove_host() -> None:
     subprocess.run([str(demo.BED), "down", demo.HOST, "bed-registry"], cwd=REPO, check=True, capture_output=True)
 
 
-def remove_images() -> None:
-    """Remove the two images that are built here, so that a cold run builds them."""
-    for reference in demo.IMAGES.values():
-        argv = [str(REPO / "tests" / "testbed" / "podman"), "rmi", "--ignore", "--force", reference]
-        subprocess.run(argv, cwd=REPO, check=False, capture_output=True)
+def empty_caches() -> None:
+    """Remove hosts, the registry, images and all that was downloaded, so that the next demo starts from nothing."""
+    podman = str(REPO / "tests" / "testbed" / "podman")
+    listing = [podman, "images", "--quiet", "--no-trunc", "--filter", "reference=localhost/trtllm-fleet/*"]
+    bases = subprocess.run(listing, cwd=REPO, check=True, capture_output=True, text=True).stdout.split()
+    subprocess.run(
+        [podman, "rmi", "--ignore", "--force", *demo.IMAGES.values(), *bases],
+        cwd=REPO,
+        check=False,
+        capture_output=True,
+    )
+    subprocess.run([str(demo.BED), "purge"], cwd=REPO, check=True, capture_output=True)
+    for name in ("rootfs", "site", "build", "demo"):
+        shutil.rmtree(cache_dir() / name, ignore_errors=True)
 
 
 def unchanged_run() -> dict[str, Any]:
@@ -77,22 +86,11 @@ def bench(cold: bool, out: Path | None) -> int:
     demo.preflight()
     runs: dict[str, dict[str, float]] = {}
     if cold:
-        remove_host()
-        remove_images()
-        with tempfile.TemporaryDirectory(prefix="trtllm-bench-", dir="/var/tmp") as cache:
-            before = os.environ.get("TRTLLM_FLEET_CACHE")
-            os.environ["TRTLLM_FLEET_CACHE"] = cache
-            try:
-                runs["cold"] = timed_demo("cold")
-            finally:
-                remove_host()
-                shutil.rmtree(cache, ignore_errors=True)
-                os.environ.pop("TRTLLM_FLEET_CACHE")
-                if before:
-                    os.environ["TRTLLM_FLEET_CACHE"] = before
+        stages.say(f"emptying {cache_dir()} and removing the test hosts, to start from nothing")
+        empty_caches()
+        runs["cold"] = timed_demo("cold")
     else:
-        remove_host()
-    runs["filled"] = timed_demo("with the cache filled, if it was not")
+        runs["filled"] = timed_demo("with the cache filled, if it was not")
     remove_host()
     runs["warm"] = timed_demo("warm")
     again = unchanged_run()
