@@ -322,8 +322,9 @@ def served() -> None:
     name = call("nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "-i", "0").strip()
     capability = call("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader", "-i", "0").strip()
     need(name in manifest and capability in manifest, f"the manifest does not name {name}, {capability}")
-    inside = call("podman", "exec", HOST, "sh", "-c",
-                  "podman exec $(podman ps -q --filter name=triton) nvidia-smi -L", expect=None)  # fmt: skip
+    # What CDI puts into the environment is there for the container, not for `podman exec`.
+    ask = f"podman exec -e LD_LIBRARY_PATH={NVIDIA}/lib64 $(podman ps -q --filter name=triton) nvidia-smi -L"
+    inside = call("podman", "exec", HOST, "sh", "-c", ask, expect=None)
     say(f"in the replica: {inside}")
     with urllib.request.urlopen("http://127.0.0.1:8002/metrics", timeout=10) as answer:
         metrics = [line for line in answer.read().decode().splitlines() if line.startswith("nv_gpu_")]
