@@ -228,3 +228,49 @@ def test_apt_driver(recording: Recording, system: str) -> None:
     pin = recording.files(system)["/etc/apt/preferences.d/trtllm-nvidia-driver.pref"]
     assert f"Pin: version {VERSION}*\nPin-Priority: 990\n" in pin and "Pin: release o=Ubuntu\nPin-Priority: -1" in pin
     assert '"^nvidia-";' in recording.files(system)["/etc/apt/apt.conf.d/51trtllm-nvidia-driver"]
+
+
+def fresh(directory: Path, system: str) -> dict[str, Any]:
+    return _gpu_host.gather(FakeHost(directory, system).system)
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """Hosts that cannot serve: each must be refused before anything is changed."""
+    directory = tmp_path_factory.mktemp("refused")
+    v1 = fresh(directory / "v1", "rhel-8")
+    v1["cgroups"]["version"] = 1
+    rebooting = looks(directory / "reboot", "debian-13", driver_packages("debian-13"))[3]
+    rebooting["reboot"] = {"required": True, "reasons": ["the module is older"], "noted": False}
+    rebooting["driver"]["modules"] = {rebooting["kernel"]["next"]: ["nvidia"]}
+    hosts: dict[str, dict[str, Any]] = {
+        "fedora": {"looks": [fresh(directory / "fedora", "fedora-43")]},
+        "v1": {"looks": [v1]},
+        "jammy": {"looks": [fresh(directory / "jammy", "ubuntu-22.04")]},
+        "local": {
+            "looks": [rebooting],
+            "vars": {"gpu_driver_reboot": "if_needed", "gpu_driver_version": VERSION},
+        },
+    }
+    return record(directory, hosts, ["trtllm.fleet.podman", "trtllm.fleet.gpu_driver"], VARIABLES)
+
+
+@pytest.mark.parametrize(
+    ("host", "sentence"),
+    [
+        ("fedora", "runs Fedora Linux 43, which this role does not know"),
+        ("v1", "grubby --update-kernel=ALL --args=systemd.unified_cgroup_hierarchy=1"),
+        ("jammy", "has podman 3.4.4 and 4.1 is needed: upgrade the host to Ubuntu 24.04"),
+    ],
+)
+def test_hosts_that_podman_cannot_serve_on(refused: Recording, host: str, sentence: str) -> None:
+    assert sentence in " ".join(refused.output.split())
+    assert [call.module for call in refused.calls[host]] == ["gpu_host_info"]
+
+
+def test_local_connection_is_never_rebooted(refused: Recording) -> None:
+    said = " ".join(refused.output.split())
+    assert "local needs a reboot: the module is older. This is a local connection, which is never rebooted" in said
+    note = refused.files("local")["/etc/ansible/facts.d/trtllm_fleet.fact"]
+    assert '"reboot_required": true' in note
+    assert not refused.of("local", "reboot")
