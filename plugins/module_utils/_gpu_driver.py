@@ -87,7 +87,7 @@ def plan(host: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str
     target = _target(context, held, refusals)
     versioned = _versioned_packages(context, table, flavor)
     modules = _module_packages(context, table, flavor)
-    other = [*data["fabric"][fabric(context)]["other"], *_headers(context, table), *settings["extra_packages"]]
+    other = [*data["fabric"][fabric(context)]["other"], *_headers(context, table)]
     pending = [name for name in versioned if not _has(host, name, target)]
     pending += [name for name in [*modules, *other] if name not in host["packages"]]
     if pending:

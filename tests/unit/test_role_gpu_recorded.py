@@ -34,6 +34,7 @@ VARIABLES = {
     "container_toolkit_version": "1.18.1",
     "podman_packages": None,
     "container_toolkit_probe": "never",
+    "gpu_driver_extra_packages": ["beside"],
 }
 
 
@@ -177,7 +178,8 @@ def test_el_driver(recording: Recording, system: str, major: str) -> None:
 
 @pytest.mark.parametrize("system", list(EL))
 def test_el_toolkit(recording: Recording, system: str) -> None:
-    toolkit = recording.of(system, "dnf")[3].args
+    assert recording.of(system, "dnf")[3].args["name"] == ["beside"]
+    toolkit = recording.of(system, "dnf")[4].args
     assert toolkit["name"] == [f"{name}-1.18.1*" for name in TOOLKIT_PACKAGES]
     commands = [call.args["argv"] for call in recording.of(system, "command") if "argv" in call.args]
     assert ["setsebool", "-P", "container_use_devices", "on"] in commands
@@ -220,7 +222,8 @@ def test_apt_driver(recording: Recording, system: str) -> None:
     )
     assert transactions[1]["name"] == wanted
     assert transactions[1]["allow_change_held_packages"] is True and transactions[1]["allow_downgrade"] is False
-    assert transactions[2]["name"] == [f"{name}=1.18.1*" for name in TOOLKIT_PACKAGES]
+    assert transactions[2]["name"] == ["beside"]
+    assert transactions[3]["name"] == [f"{name}=1.18.1*" for name in TOOLKIT_PACKAGES]
     commands = [call.args["argv"] for call in recording.of(system, "command") if "argv" in call.args]
     assert commands[0] == ["apt-cache", "madison", driver_packages(system)[0]]
     assert commands[1][:2] == ["apt-get", "--simulate"] and commands[1][-len(wanted) :] == wanted
