@@ -191,13 +191,17 @@ def _base_image(packages: Sequence[str], suite: str, variant: str, machine: str,
 
 
 def _context_files(context: Path, files: Sequence[str]) -> Iterator[tuple[str, int, str]]:
-    """Yield (path, permission bits, sha256) of what the build takes from *context*, byte code left out."""
+    """Yield (path, permission bits, sha256) of what the build takes from *context*.
+
+    Byte code and the caches of tools (hidden directories) come and go beside the sources; they are no inputs.
+    """
     for wanted in sorted(files):
         root = context / wanted
         if not root.exists():
             raise BuildError(f"{root} is missing from the sources of the image")
         for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
-            if path.is_file() and path.suffix != ".pyc":
+            hidden = any(part.startswith(".") for part in path.relative_to(root).parts[:-1])
+            if path.is_file() and path.suffix != ".pyc" and not hidden:
                 yield str(path.relative_to(context)), path.stat().st_mode & 0o755, _file_digest(path)
 
 

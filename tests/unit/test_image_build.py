@@ -63,6 +63,8 @@ def test_the_same_inputs_build_nothing(context: Path) -> None:
     assert not build(context)
     (context / "README.md").write_text("something else\n")
     (context / "source" / "main.pyc").write_bytes(b"byte code")
+    (context / "source" / ".mypy_cache").mkdir()
+    (context / "source" / ".mypy_cache" / "cache.db").write_bytes(b"what a tool remembers")
     assert not build(context)
 
 
