@@ -34,8 +34,6 @@ SANITY = [
     "shebang", "symlinks", "use-argspec-type-path", "use-compat-six", "validate-modules", "yamllint",
 ]  # fmt: skip
 
-# Takes longer than all other scenarios together: make molecule SCENARIO=gpu_driver
-ON_DEMAND = {"gpu_driver"}
 # What the collection ships, and so what it answers for to ansible-test.
 SHIPPED = ("plugins/", "roles/", "playbooks/", "meta/", "changelogs/", "galaxy.yml", "README.md", "LICENSE")
 
@@ -123,8 +121,8 @@ def molecule_stages(scenarios: list[str]) -> list[Stage]:
 
 
 def all_scenarios() -> list[str]:
-    """The scenarios of the checkout that `make test` runs, the default one first."""
-    found = {path.parent.name for path in (REPO / "molecule").glob("*/molecule.yml")} - ON_DEMAND
+    """The scenarios of the checkout, the default one first."""
+    found = {path.parent.name for path in (REPO / "molecule").glob("*/molecule.yml")}
     return sorted(found, key=lambda name: (name != "default", name))
 
 
