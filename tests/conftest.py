@@ -19,8 +19,11 @@ def repo_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """Upstream's recorded artefacts (templates, option lists). Contract tests skip where they are absent."""
+    """Where upstream's own template texts are (``templates/TAG/MODEL``), which are under its licence and so not here.
+
+    Tests against them skip where they are absent. All that is recorded as data is in ``contract.facts``.
+    """
     path = Path(os.environ.get("TRTLLM_SHARED", REPO.parent / "shared"))
-    if not (path / "facts").is_dir():
-        pytest.skip(f"upstream's recorded artefacts are not at {path}; set TRTLLM_SHARED to test against them")
+    if not (path / "templates").is_dir():
+        pytest.skip(f"upstream's template texts are not at {path}; set TRTLLM_SHARED to test against them")
     return path

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Every command that is composed is accepted by the option list of the very tool of the very release.
 
-The option lists are upstream's, extracted from its sources. Each tool's parser is rebuilt from its list, so
-names, types, choices and required options are judged by argparse as upstream's own parser would.
+The option lists are upstream's (``facts``). Each tool's parser is rebuilt from its list, so names, types, choices
+and required options are judged by argparse as upstream's own parser would.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +16,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release import relea
 from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli import EnginePlan, Paths, plan
 from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli_data import TOOLS
 from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli_lookup import engine_releases, flags
+from contract.facts import engine_options
 
-OWN = Path(__file__).with_name("engine_options_by_release.json")
 PATHS = Paths("/models/checkpoint", "/models/converted", "/models/engine")
 TYPES = {"int": int, "float": float}
 
@@ -105,20 +102,6 @@ def parser_of(options: dict[str, Any]) -> Parser:
     return parser
 
 
-@cache
-def recorded(shared: Path | None) -> dict[str, dict[str, Any]]:
-    """release -> tool -> options."""
-    found: dict[str, dict[str, Any]] = {}
-    own = json.loads(OWN.read_text())
-    for version in own:
-        if version != "_note":
-            found[version] = dict(own[version])
-    if shared is not None:
-        for path in sorted((shared / "facts" / "cli").glob("[0-9]*.json")):
-            found.setdefault(path.stem, {}).update(json.loads(path.read_text())["tools"])
-    return found
-
-
 def made(version: str, case: str) -> EnginePlan:
     family, options, _ = CASES[case]
     return plan(release(version), family, options, PATHS, checkpoint_dtype="bfloat16")
@@ -132,17 +115,14 @@ def can(version: str, case: str) -> bool:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_commands_are_accepted_by_the_release(case: str, shared_dir: Path) -> None:
-    lists, judged = recorded(shared_dir), 0
-    for version, tools in lists.items():
+def test_commands_are_accepted_by_the_release(case: str) -> None:
+    judged = 0
+    for version, tools in engine_options().items():
         if not can(version, case):
             with pytest.raises(FleetError):
                 made(version, case)
             continue
         for command in made(version, case).commands:
-            if command.tool not in tools:
-                assert version in ("0.10.0 to 0.15.0"), f"{version} has no recorded list of {command.tool}"
-                continue
             words = command.argv[1:] if command.argv[0] == "trtllm-build" else command.argv[2:]
             try:
                 parser_of(tools[command.tool]).parse_args(words)
@@ -154,14 +134,14 @@ def test_commands_are_accepted_by_the_release(case: str, shared_dir: Path) -> No
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("version", ["0.17.0", "0.18.2", "0.19.0", "0.20.0", "0.21.0", "1.1.0", "1.2.0", "1.2.1"])
-def test_unrecorded_releases_get_only_what_both_neighbours_accept(case: str, version: str, shared_dir: Path) -> None:
+def test_unrecorded_releases_get_only_what_both_neighbours_accept(case: str, version: str) -> None:
     """Between 0.16.0 and 1.0.0 what both know; after 1.0.0 what it knows, without what was withdrawn later."""
     if not can(version, case):
         with pytest.raises(FleetError):
             made(version, case)
         return
     after = version.startswith("1.")
-    lists = recorded(shared_dir)
+    lists = engine_options()
     for command in made(version, case).commands:
         words = command.argv[1:] if command.argv[0] == "trtllm-build" else command.argv[2:]
         assert not {"--auto_parallel", "--gpus_per_node", "--cluster_key"} & set(words)
@@ -175,9 +155,9 @@ def test_what_a_release_cannot_do_names_the_release_that_can(case: str) -> None:
         made("1.3.0", case)
 
 
-def test_the_table_agrees_with_every_recorded_list(shared_dir: Path) -> None:
+def test_the_table_agrees_with_every_recorded_list() -> None:
     """No row claims an option, a kind or a choice that the release's own tool does not have."""
-    lists, judged = recorded(shared_dir), 0
+    lists, judged = engine_options(), 0
     for tool in TOOLS:
         for name, rows in flags(tool).items():
             for row in rows:

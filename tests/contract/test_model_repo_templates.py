@@ -7,7 +7,6 @@ in TENSORRTLLM_BACKEND_DIR; then every fill_template.py line of every document a
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import string
@@ -32,6 +31,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema impo
     parameters_of,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._tokenizer import Tokenizer
+from contract.facts import model_repository_params
 from google.protobuf import text_format
 
 sys.path.insert(0, str(Path(tritonclient.__file__).parent / "grpc"))  # importable without the grpc package
@@ -216,10 +216,9 @@ def test_the_table_has_the_placeholders_of_the_cpu_images_templates(repo_dir: Pa
         assert theirs == {parameter.placeholder(key) for parameter in table if not parameter.documented}, model
 
 
-def test_the_table_has_the_placeholders_of_every_recorded_template(shared_dir: Path) -> None:
-    recorded = json.loads((shared_dir / "facts" / "model_repository_params.json").read_text())
-    for tag, models in recorded.items():
-        key = version_key("1.2.1" if tag.startswith("v1.x") else tag[1:])
+def test_the_table_has_the_placeholders_of_every_recorded_template() -> None:
+    for tag, models in model_repository_params().items():
+        key = version_key("1.2.1" if tag == "v1.x" else tag[1:])
         if key < (0, 7, 1):
             continue
         for model in MODELS:

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from contract.facts import engine_options, model_repository_params
 from tensorrt_llm.options import BUILD_OPTIONS, CONVERT_OPTIONS, Option, parser
 from unit.triton_cpu_fakes import SOURCE
 
@@ -18,8 +18,8 @@ GONE_IN_1_1 = {"--auto_parallel", "--gpus_per_node", "--cluster_key"}
 TYPES = {"str": str, "int": int, "float": float}
 
 
-def recorded(shared_dir: Path, tool: str) -> dict[str, dict[str, Any]]:
-    options: dict[str, dict[str, Any]] = json.loads((shared_dir / "facts/cli/1.0.0.json").read_text())["tools"][tool]
+def recorded(tool: str) -> dict[str, dict[str, Any]]:
+    options = engine_options()["1.0.0"][tool]
     return {flag: option for flag, option in options.items() if flag not in GONE_IN_1_1}
 
 
@@ -31,38 +31,39 @@ def recorded(shared_dir: Path, tool: str) -> dict[str, dict[str, Any]]:
         ("qwen/convert_checkpoint.py", CONVERT_OPTIONS["qwen"]),
     ],
 )
-def test_options_are_upstreams(shared_dir: Path, tool: str, ours: list[Option]) -> None:
+def test_options_are_upstreams(tool: str, ours: list[Option]) -> None:
     """Names, spellings, types, choices and defaults, none more and none less."""
-    theirs = recorded(shared_dir, tool)
+    theirs = recorded(tool)
     assert {option.flag for option in ours} == set(theirs)
     for option in ours:
         fact = theirs[option.flag]
-        assert option.default == fact["default"], option.flag
+        switch = fact.get("action") == "store_true"
+        assert option.default == (False if switch else fact.get("default")), option.flag
         assert list(option.aliases) == fact.get("aliases", []), option.flag
-        assert list(option.choices or []) == (fact["choices"] or []), option.flag
-        assert option.nargs == fact["nargs"], option.flag
+        assert list(option.choices or []) == fact.get("choices", []), option.flag
+        assert option.nargs == fact.get("nargs"), option.flag
         assert option.const == fact.get("const"), option.flag
-        if fact["action"] == "store_true":
+        if switch:
             assert option.kind is bool, option.flag
-        elif fact["type"] in TYPES:
+        elif fact.get("type") in TYPES:
             assert option.kind is TYPES[fact["type"]], option.flag
 
 
 def sample(fact: dict[str, Any]) -> list[str]:
     """Words that upstream's parser would take after the option."""
-    if fact["action"] == "store_true":
+    if fact.get("action") == "store_true":
         return []
-    if fact["choices"]:
+    if fact.get("choices"):
         return [str(fact["choices"][-1])]
-    return [{"int": "3", "float": "0.5"}.get(fact["type"] or "str", "paged")]
+    return [{"int": "3", "float": "0.5"}.get(fact.get("type", "str"), "paged")]
 
 
 @pytest.mark.parametrize(
     ("tool", "ours"), [("trtllm-build", BUILD_OPTIONS), ("llama/convert_checkpoint.py", CONVERT_OPTIONS["llama"])]
 )
-def test_every_recorded_option_is_taken_in_every_spelling(shared_dir: Path, tool: str, ours: list[Option]) -> None:
+def test_every_recorded_option_is_taken_in_every_spelling(tool: str, ours: list[Option]) -> None:
     tool_parser = parser(tool, ours)
-    for flag, fact in recorded(shared_dir, tool).items():
+    for flag, fact in recorded(tool).items():
         for spelling in (flag, *fact.get("aliases", [])):
             taken = tool_parser.parse_args([spelling, *sample(fact)])
             assert isinstance(taken, argparse.Namespace)
@@ -73,10 +74,9 @@ def names_in(block: str) -> list[str]:
 
 
 @pytest.mark.parametrize("model", ["preprocessing", "tensorrt_llm", "postprocessing", "ensemble", "tensorrt_llm_bls"])
-def test_templates_have_upstreams_placeholders_and_tensors(shared_dir: Path, model: str) -> None:
+def test_templates_have_upstreams_placeholders_and_tensors(model: str) -> None:
     """All that is recorded of the newest templates; the token counts are answered by the front models too."""
-    everything = json.loads((shared_dir / "facts/model_repository_params.json").read_text())
-    fact = next(models for tag, models in everything.items() if tag.startswith("v1"))[model]
+    fact = model_repository_params()["v1.x"][model]
     text = (MODELS / model / "config.pbtxt").read_text()
     # Triton wants a directory for the version, and neither git nor a build context keeps an empty one.
     assert any((MODELS / model / "1").iterdir())

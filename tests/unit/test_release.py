@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import (
@@ -15,6 +12,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release import (
     same_release,
     version_key,
 )
+from contract.facts import release_images
 
 
 def test_a_release_carries_what_hangs_on_it() -> None:
@@ -64,9 +62,8 @@ def test_rows_are_in_order_and_aliases_lead_to_rows() -> None:
     assert all(name in RELEASES for name in ALIASES.values())
 
 
-def test_rows_agree_with_the_recorded_images(shared_dir: Path) -> None:
-    recorded = json.loads((shared_dir / "facts" / "release_images.json").read_text())["images"]
-    rows = [row for row in recorded if ALIASES.get(row["trtllm"], row["trtllm"]) in RELEASES]
+def test_rows_agree_with_the_recorded_images() -> None:
+    rows = [row for row in release_images() if ALIASES.get(row["trtllm"], row["trtllm"]) in RELEASES]
     assert len(rows) > 25
     for row in rows:
         entry = release(row["trtllm"])
@@ -74,3 +71,6 @@ def test_rows_agree_with_the_recorded_images(shared_dir: Path) -> None:
         assert entry.builds_in_image is row.get("python_package_in_image", True)
         if "min_driver" in row:
             assert entry.min_driver == int(row["min_driver"])
+        if row["tag"] == entry.image_tag:
+            assert entry.tensorrt in (None, row.get("tensorrt"))
+            assert entry.cuda in (None, row.get("cuda"))
