@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is recorded of upstream (``data/``): names, kinds, defaults, choices and command lines; facts, and no text of it.
+"""What is recorded of upstream (``data/``): names, kinds, defaults, choices, command lines; facts, and none of its text.
 
 Read from the sources of TensorRT-LLM 0.7.1 to 0.16.0 (the commits that tensorrtllm_backend's tags name) and of an
 import of 1.0.0, from the tags of tensorrtllm_backend, from Triton's compatibility matrix and from podman's Quadlet.
