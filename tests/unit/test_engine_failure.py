@@ -53,3 +53,12 @@ def test_the_host_s_own_evidence_counts() -> None:
     full = diagnose([], 1, free_bytes=0)
     assert full is not None
     assert full.cause == "the disk is full"
+
+
+def test_the_host_s_own_evidence_leads_to_the_remedy_of_its_cause() -> None:
+    """Not to that of whichever pattern stands in some place of the list."""
+    killed, memory = diagnose(["Killed"], 137), diagnose(["MemoryError"], 1)
+    full, disk = diagnose([], 1, free_bytes=0), diagnose(["No space left on device"], 1)
+    assert killed is not None and memory is not None
+    assert killed.remedy == memory.remedy == "free memory, lower workers, or set load_by_shard: true"
+    assert full == disk
