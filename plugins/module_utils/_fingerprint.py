@@ -83,9 +83,13 @@ def canonical_json(value: Any) -> bytes:
     _refuse_unnatural(value, "value")
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise FleetError(f"A value has no JSON form ({error}); give finite numbers.") from error
+    try:
         return text.encode("utf-8")
-    except ValueError as error:  # includes UnicodeEncodeError
-        raise FleetError(f"A value has no JSON form ({error}); give finite numbers, UTF-8 text.") from error
+    except UnicodeEncodeError as error:
+        given = error.object[error.start : error.end].encode("ascii", "backslashreplace").decode()
+        raise FleetError(f"A value holds {given}, which is not UTF-8 text; give UTF-8 text.") from error
 
 
 def fingerprint(value: Any) -> str:
@@ -123,6 +127,14 @@ def file_sha256(path: str | os.PathLike[str], size_hint: int | None = None) -> s
         raise FleetError(f"{os.fspath(path)} cannot be read: {error.strerror}.") from error
 
 
+def _refuse_undecodable(entry: os.DirEntry[str]) -> None:
+    """Raise for a name that is not text: it could stand in no manifest."""
+    try:
+        entry.name.encode()
+    except UnicodeEncodeError:
+        raise FleetError(f"{entry.path!r} has a name that is not UTF-8; rename it.") from None
+
+
 def walk(root: Path, ignore: Collection[str]) -> Iterator[tuple[str, os.stat_result]]:
     """Yield (relative path, stat) of every file below *root*; symbolic links count as what they point to."""
     top = os.stat(root)
@@ -133,6 +145,7 @@ def walk(root: Path, ignore: Collection[str]) -> Iterator[tuple[str, os.stat_res
         with os.scandir(directory) as entries:
             for entry in entries:
                 relative = prefix + entry.name
+                _refuse_undecodable(entry)
                 try:
                     status = entry.stat()
                 except OSError as error:

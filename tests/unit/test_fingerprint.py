@@ -70,6 +70,21 @@ def test_fingerprint_differs_when_any_option_differs(value: dict[str, int], data
     assert fp.fingerprint({k: v for k, v in value.items() if k != key}) != fp.fingerprint(value)
 
 
+def test_a_name_that_is_not_utf_8_is_told_as_what_it_is(tmp_path: Path) -> None:
+    root = make(tmp_path / "tree", {"config.json": b"{}"})
+    Path(os.fsdecode(os.fsencode(root) + b"/weights\xff.bin")).write_bytes(b"w")
+    with pytest.raises(FleetError) as refused:
+        fp.tree_digest(root, None)
+    assert str(refused.value) == f"'{root}/weights\\udcff.bin' has a name that is not UTF-8; rename it."
+
+
+def test_each_refusal_of_a_value_has_its_own_advice() -> None:
+    with pytest.raises(FleetError, match=r"holds \\udcff, which is not UTF-8 text; give UTF-8 text\.$"):
+        fp.fingerprint({"path": "/weights\udcff"})
+    with pytest.raises(FleetError, match=r"has no JSON form \(.+\); give finite numbers\.$"):
+        fp.fingerprint({"smoothquant": float("nan")})
+
+
 @pytest.mark.parametrize("value", [float("nan"), {"a": float("inf")}, {1: 2}, {"a": {3}}, "\ud800", [b"x"]])
 def test_what_has_no_json_form_is_refused(value: object) -> None:
     with pytest.raises(FleetError):
