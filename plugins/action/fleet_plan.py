@@ -25,7 +25,8 @@ SPECS = Path(__file__).resolve().parents[2] / "roles" / "fleet" / "meta" / "argu
 def load_spec() -> dict[str, Any]:
     """The options of the role ``fleet``, with the engine's own options in their place."""
     spec: dict[str, Any] = yaml.safe_load(SPECS.read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
-    spec["trtllm_models"]["options"]["engine"]["options"] = ENGINE_OPTIONS
+    engine = {"options": ENGINE_OPTIONS, "listed_in": "`ansible-doc trtllm.fleet.trtllm_engine`"}
+    spec["trtllm_models"]["options"]["engine"].update(engine)
     return spec
 
 

@@ -18,6 +18,10 @@ options:
       - >-
         An option that the release does not know is an error that names the releases that know it. Between 0.16.0 and
         1.0.0, whose own lists are not established, only what both know is accepted.
+      - >-
+        Numbers out of all proportion, options that contradict each other, and what the tools of the release take but
+        cannot build from are refused before anything is changed; what needs neither release nor checkpoint to be seen,
+        by the plan on the controller.
     type: dict
     default: {}
     suboptions:
@@ -38,7 +42,9 @@ options:
         type: int
         default: 1
       pp_size:
-        description: Ranks of pipeline parallelism, one GPU each. Known to 0.7.1 to 1.2.1.
+        description: >-
+          Ranks of pipeline parallelism, one GPU each. Must divide the model's layers; from 1.0.0 on it need not. Known
+          to 0.7.1 to 1.2.1.
         type: int
         default: 1
       cp_size:
@@ -85,8 +91,8 @@ options:
         type: bool
       embedding_sharding_dim:
         description: >-
-          Dimension along which it is split: V(0) the vocabulary, V(1) the hidden size. Known to 0.7.1 to 1.2.1. The
-          tool's default is V(0).
+          Dimension along which it is split: V(0) the vocabulary, V(1) the hidden size, which takes effect with
+          O(options.use_parallel_embedding=true). Known to 0.7.1 to 1.2.1. The tool's default is V(0).
         type: int
         choices: [0, 1]
       use_embedding_sharing:
@@ -110,8 +116,8 @@ options:
         choices: [int8, int4, int8_gptq, int4_gptq, int4_awq, w4a8_awq, w4a16_awq]
       disable_weight_only_quant_plugin:
         description: >-
-          Quantise weights without the plugin, with TensorRT's own layers. Known to 0.7.1 to 1.2.1. The tool's
-          default is V(false).
+          Quantise weights without the plugin, with TensorRT's own layers. Takes effect with
+          O(options.use_weight_only=true). Known to 0.7.1 to 1.2.1. The tool's default is V(false).
         type: bool
       quant_ckpt_path:
         description: >-
@@ -119,17 +125,17 @@ options:
           0.7.1 to 1.2.1.
         type: path
       smoothquant:
-        description: SmoothQuant's alpha, from 0 to 1. Known to 0.8.0 to 1.2.1.
+        description: SmoothQuant's alpha, from 0 to 1. Known to 0.7.1 to 1.2.1.
         type: float
       per_channel:
         description: >-
-          One scaling factor for each channel instead of one for the tensor. Known to 0.7.1 to 1.2.1. The tool's
-          default is V(false).
+          One scaling factor for each channel instead of one for the tensor. Takes effect with O(options.smoothquant).
+          Known to 0.7.1 to 1.2.1. The tool's default is V(false).
         type: bool
       per_token:
         description: >-
-          One scaling factor for each token instead of one for the tensor. Known to 0.7.1 to 1.2.1. The tool's
-          default is V(false).
+          One scaling factor for each token instead of one for the tensor. Takes effect with O(options.smoothquant).
+          Known to 0.7.1 to 1.2.1. The tool's default is V(false).
         type: bool
       per_group:
         description: >-
@@ -154,8 +160,8 @@ options:
         type: bool
       use_meta_fp8_rowwise_recipe:
         description: >-
-          Leave the layers in higher precision that Meta's recipe leaves. Known to 0.15.0 to 1.2.1. The tool's
-          default is V(false).
+          Leave the layers in higher precision that Meta's recipe leaves. Takes effect with
+          O(options.use_fp8_rowwise=true). Known to 0.15.0 to 1.2.1. The tool's default is V(false).
         type: bool
       use_qserve:
         description: Use QServe's W4A8 format. Known to 0.15.0 to 1.2.1. The tool's default is V(false).
@@ -181,7 +187,9 @@ options:
           Formats among which automatic quantisation chooses, separated by commas. Known to 0.14.0 to 1.2.1.
         type: str
       auto_quantize_bits:
-        description: Average size of a weight that automatic quantisation aims at, in bits. Known to 0.15.0 to 1.2.1.
+        description: >-
+          Average size of a weight that automatic quantisation aims at, in bits, from 4 to 16. Takes effect with
+          O(options.autoq_format). Known to 0.15.0 to 1.2.1.
         type: float
       quantize_lm_head:
         description: >-
@@ -216,8 +224,8 @@ options:
         type: int
       max_seq_len:
         description: >-
-          Longest prompt and output together, in tokens. Up to 0.10.0 it is passed on as the output's length.
-          Mutually exclusive with O(options.max_output_len). Known to 0.7.1 to 1.2.1.
+          Longest prompt and output together, in tokens, so at least O(options.max_input_len). Up to 0.10.0 it is
+          passed on as the output's length. Mutually exclusive with O(options.max_output_len). Known to 0.7.1 to 1.2.1.
         type: int
       max_output_len:
         description: >-
@@ -232,7 +240,9 @@ options:
           default is V(8192) (0.11.0 to 1.2.1).
         type: int
       opt_num_tokens:
-        description: Number of tokens that kernels are tuned for, in tokens. Known to 0.9.0 to 1.2.1.
+        description: >-
+          Number of tokens that kernels are tuned for, in tokens. Not with O(options.multiple_profiles). Known to 0.9.0
+          to 1.2.1.
         type: int
       max_encoder_input_len:
         description: >-
@@ -269,7 +279,9 @@ options:
           Make an engine for in-flight batching: turns on what that needs. Known to 0.7.1 to 0.8.0.
         type: bool
       gather_context_logits:
-        description: Keep the logits of the prompt. Known to 0.8.0 to 1.2.1. The tool's default is V(false).
+        description: >-
+          Keep the logits of the prompt. From 0.10.0 on not with O(options.max_draft_len). Known to 0.8.0 to 1.2.1. The
+          tool's default is V(false).
         type: bool
       gather_generation_logits:
         description: Keep the logits of the output. Known to 0.8.0 to 1.2.1. The tool's default is V(false).
@@ -329,8 +341,8 @@ options:
         type: bool
       log_level:
         description: >-
-          How much the tools write into the log. Does not change the engine. Known to 0.7.1 to 1.2.1. The tool's
-          default is V(info).
+          How much the tools write into the log. Does not change the engine. V(debug) is known from 0.11.0 on, V(trace)
+          from 1.0.0 on. Known to 0.7.1 to 1.2.1. The tool's default is V(info).
         type: str
         choices: [internal_error, error, warning, info, verbose, debug, trace]
       speculative_decoding_mode:
@@ -350,7 +362,7 @@ options:
       lora_dir:
         description: >-
           Directories of LoRA weights; the first one sets the configuration. Their content counts, not their paths.
-          Known to 0.7.1 to 1.2.1.
+          They and the following three take effect with O(options.lora_plugin). Known to 0.7.1 to 1.2.1.
         type: list
         elements: path
       lora_ckpt_source:
@@ -496,7 +508,8 @@ options:
         type: bool
       streamingllm:
         description: >-
-          Keep attention sinks for endless generation. Known to 0.9.0 to 1.2.1. The tool's default is V(false).
+          Keep attention sinks for endless generation, of Llama models and up to 0.16.0 only. Known to 0.9.0 to 1.2.1.
+          The tool's default is V(false).
         type: bool
       reduce_fusion:
         description: Fuse all-reduce with what follows it. Known to 0.11.0 to 1.2.1. The tool's default is V(false).
@@ -513,6 +526,7 @@ options:
         type: bool
       pp_reduce_scatter:
         description: >-
-          Use reduce-scatter between pipeline ranks. Known to 0.15.0 to 1.2.1. The tool's default is V(false).
+          Use reduce-scatter between pipeline ranks of a Mixtral model. Known to 0.15.0 to 1.2.1. The tool's default is
+          V(false).
         type: bool
 """

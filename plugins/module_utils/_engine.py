@@ -28,18 +28,16 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._engine_failure impor
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_image import Images
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_job import Job, JobState, finished_ranks
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_plan import (
-    SHORT,
     Facts,
     Request,
     Wanted,
     describe,
-    diff,
-    explain,
     gather,
     path_volumes,
     require_image,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_preflight import Host, preflight
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_reasons import SHORT, diff, explain
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_runner import is_complete
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, release, same_release

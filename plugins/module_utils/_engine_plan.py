@@ -15,17 +15,16 @@ from typing import Any, Optional, TypeVar
 from ansible_collections.trtllm.fleet.plugins.module_utils import _gpu, _podman
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import ModelConfig, read_config
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_image import Images
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_limits import check_options, check_settings
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import world_size
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_preflight import check_ranks
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import (
     TreeDigest,
-    content_differences,
-    differences,
     fingerprint,
     tree_digest,
 )
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release
+from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, require_engines
 from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli import (
     EXAMPLES_DIR,
     PATH_OPTIONS,
@@ -33,11 +32,9 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli import (
     EnginePlan,
     Paths,
     plan,
-    resolve_dtype,
 )
 
 T = TypeVar("T")
-SHORT = 12  # characters of a digest in a sentence
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Request:
     @property
     def devices(self) -> list[_gpu.GpuRef]:
         """The GPUs; where none were named, as many as the engine has ranks, from 0 on."""
-        return list(range(world_size(dict(self.options)))) if self.gpus is None else list(self.gpus)
+        return list(range(world_size(self.options))) if self.gpus is None else list(self.gpus)
 
     @property
     def image_reference(self) -> str:
@@ -251,6 +248,10 @@ def require_image(request: Request, facts: Facts, *, tolerant: bool) -> list[str
 
 def gather(request: Request, *, tolerant: bool) -> Facts:
     """Ask the host. With *tolerant* (check mode) what is missing is noted; otherwise it raises `FleetError`."""
+    check_options(request.options)
+    check_settings(timeout=request.timeout)
+    if request.release is not None:
+        require_engines(request.release)
     check_ranks(request.options, request.devices)
     return _Gatherer(request, tolerant).gather()
 
@@ -273,7 +274,6 @@ def family_of(request: Request, config: ModelConfig | None) -> str | None:
 def describe(request: Request, release: Release | None, facts: Facts, root: Path) -> Wanted:
     """The engine that should be. Pure but for its arguments, and cheap: planning twice costs a millisecond."""
     family = family_of(request, facts.config)
-    dtype = resolve_dtype(request.options, facts.config.dtype if facts.config else None)
     outline = _plan(request, release, facts, family, Paths("", "", "", ""))
     made_from: dict[str, Any] = {
         "checkpoint": {
@@ -283,10 +283,11 @@ def describe(request: Request, release: Release | None, facts: Facts, root: Path
         "inputs": facts.inputs,
         "image": facts.image_id,
         "release": release.version if release else None,
-        "gpu": _gpu.identity(facts.gpus, world_size(dict(request.options))),
+        "gpu": _gpu.identity(facts.gpus, world_size(request.options)),
         "family": family,
         "convert": outline.convert_arguments if outline else {},
         "build": outline.build_arguments if outline else {},
+        "options": outline.options if outline else {},
     }
     converted = fingerprint({key: _identity(made_from)[key] for key in _CONVERT_DEPENDS_ON})
     final = fingerprint(_identity(made_from))
@@ -297,15 +298,19 @@ def describe(request: Request, release: Release | None, facts: Facts, root: Path
         request.examples_dir or EXAMPLES_DIR,
     )
     complete = _plan(request, release, facts, family, paths)
-    return Wanted(made_from, final, converted, complete, family, dtype)
+    return Wanted(made_from, final, converted, complete, family, outline.dtype if outline else None)
 
 
 _CONVERT_DEPENDS_ON = ("checkpoint", "inputs", "image", "release", "family", "convert")
 
 
 def _identity(made_from: Mapping[str, Any]) -> dict[str, Any]:
-    """What the fingerprint is taken of: of the checkpoint its digest, which covers the files."""
-    return {**made_from, "checkpoint": made_from["checkpoint"]["digest"]}
+    """What the fingerprint is taken of: of the checkpoint its digest, which covers the files.
+
+    Of the options it is what the tools are given, so that two ways of saying the same are the same engine.
+    """
+    without = {key: value for key, value in made_from.items() if key != "options"}
+    return {**without, "checkpoint": made_from["checkpoint"]["digest"]}
 
 
 def _plan(
@@ -321,55 +326,5 @@ def _plan(
         paths,
         checkpoint_dtype=config.dtype if config else None,
         model_version=config.baichuan_version if config else None,
+        architecture=config.architecture if config else "",
     )
-
-
-def _short(value: Any) -> Any:
-    """A digest cut to what a reader needs; anything else as it is."""
-    return f"{value[: 7 + SHORT]}" if isinstance(value, str) and value.startswith("sha256:") else value
-
-
-def _flat(made_from: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything but the files, under the names that an operator knows."""
-    gpu = made_from.get("gpu") or {}
-    flat: dict[str, Any] = {
-        "image": _short(made_from.get("image")),
-        "release": made_from.get("release"),
-        "model_family": made_from.get("family"),
-        "GPU": gpu.get("name"),
-        "GPU compute capability": gpu.get("compute_capability"),
-        "GPU count": gpu.get("count"),
-    }
-    for option, digest in made_from.get("inputs", {}).items():
-        flat[f"{option} content"] = digest[:SHORT]
-    flat = {key: value for key, value in flat.items() if value is not None}
-    for stage in ("convert", "build"):
-        for values in made_from.get(stage, {}).values():
-            flat.update(values)
-    return flat
-
-
-def explain(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """One line for each input that differs between two ``made_from``."""
-    lines = content_differences(
-        before.get("checkpoint", {}).get("files", {}), after["checkpoint"]["files"], "checkpoint: "
-    )
-    return lines + differences(_flat(before), _flat(after))
-
-
-def diff(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """``before`` and ``after`` for Ansible's diff; of the checkpoint's files only those that differ."""
-
-    def side(this: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> dict[str, Any]:
-        if this is None:
-            return {}
-        mine = this.get("checkpoint", {}).get("files", {})
-        theirs = (other or {}).get("checkpoint", {}).get("files", {}) if other else mine
-        changed = {path: digest[:SHORT] for path, digest in mine.items() if theirs.get(path) != digest}
-        digest = this.get("checkpoint", {}).get("digest")
-        return {
-            "checkpoint": {"digest": digest[:SHORT] if digest else None, **({"files": changed} if changed else {})},
-            **_flat(this),
-        }
-
-    return {"before": side(before, after), "after": side(after, before)}

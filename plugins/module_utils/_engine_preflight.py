@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import Checkpoint, ModelConfig
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import RANKS, world_size
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._gpu import Gpu
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release
+from ansible_collections.trtllm.fleet.plugins.module_utils._release_rules import check_layers
 
 GIB = 1 << 30
 # Checks that rest on an estimate, or on a matrix, and that an operator may know better about.
@@ -83,10 +85,9 @@ def engine_bytes(checkpoint: Checkpoint, options: Mapping[str, Any], dtype: str 
 
 def check_ranks(options: Mapping[str, Any], gpus: Sequence[Any]) -> None:
     """Ranks against the GPUs given. Needs no host. ``gpus: []`` means a host without GPUs: nothing to compare."""
-    sizes = {name: int(options.get(name) or 1) for name in ("tp_size", "pp_size", "cp_size")}
-    ranks = sizes["tp_size"] * sizes["pp_size"] * sizes["cp_size"]
+    ranks = world_size(options)
     if gpus and ranks > len(gpus):
-        product = " * ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
+        product = " * ".join(f"{name} {options[name]}" for name in RANKS if (options.get(name) or 1) > 1)
         raise FleetError(
             f"The engine needs {ranks} GPUs ({product}) but gpus names {len(gpus)} "
             f"({', '.join(str(gpu) for gpu in gpus)}); name {ranks} or lower tp_size."
@@ -95,7 +96,7 @@ def check_ranks(options: Mapping[str, Any], gpus: Sequence[Any]) -> None:
         raise FleetError(f"gpus names a GPU twice ({', '.join(str(gpu) for gpu in gpus)}); name each once.")
 
 
-def check_split(options: Mapping[str, Any], config: ModelConfig) -> None:
+def check_split(release: Release, options: Mapping[str, Any], config: ModelConfig) -> None:
     """Ranks against the shape of the model: attention heads by tp_size, layers by pp_size."""
     tp_size, pp_size = int(options.get("tp_size") or 1), int(options.get("pp_size") or 1)
     if config.heads and config.heads % tp_size:
@@ -109,8 +110,8 @@ def check_split(options: Mapping[str, Any], config: ModelConfig) -> None:
             f"The model's {config.kv_heads} key/value heads can be neither split over nor repeated to tp_size "
             f"{tp_size}; one must be a multiple of the other."
         )
-    if config.layers and pp_size > config.layers:
-        raise FleetError(f"The model has {config.layers} layers, fewer than pp_size {pp_size}; lower pp_size.")
+    if config.layers:
+        check_layers(release, config.layers, pp_size)
 
 
 def check_compute(release: Release, gpus: Sequence[Gpu]) -> None:
@@ -174,7 +175,7 @@ def preflight(
 
     *converts*: whether a converted checkpoint still has to be written. *skip*: names from `SKIPPABLE`.
     """
-    check_split(options, checkpoint.config)
+    check_split(release, options, checkpoint.config)
     if "compute_capability" not in skip:
         check_compute(release, gpus)
     engine = engine_bytes(checkpoint, options, dtype)

@@ -9,11 +9,12 @@ gives the same plan.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_limits import check_options
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import world_size
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, nearest
 
 Spec = Mapping[str, Mapping[str, Any]]
@@ -25,33 +26,31 @@ PORTS_PER_REPLICA = 10
 PORT_KINDS = ("http_port", "grpc_port", "metrics_port")
 # What a replica takes over from what the role model_repository returned.
 FROM_REPOSITORY = ("repository_dir", "fingerprint", "entry_models", "worker_models", "mode")
-# What multiplies up to the number of ranks, and so of GPUs, of one engine.
-PARALLEL_OPTIONS = ("tp_size", "pp_size", "cp_size")
+# More keys than these are not listed in a sentence.
+LISTED_KEYS = 12
 
 
-def refuse_unknown_keys(value: Any, spec: Spec, path: str = "") -> None:
+def refuse_unknown_keys(value: Any, spec: Spec, path: str = "", listed_in: str = "docs/reference.md") -> None:
     """Raise `FleetError` for the first key of *value* that *spec* does not have, at any depth.
 
-    *spec* has the form of ``options`` in a role's argument_specs. Types are not judged here.
+    *spec* has the form of ``options`` in a role's argument_specs, and may say in ``listed_in`` beside the options of
+    a dictionary where a long list of them stands. Types are not judged here.
     """
     if not isinstance(value, Mapping):
         return
     for key, item in value.items():
         at = f"{path}.{key}" if path else str(key)
         if key not in spec:
-            known = ", ".join(sorted(spec))
-            raise FleetError(f"{at} is not an option{nearest(str(key), spec) or ';'} Known there: {known}.")
+            short = len(spec) <= LISTED_KEYS
+            known = ", ".join(sorted(spec)) if short else f"the {len(spec)} keys that {listed_in} lists"
+            raise FleetError(f"{at} is not an option{nearest(str(key), spec) or f'; known there: {known}.'}")
         inner = spec[key].get("options")
         if inner is None:
             continue
         elements = item if isinstance(item, list) else [item]
         for index, element in enumerate(elements):
-            refuse_unknown_keys(element, inner, f"{at}[{index}]" if isinstance(item, list) else at)
-
-
-def world_size(engine: Mapping[str, Any]) -> int:
-    """The number of ranks of an engine: ``tp_size * pp_size * cp_size``, each 1 where not given."""
-    return math.prod(int(engine.get(option) or 1) for option in PARALLEL_OPTIONS)
+            where = f"{at}[{index}]" if isinstance(item, list) else at
+            refuse_unknown_keys(element, inner, where, spec[key].get("listed_in", listed_in))
 
 
 def plan(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,6 +62,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     """
     models = list(description["trtllm_models"])
     _check_names(models)
+    _check_engines(models)
     root = str(description["trtllm_root"]).rstrip("/")
     replicas = _replicas(models, str(description["trtllm_triton_address"]), int(description["trtllm_port_base"]))
     first = {replica["model"]: replica for replica in reversed(replicas)}
@@ -122,6 +122,14 @@ def _check_names(models: list[Item]) -> None:
         if name in seen:
             raise FleetError(f"trtllm_models[{index}].name {name!r} is given twice; give each model its own name.")
         seen.add(name)
+
+
+def _check_engines(models: list[Item]) -> None:
+    for model in models:
+        try:
+            check_options(model["engine"])
+        except FleetError as error:
+            raise FleetError(f"{model['name']}: engine.{error}") from error
 
 
 def _checkpoint_dir(item: Item, root: str) -> str:

@@ -68,6 +68,18 @@ def version_key(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
+def span(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """``0.8.0-`` (to the last release with engines), ``0.8.0-0.16.0`` or ``0.9.0`` as (first, last)."""
+    first, dash, last = text.strip().partition("-")
+    return version_key(first), version_key(last or LAST_ENGINE_RELEASE) if dash else version_key(first)
+
+
+def within(release: Release, text: str) -> bool:
+    """Whether *release* is in the span *text*."""
+    first, last = span(text)
+    return first <= release.key <= last
+
+
 # version | image tags | flow | backend tag | template schema | TensorRT | CUDA | driver | package in image
 _TABLE = """
 0.7.1  | 24.01                   | build.py      | v0.7.2  | v0.7.2  | 9.2.0.5    | 12.3   | 525 | no
@@ -149,6 +161,15 @@ def release(version: str) -> Release:
         f"TensorRT-LLM release '{version}' is not known; the nearest is '{nearest}'. Known are {versions[0]} "
         f"to {versions[-1]}; engines are built by {versions[0]} to {LAST_ENGINE_RELEASE}."
     )
+
+
+def require_engines(wanted: Release) -> None:
+    """Raise `FleetError` for a release that builds no engines, with the one to choose."""
+    if wanted.flow == FLOW_LLMAPI:
+        raise FleetError(
+            f"TensorRT-LLM {wanted.version} has no engines any more (it serves checkpoints directly); "
+            f"{LAST_ENGINE_RELEASE} is the last release that builds them, so choose it or an earlier one."
+        )
 
 
 def same_release(wanted: Release, reported: str) -> bool:

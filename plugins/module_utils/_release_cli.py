@@ -9,34 +9,36 @@ the releases that do; nothing is ever dropped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_limits import check_options, is_set
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import (
-    ENGINE_OPTIONS,
+    RANKS,
     WITHOUT_EFFECT_ON_ENGINE,
+    world_size,
 )
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, nearest
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import (
-    FLOW_LLMAPI,
-    LAST_ENGINE_RELEASE,
-    Release,
-)
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, require_engines
 from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli_lookup import (
     BUILD_TOOL,
+    PRODUCTS,
     QUANTIZE_TOOL,
     Flag,
-    engine_releases,
     find,
+    find_all,
     flag,
     flow,
-    flow_rows,
-    listing,
-    refuse_choice,
-    refuse_option,
     takes,
 )
+from ansible_collections.trtllm.fleet.plugins.module_utils._release_refusals import (
+    refuse_choice,
+    refuse_family,
+    refuse_option,
+)
+from ansible_collections.trtllm.fleet.plugins.module_utils._release_rules import check_rules
 
 EXAMPLES_DIR = "/app/examples"
 # From this release on the examples stand in models/core and models/contrib. In the one before some already do.
@@ -52,6 +54,13 @@ _IO = {
 }
 # Arguments that a tool needs for a Hugging Face checkpoint whatever the user says.
 _FIXED = {"gemma/convert_checkpoint.py": {"ckpt-type": "hf"}}
+# Tools that tell models of one family apart by an argument only: architecture of the checkpoint -> value.
+_VARIANTS = {
+    "gpt/hf_gpt_convert.py": ("model", {"GPTBigCodeForCausalLM": "starcoder", "GPT2LMHeadCustomModel": "santacoder"}),
+}
+# Tools that calibrate with a file of the checkpoint, which they have to be given; and what makes them calibrate.
+_CALIBRATION_FILES = {"gemma/convert_checkpoint.py": ("tokenizer_dir", "tokenizer.model")}
+_CALIBRATING = ("smoothquant", "int8_kv_cache")
 
 
 @dataclass(frozen=True)
@@ -81,22 +90,36 @@ class Command:
 class EnginePlan:
     """What will be run, and the arguments as far as they determine what comes out.
 
-    *convert_arguments* and *build_arguments*: tool -> option -> value, without the tool's own defaults and
-    without paths, so that two ways of saying the same compare equal.
+    *convert_arguments* and *build_arguments*: tool -> flag -> value, without the tool's own defaults and
+    without paths, so that two ways of saying the same compare equal. *options*: the same under the names that the
+    user knows, as given. *dtype*: the precision of the weights, None where only the checkpoint can tell.
     """
 
     commands: list[Command]
     world_size: int
     convert_arguments: dict[str, dict[str, Any]]
     build_arguments: dict[str, dict[str, Any]]
+    options: dict[str, Any]
+    dtype: str | None
 
 
-def resolve_dtype(options: Mapping[str, Any], checkpoint_dtype: str | None) -> str | None:
-    """The precision that ``auto`` stands for: the checkpoint's own, float16 for a float32 one (as upstream)."""
+def resolve_dtype(options: Mapping[str, Any], checkpoint_dtype: str | None, tool: str, release: Release) -> str | None:
+    """The precision that *tool*, the first of the flow, gives the weights; it is what ``auto`` of a plugin stands for.
+
+    As upstream, ``auto`` is the checkpoint's own, and float16 for a float32 one; a tool may have another default.
+    """
     given = options.get("dtype")
-    if given not in (None, "auto"):
-        return str(given)
+    found = find(tool, "dtype", release)
+    default = found.default if found is not None and not _needs_dtype(found) else "auto"
+    wanted = str(given or default or "auto")
+    if wanted != "auto":
+        return wanted
     return "float16" if checkpoint_dtype == "float32" else checkpoint_dtype
+
+
+def _needs_dtype(found: Flag) -> bool:
+    """Whether a tool is always given the checkpoint's precision: it has no default, or one that suits no GPU."""
+    return found.name == "storage-type" or (found.default is None and bool(found.choices))
 
 
 def _word(value: Any) -> str:
@@ -106,8 +129,8 @@ def _word(value: Any) -> str:
 class _Composer:
     """Turns options into the arguments of one tool of one release."""
 
-    def __init__(self, tool: str, release: Release, options: Mapping[str, Any], dtype: str | None) -> None:
-        self.tool, self.release, self.options, self.dtype = tool, release, options, dtype
+    def __init__(self, tool: str, release: Release, family: str, options: Mapping[str, Any], dtype: str | None) -> None:
+        self.tool, self.release, self.family, self.options, self.dtype = tool, release, family, options, dtype
         self.used: set[str] = set()
         self.values: dict[str, Any] = {}  # flag name -> value as it is passed; True for a bare flag
         self.of_option: dict[str, str] = {}  # flag name -> option
@@ -119,7 +142,7 @@ class _Composer:
         self._take_weight_only()
         for option in sorted(self.options):
             if option not in self.used:
-                found = find(self.tool, option, self.release)
+                found = find(self.tool, option, self.release, self.family)
                 if found is not None:
                     self._take(option, self.options[option], found)
         self._take_needed_dtype()
@@ -142,9 +165,10 @@ class _Composer:
         if option == "workers" and found.kind == "flag":
             value = value > 1
         if found.kind == "flag":
-            if value:
+            if is_set(value):
                 self._set(option, found.name, True)
         elif found.kind == "word":
+            self._check_choice(option, _word(value), found)
             self._set(option, found.name, _word(value))
         elif found.kind == "list":
             words = [str(word) for word in (value if isinstance(value, list) else [value])]
@@ -181,29 +205,21 @@ class _Composer:
             raise refuse_choice(option, value, found, self.release, self.tool)
 
     def _take_parallelism(self) -> None:
-        """Ranks: some tools want the product as well, some nothing else."""
-        sizes = {name: int(self.options.get(name) or 1) for name in ("tp_size", "pp_size", "cp_size")}
-        for name, size in sizes.items():
-            if name in self.options and size == 1:
-                self.used.add(name)
-        if sizes["tp_size"] > 1 and "tp_size" in takes(self.tool):
-            for other in ("world-size", "tensor-parallelism"):
-                if flag(self.tool, other, self.release):
-                    self._set("tp_size", other, sizes["tp_size"])
-        ranks = sizes["tp_size"] * sizes["pp_size"]
-        if ranks > 1 and flag(self.tool, "world_size", self.release):
-            has_pp = flag(self.tool, "pp_size", self.release) is not None
-            self.values["world_size"] = ranks if has_pp else sizes["tp_size"]
-            if not has_pp:
-                self.used.add("tp_size")
+        """Ranks: some tools want the product as well, some nothing else. One rank is never passed."""
+        for option in RANKS:
+            if self.options.get(option) == 1:
+                self.used.add(option)
+                continue
+            for found in find_all(self.tool, option, self.release, self.family):
+                ranks = math.prod(int(self.options.get(name) or 1) for name in PRODUCTS.get(found.name, (option,)))
+                if ranks > 1:
+                    self._set(option, found.name, ranks)
 
     def _take_lengths(self) -> None:
         """The total length or the output's: each release knows one of them."""
         wanted = {name: self.options.get(name) for name in ("max_seq_len", "max_output_len")}
         if "max_seq_len" not in takes(self.tool) or not any(wanted.values()):
             return
-        if all(wanted.values()):
-            raise FleetError("max_seq_len and max_output_len are both given; give the total length, max_seq_len.")
         self.used |= {"max_seq_len", "max_output_len"}
         prompt = self._input_length()
         total = int(wanted["max_seq_len"] or prompt + int(wanted["max_output_len"] or 0))
@@ -225,23 +241,28 @@ class _Composer:
         return int(found.default) if found and found.default else 1024
 
     def _take_weight_only(self) -> None:
-        """Gemma's converter had one option for both the switch and the precision."""
-        both = flag(self.tool, "use-weight-only-with-precision", self.release)
-        if both is None or not {"use_weight_only", "weight_only_precision"} & set(self.options):
+        """Gemma's converter had one option for the switch and the precision, and later a precision without default."""
+        found = find(self.tool, "weight_only_precision", self.release)
+        if found is None or found.default is not None:
             return
-        self.used |= {"use_weight_only", "weight_only_precision"}
+        if found.name == "use-weight-only-with-precision":
+            self.used |= {"use_weight_only", "weight_only_precision"} & set(self.options)
         if self.options.get("use_weight_only"):
             precision = str(self.options.get("weight_only_precision") or "int8")
-            self._check_choice("weight_only_precision", precision, both)
-            self._set("weight_only_precision", both.name, precision)
+            self._check_choice("weight_only_precision", precision, found)
+            self._set("weight_only_precision", found.name, precision)
 
     def _take_needed_dtype(self) -> None:
         """A converter without a default precision gets the checkpoint's."""
         found = find(self.tool, "dtype", self.release)
-        if found is None or found.name in self.values:
-            return
-        if found.name == "storage-type" or (found.default is None and found.choices):
+        if found is not None and found.name not in self.values and _needs_dtype(found):
             self._set("dtype", found.name, self.dtype or "float16")
+
+    def vary(self, architecture: str) -> None:
+        """Name the variant of the family, where the tool cannot see it in the checkpoint."""
+        name, variants = _VARIANTS.get(self.tool, ("", {}))
+        if architecture in variants:
+            self.values[name] = variants[architecture]
 
     def arguments(self) -> list[str]:
         """The argument list, in a fixed order."""
@@ -261,7 +282,7 @@ class _Composer:
         for name, value in self.values.items():
             option = self.of_option.get(name, name)
             found = flag(self.tool, name, self.release)
-            if option in WITHOUT_EFFECT_ON_ENGINE or option in PATH_OPTIONS or self._is_derived(option, value):
+            if option in WITHOUT_EFFECT_ON_ENGINE or is_host_path(option, value) or self._is_derived(option, value):
                 continue
             if option == "dtype" or (found is not None and found.default == str(value)):
                 continue
@@ -283,6 +304,11 @@ class _Composer:
 PATH_OPTIONS = frozenset({"quant_ckpt_path", "lora_dir", "input_timing_cache"})
 
 
+def is_host_path(option: str, value: Any) -> bool:
+    """Whether *value* of *option* is a path of the host; a data set may also be a name of the Hugging Face Hub."""
+    return option in PATH_OPTIONS or (option == "calib_dataset" and str(value).startswith(("/", ".", "~")))
+
+
 def _script(release: Release, tool: str, examples: str) -> tuple[str, list[str]]:
     """Where the script stands in the image of *release*, and where else it may stand."""
     directory, name = tool.split("/")
@@ -295,60 +321,22 @@ def _script(release: Release, tool: str, examples: str) -> tuple[str, list[str]]
 
 def _normalised(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options that were given, under their newest names."""
-    for option in options:
-        if option not in ENGINE_OPTIONS:
-            raise FleetError(f"{option} is not an option of an engine{nearest(option, ENGINE_OPTIONS) or '.'}")
     given = {name: value for name, value in options.items() if value is not None and value != []}
     paged = given.pop("paged_kv_cache", None)
     if paged is not None:
-        if "kv_cache_type" in given:
-            raise FleetError("paged_kv_cache and kv_cache_type are both given; give kv_cache_type.")
         given["kv_cache_type"] = "paged" if paged else "continuous"
-    for name, value in given.items():
-        if ENGINE_OPTIONS[name]["type"] == "int" and value < (-1 if name.startswith("moe_") else 0):
-            raise FleetError(f"{name} is {value}; give a number that is not negative.")
     return given
-
-
-def _check_consistency(options: Mapping[str, Any]) -> None:
-    """Contradictions that no tool needs to be run for."""
-    if options.get("weight_only_precision") and not options.get("use_weight_only"):
-        raise FleetError("weight_only_precision has no effect without use_weight_only; set use_weight_only: true.")
-    tp_size = int(options.get("tp_size") or 1)
-    moe_tp, moe_ep = options.get("moe_tp_size", -1), options.get("moe_ep_size", -1)
-    for name in ("tp_size", "pp_size", "cp_size"):
-        if options.get(name) == 0:
-            raise FleetError(f"{name} is 0; give 1 or more.")
-    if (moe_tp > 0 and moe_ep > 0 and moe_tp * moe_ep != tp_size) or any(
-        size > 0 and tp_size % size for size in (moe_tp, moe_ep)
-    ):
-        raise FleetError(
-            f"moe_tp_size * moe_ep_size must be tp_size, but moe_tp_size is {moe_tp}, moe_ep_size is {moe_ep} "
-            f"and tp_size is {tp_size} (-1: not given)."
-        )
 
 
 def _tools(release: Release, family: str, quantized: bool) -> tuple[str, ...]:
     """The tools of the flow, or an error that names the releases that have one."""
-    if release.flow == FLOW_LLMAPI:
-        raise FleetError(
-            f"TensorRT-LLM {release.version} has no engines any more (it serves checkpoints directly); "
-            f"{LAST_ENGINE_RELEASE} is the last release that builds them."
-        )
+    require_engines(release)
     found = flow(release, family, quantized)
     if found is not None:
         return found
     if quantized and flow(release, family, False) is not None:
         raise refuse_option("qformat", release, family, quantized)
-    known = [row for row in engine_releases() if flow(row, family, False)]
-    if not known:
-        families = sorted({row[0] for row in flow_rows()})
-        raise FleetError(f"'{family}' is not a known model family{nearest(family, families) or '.'} "
-                         f"Known are {', '.join(families)}; set model_family.")  # fmt: skip
-    raise FleetError(
-        f"TensorRT-LLM {release.version} has no established way to build a {family} engine; "
-        f"{listing(known)} {'has' if len(known) == 1 else 'have'} one."
-    )
+    raise refuse_family(release, family)
 
 
 def _phase(tool: str) -> str:
@@ -363,33 +351,33 @@ def plan(
     *,
     checkpoint_dtype: str | None = None,
     model_version: str | None = None,
+    architecture: str = "",
 ) -> EnginePlan:
     """The commands that make an engine of *family* with *release*, in order.
 
-    *checkpoint_dtype* is what ``auto`` means where a release wants it spelled out; *model_version* is Baichuan's.
-    Raises `FleetError` for whatever the release does not know.
+    *checkpoint_dtype* is what ``auto`` means where a release wants it spelled out; *model_version* is Baichuan's;
+    *architecture* is the checkpoint's own word for what it is. Raises `FleetError` for whatever the release does not
+    know, and for what its tools would stop at.
     """
+    check_options(options)
     given = _normalised(options)
     given.pop("model_family", None)
-    if family == "baichuan":
+    quantized = "qformat" in given
+    tools = _tools(release, family, quantized)
+    if family == "baichuan" and not quantized:
         given.setdefault("model_version", model_version)
         if given["model_version"] is None:
             raise FleetError("The Baichuan generation cannot be told from config.json; set model_version, e.g. v2_13b.")
-    else:
-        given.pop("model_version", None)
-    _check_consistency(given)
-    quantized = "qformat" in given
-    tools = _tools(release, family, quantized)
-    dtype = resolve_dtype(given, checkpoint_dtype)
-    if quantized:
-        given.pop("model_version", None)
-    ranks = int(given.get("tp_size") or 1) * int(given.get("pp_size") or 1) * int(given.get("cp_size") or 1)
-    composers = [_Composer(tool, release, given, dtype) for tool in tools]
+    dtype = resolve_dtype(given, checkpoint_dtype, tools[0], release)
+    composers = [_Composer(tool, release, family, given, dtype) for tool in tools]
     for composer in composers:
         composer.compose()
     for option in sorted(given):
         if not any(option in composer.used for composer in composers):
             raise refuse_option(option, release, family, quantized)
+    check_rules(release, family, given)
+    composers[0].vary(architecture)
+    ranks = world_size(given)
     commands, source = [], paths.checkpoint
     for composer in composers:
         last = composer is composers[-1]
@@ -402,13 +390,28 @@ def plan(
         ranks,
         {composer.tool: composer.determining() for composer in composers[:-1]},
         {composers[-1].tool: composers[-1].determining()},
+        _told(given, dtype),
+        dtype,
     )
+
+
+def _told(given: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
+    """The options that determine the engine, as the user gave them, and its precision."""
+    told = {
+        option: value
+        for option, value in given.items()
+        if option not in WITHOUT_EFFECT_ON_ENGINE and not is_host_path(option, value)
+    }
+    return {**told, "dtype": dtype or "auto"}
 
 
 def _command(composer: _Composer, source: str, target: str, examples: str, ranks: int) -> Command:
     tool, release = composer.tool, composer.release
     input_name, output_name = _IO.get(tool, ("model_dir", "output_dir"))
     fixed = [word for name, value in _FIXED.get(tool, {}).items() for word in (f"--{name}", value)]
+    if tool in _CALIBRATION_FILES and any(is_set(composer.options.get(option)) for option in _CALIBRATING):
+        name, file = _CALIBRATION_FILES[tool]
+        fixed += [f"--{name}", f"{source}/{file}"]
     words = [f"--{input_name}", source, f"--{output_name}", target, *fixed, *composer.arguments()]
     if tool == BUILD_TOOL:
         return Command(_phase(tool), tool, [BUILD_TOOL, *words], ranks, target)

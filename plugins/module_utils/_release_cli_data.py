@@ -11,10 +11,16 @@ One row per option and range of releases: ``name | releases | kind | default | c
 
 Read from the sources of 0.7.1 to 0.16.0 and 1.0.0. Between 0.16.0 and 1.0.0 a row stands only where both agree
 (choices: what both have). After 1.0.0 the options are those of 1.0.0 without the three that were withdrawn.
-Options that describe a model's shape or a debugging aid are left out: they are never passed.
+What a tool takes and then stops at is no choice here. Options that describe a model's shape or a debugging aid are
+left out: they are never passed.
 """
 
 from __future__ import annotations
+
+from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli_build_py import BUILD_PY_TOOLS
+
+# Releases whose own lists were not read: what one neighbour has and the other has not is not established there.
+UNREAD = "0.17.0-0.21.0"
 
 # Long lists of choices, by name; the number says since which release.
 CHOICES = {
@@ -53,7 +59,8 @@ CHOICES = {
 TOOLS = {
     "trtllm-build": """
 checkpoint_dir                  | 0.8.0-        | str   |                  |
-log_level                       | 0.8.0-0.12.0  | str   | info             |
+log_level                       | 0.8.0-0.10.0  | str   | info             | @log7
+log_level                       | 0.11.0-0.12.0 | str   | info             | @log13
 log_level                       | 0.13.0-0.21.0 | str   | info             | @log13
 log_level                       | 1.0.0-        | str   | info             | @log100
 profiling_verbosity             | 0.8.0-        | str   | layer_names_only | layer_names_only,detailed,none
@@ -109,6 +116,8 @@ use_paged_context_fmha          | 1.0.0-        | word  | enable           |
 use_context_fmha_for_generation | 0.8.0-0.10.0  | word  | disable          |
 input_timing_cache              | 0.9.0-        | str   |                  |
 opt_num_tokens                  | 0.9.0-        | int   |                  |
+tp_size                         | 0.9.0-0.10.0  | int   | 1                |
+pp_size                         | 0.9.0-0.10.0  | int   | 1                |
 weight_sparsity                 | 0.9.0-        | flag  |                  |
 max_draft_len                   | 0.9.0-        | int   | 0                |
 lora_dir                        | 0.9.0-        | list  |                  |
@@ -127,7 +136,8 @@ use_fp8_context_fmha            | 0.17.0-0.21.0 | word  | ?                |
 use_fp8_context_fmha            | 1.0.0-        | word  | enable           |
 multiple_profiles               | 0.9.0-        | word  | disable          |
 paged_state                     | 0.9.0-        | word  | enable           |
-streamingllm                    | 0.9.0-        | word  | disable          |
+streamingllm                    | 0.9.0-0.16.0  | word  | disable          |
+streamingllm                    | 0.17.0-       | word  | disable          | disable
 strip_plan                      | 0.10.0-       | flag  |                  |
 max_encoder_input_len           | 0.10.0-       | int   | 1024             |
 speculative_decoding_mode       | 0.10.0        | str   |                  | draft_tokens_external,medusa
@@ -215,7 +225,8 @@ moe_ep_size                      | 0.11.0-       | int   | -1                 |
 quant_ckpt_path                  | 0.11.0-       | str   |                    |
 use_fp8_rowwise                  | 0.12.0-       | flag  |                    |
 remove_duplicated_kv_heads       | 0.12.0-       | flag  |                    |
-log_level                        | 0.12.0-       | str   | info               |
+log_level                        | 0.12.0-0.21.0 | str   | info               | @log13
+log_level                        | 1.0.0-        | str   | info               | @log100
 use_fp8                          | 0.13.0-       | flag  |                    |
 calib_size                       | 0.14.0-       | int   | 512                |
 calib_max_seq_length             | 0.14.0-       | int   | 512                |
@@ -247,25 +258,27 @@ int8_kv_cache                   | 0.8.0-       | flag  |                    |
 calib_dataset                   | 0.10.0-      | str   | ccdv/cnn_dailymail |
 """,
     "gpt/convert_checkpoint.py": """
-model_dir              | 0.9.0-       | str   |                 |
-tp_size                | 0.9.0-       | int   | 1               |
-pp_size                | 0.9.0-       | int   | 1               |
-dtype                  | 0.9.0-0.14.0 | str   | float16         | float32,bfloat16,float16
-dtype                  | 0.15.0-      | str   | auto            | auto,float16,bfloat16,float32
-use_parallel_embedding | 0.9.0-       | flag  |                 |
-embedding_sharding_dim | 0.9.0-       | int   | 0               | 0,1
-use_embedding_sharing  | 0.9.0-0.15.0 | flag  |                 |
-use_weight_only        | 0.9.0-       | flag  |                 |
-weight_only_precision  | 0.9.0-       | str   | int8            | int8,int4
-int8_kv_cache          | 0.9.0-       | flag  |                 |
-per_channel            | 0.9.0-       | flag  |                 |
-per_token              | 0.9.0-       | flag  |                 |
-smoothquant            | 0.9.0-       | float |                 |
-output_dir             | 0.9.0-       | str   | tllm_checkpoint |
-workers                | 0.9.0-       | int   | 1               |
-log_level              | 0.9.0-       | str   | info            |
-calib_dataset          | 0.10.0-      | str   | lambada         |
-load_model_on_cpu      | 0.12.0-      | flag  |                 |
+model_dir              | 0.9.0-        | str   |                 |
+tp_size                | 0.9.0-        | int   | 1               |
+pp_size                | 0.9.0-        | int   | 1               |
+dtype                  | 0.9.0-0.14.0  | str   | float16         | float32,bfloat16,float16
+dtype                  | 0.15.0-       | str   | auto            | auto,float16,bfloat16,float32
+use_parallel_embedding | 0.9.0-        | flag  |                 |
+embedding_sharding_dim | 0.9.0-        | int   | 0               | 0,1
+use_embedding_sharing  | 0.9.0-0.15.0  | flag  |                 |
+use_weight_only        | 0.9.0-        | flag  |                 |
+weight_only_precision  | 0.9.0-        | str   | int8            | int8,int4
+int8_kv_cache          | 0.9.0-        | flag  |                 |
+per_channel            | 0.9.0-        | flag  |                 |
+per_token              | 0.9.0-        | flag  |                 |
+smoothquant            | 0.9.0-        | float |                 |
+output_dir             | 0.9.0-        | str   | tllm_checkpoint |
+workers                | 0.9.0-        | int   | 1               |
+log_level              | 0.9.0-0.10.0  | str   | info            | @log7
+log_level              | 0.11.0-0.21.0 | str   | info            | @log13
+log_level              | 1.0.0-        | str   | info            | @log100
+calib_dataset          | 0.10.0-       | str   | lambada         |
+load_model_on_cpu      | 0.12.0-       | flag  |                 |
 """,
     "qwen/convert_checkpoint.py": """
 model_dir                        | 0.9.0-       | str   |                    |
@@ -294,20 +307,22 @@ moe_ep_size                      | 0.11.0-      | int   | -1                 |
 cp_size                          | 1.0.0-       | int   | 1                  |
 """,
     "falcon/convert_checkpoint.py": """
-model_dir              | 0.8.0-       | str   |                 |
-tp_size                | 0.8.0-       | int   | 1               |
-pp_size                | 0.8.0-       | int   | 1               |
-dtype                  | 0.8.0-0.14.0 | str   | float16         | float32,bfloat16,float16
-dtype                  | 0.15.0-      | str   | auto            | auto,float16,bfloat16,float32
-use_parallel_embedding | 0.8.0-       | flag  |                 |
-embedding_sharding_dim | 0.8.0-       | int   | 0               | 0,1
-use_embedding_sharing  | 0.8.0-0.15.0 | flag  |                 |
-use_weight_only        | 0.8.0-       | flag  |                 |
-weight_only_precision  | 0.8.0-       | str   | int8            | int8,int4
-load_by_shard          | 0.8.0-       | flag  |                 |
-output_dir             | 0.8.0-       | str   | tllm_checkpoint |
-workers                | 0.8.0-       | int   | 1               |
-log_level              | 0.8.0-       | str   | info            |
+model_dir              | 0.8.0-        | str  |                 |
+tp_size                | 0.8.0-        | int  | 1               |
+pp_size                | 0.8.0-        | int  | 1               |
+dtype                  | 0.8.0-0.14.0  | str  | float16         | float32,bfloat16,float16
+dtype                  | 0.15.0-       | str  | auto            | auto,float16,bfloat16,float32
+use_parallel_embedding | 0.8.0-        | flag |                 |
+embedding_sharding_dim | 0.8.0-        | int  | 0               | 0,1
+use_embedding_sharing  | 0.8.0-0.15.0  | flag |                 |
+use_weight_only        | 0.8.0-        | flag |                 |
+weight_only_precision  | 0.8.0-        | str  | int8            | int8,int4
+load_by_shard          | 0.8.0-        | flag |                 |
+output_dir             | 0.8.0-        | str  | tllm_checkpoint |
+workers                | 0.8.0-        | int  | 1               |
+log_level              | 0.8.0-0.10.0  | str  | info            | @log7
+log_level              | 0.11.0-0.21.0 | str  | info            | @log13
+log_level              | 1.0.0-        | str  | info            | @log100
 """,
     "phi/convert_checkpoint.py": """
 model_dir              | 0.8.0-       | str   |                 |
@@ -338,6 +353,11 @@ dtype                          | 0.9.0-0.14.0 | str   |                    | flo
 dtype                          | 0.15.0-      | str   | auto               | auto,float16,bfloat16,float32
 enable_fp8                     | 0.9.0-       | flag  |                    |
 fp8_kv_cache                   | 0.9.0-       | flag  |                    |
+use_smooth_quant_plugin        | 0.9.0-0.11.0 | float |                    |
+smoothquant                    | 0.12.0-      | float |                    |
+per_channel                    | 0.9.0-       | flag  |                    |
+per_token                      | 0.9.0-       | flag  |                    |
+tokenizer_dir                  | 0.9.0-       | str   |                    |
 ammo_quant_ckpt_path           | 0.9.0        | str   |                    |
 calibrate_kv_cache             | 0.9.0-0.11.0 | flag  |                    |
 modelopt_quant_ckpt_path       | 0.10.0       | str   |                    |
@@ -348,188 +368,5 @@ load_model_on_cpu              | 0.12.0-      | flag  |                    |
 use_weight_only                | 1.0.0-       | flag  |                    |
 weight_only_precision          | 1.0.0-       | str   |                    | int8,int4,w4a8_awq,w4a16_awq
 """,
-    "llama/build.py": """
-world_size                       | 0.7.1 | int   | 1              |
-tp_size                          | 0.7.1 | int   | 1              |
-pp_size                          | 0.7.1 | int   | 1              |
-model_dir                        | 0.7.1 | str   |                |
-quant_ckpt_path                  | 0.7.1 | str   |                |
-dtype                            | 0.7.1 | str   | float16        | float32,bfloat16,float16
-log_level                        | 0.7.1 | str   | info           |
-max_batch_size                   | 0.7.1 | int   | 8              |
-max_input_len                    | 0.7.1 | int   | 2048           |
-max_output_len                   | 0.7.1 | int   | 512            |
-max_beam_width                   | 0.7.1 | int   | 1              |
-use_gpt_attention_plugin         | 0.7.1 | str   |                | float16,bfloat16,float32
-use_gemm_plugin                  | 0.7.1 | str   |                | float16,bfloat16,float32
-parallel_build                   | 0.7.1 | flag  |                |
-enable_context_fmha              | 0.7.1 | flag  |                |
-enable_context_fmha_fp32_acc     | 0.7.1 | flag  |                |
-multi_block_mode                 | 0.7.1 | flag  |                |
-load_by_shard                    | 0.7.1 | flag  |                |
-enable_debug_output              | 0.7.1 | flag  |                |
-builder_opt                      | 0.7.1 | int   |                |
-output_dir                       | 0.7.1 | str   | engine_outputs |
-remove_input_padding             | 0.7.1 | flag  |                |
-use_fused_mlp                    | 0.7.1 | flag  |                |
-per_channel                      | 0.7.1 | flag  |                |
-per_token                        | 0.7.1 | flag  |                |
-per_group                        | 0.7.1 | flag  |                |
-group_size                       | 0.7.1 | int   | 128            |
-int8_kv_cache                    | 0.7.1 | flag  |                |
-use_parallel_embedding           | 0.7.1 | flag  |                |
-embedding_sharding_dim           | 0.7.1 | int   | 1              | 0,1
-enable_fp8                       | 0.7.1 | flag  |                |
-fp8_kv_cache                     | 0.7.1 | flag  |                |
-use_weight_only                  | 0.7.1 | flag  |                |
-disable_weight_only_quant_plugin | 0.7.1 | flag  |                |
-weight_only_precision            | 0.7.1 | str   | int8           | int8,int4,int4_awq,int4_gptq
-use_inflight_batching            | 0.7.1 | flag  |                |
-paged_kv_cache                   | 0.7.1 | flag  |                |
-tokens_per_block                 | 0.7.1 | int   | 128            |
-max_num_tokens                   | 0.7.1 | int   |                |
-strongly_typed                   | 0.7.1 | flag  |                |
-use_custom_all_reduce            | 0.7.1 | flag  |                |
-max_prompt_embedding_table_size  | 0.7.1 | int   | 0              |
-gather_all_token_logits          | 0.7.1 | flag  |                |
-use_lora_plugin                  | 0.7.1 | str   |                | float16,float32,bfloat16
-hf_lora_dir                      | 0.7.1 | str   |                |
-""",
-    "baichuan/build.py": """
-world_size                   | 0.7.1 | int   | 1              |
-model_dir                    | 0.7.1 | str   |                |
-model_version                | 0.7.1 | str   | v1_13b         | v1_7b,v1_13b,v2_7b,v2_13b
-dtype                        | 0.7.1 | str   | float16        | float32,bfloat16,float16
-logits_dtype                 | 0.7.1 | str   | float32        | float16,float32
-log_level                    | 0.7.1 | str   | info           |
-max_batch_size               | 0.7.1 | int   | 1              |
-max_input_len                | 0.7.1 | int   | 1024           |
-max_output_len               | 0.7.1 | int   | 1024           |
-max_beam_width               | 0.7.1 | int   | 1              |
-use_gpt_attention_plugin     | 0.7.1 | str   |                | float16,bfloat16,float32
-use_gemm_plugin              | 0.7.1 | str   |                | float16,bfloat16,float32
-enable_context_fmha          | 0.7.1 | flag  |                |
-enable_context_fmha_fp32_acc | 0.7.1 | flag  |                |
-multi_block_mode             | 0.7.1 | flag  |                |
-parallel_build               | 0.7.1 | flag  |                |
-enable_debug_output          | 0.7.1 | flag  |                |
-output_dir                   | 0.7.1 | str   | engine_outputs |
-remove_input_padding         | 0.7.1 | flag  |                |
-per_channel                  | 0.7.1 | flag  |                |
-per_token                    | 0.7.1 | flag  |                |
-int8_kv_cache                | 0.7.1 | flag  |                |
-enable_fp8                   | 0.7.1 | flag  |                |
-fp8_kv_cache                 | 0.7.1 | flag  |                |
-use_weight_only              | 0.7.1 | flag  |                |
-weight_only_precision        | 0.7.1 | str   | int8           | int8,int4
-use_inflight_batching        | 0.7.1 | flag  |                |
-paged_kv_cache               | 0.7.1 | flag  |                |
-tokens_per_block             | 0.7.1 | int   | 128            |
-max_num_tokens               | 0.7.1 | int   |                |
-strongly_typed               | 0.7.1 | flag  |                |
-""",
-    "gpt/build.py": """
-world_size                      | 0.7.1-0.8.0 | int   | 1                |
-model_dir                       | 0.7.1-0.8.0 | str   |                  |
-dtype                           | 0.7.1-0.8.0 | str   | float16          | float16,float32,bfloat16
-logits_dtype                    | 0.7.1-0.8.0 | str   | float32          | float16,float32
-log_level                       | 0.7.1-0.8.0 | str   | info             |
-max_batch_size                  | 0.7.1-0.8.0 | int   | 256              |
-max_input_len                   | 0.7.1-0.8.0 | int   | 200              |
-max_output_len                  | 0.7.1-0.8.0 | int   | 200              |
-max_beam_width                  | 0.7.1-0.8.0 | int   | 1                |
-use_gpt_attention_plugin        | 0.7.1-0.8.0 | str   |                  | float16,float32,bfloat16
-use_gemm_plugin                 | 0.7.1-0.8.0 | str   |                  | float16,float32,bfloat16
-parallel_build                  | 0.7.1-0.8.0 | flag  |                  |
-enable_context_fmha             | 0.7.1-0.8.0 | flag  |                  |
-enable_context_fmha_fp32_acc    | 0.7.1-0.8.0 | flag  |                  |
-multi_block_mode                | 0.7.1-0.8.0 | flag  |                  |
-builder_opt                     | 0.7.1-0.8.0 | int   |                  |
-output_dir                      | 0.7.1-0.8.0 | str   | engine_outputs   |
-remove_input_padding            | 0.7.1-0.8.0 | flag  |                  |
-use_weight_only                 | 0.7.1-0.8.0 | flag  |                  |
-weight_only_precision           | 0.7.1-0.8.0 | str   | int8             | int8,int4
-per_channel                     | 0.7.1-0.8.0 | flag  |                  |
-per_token                       | 0.7.1-0.8.0 | flag  |                  |
-int8_kv_cache                   | 0.7.1-0.8.0 | flag  |                  |
-paged_kv_cache                  | 0.7.1-0.8.0 | flag  |                  |
-tokens_per_block                | 0.7.1-0.8.0 | int   | 128              |
-max_prompt_embedding_table_size | 0.7.1-0.8.0 | int   | 0                |
-use_inflight_batching           | 0.7.1-0.8.0 | flag  |                  |
-use_parallel_embedding          | 0.7.1-0.8.0 | flag  |                  |
-embedding_sharding_dim          | 0.7.1-0.8.0 | int   | 0                | 0,1
-use_embedding_sharing           | 0.7.1-0.8.0 | flag  |                  |
-use_lookup_plugin               | 0.7.1-0.8.0 | str   |                  | float16,float32,bfloat16
-gather_all_token_logits         | 0.7.1-0.8.0 | flag  |                  |
-enable_fp8                      | 0.7.1-0.8.0 | flag  |                  |
-fp8_kv_cache                    | 0.7.1-0.8.0 | flag  |                  |
-max_num_tokens                  | 0.7.1-0.8.0 | int   |                  |
-strongly_typed                  | 0.7.1-0.8.0 | flag  |                  |
-use_custom_all_reduce           | 0.7.1-0.8.0 | flag  |                  |
-use_lora_plugin                 | 0.7.1-0.8.0 | str   |                  | float16,float32,bfloat16
-max_draft_len                   | 0.7.1-0.8.0 | int   | 0                |
-use_paged_context_fmha          | 0.7.1-0.8.0 | flag  |                  |
-use_context_fmha_for_generation | 0.7.1-0.8.0 | flag  |                  |
-lora_target_modules             | 0.7.1       | list  |                  | @lora7
-lora_target_modules             | 0.8.0       | list  |                  | @lora8
-profiling_verbosity             | 0.8.0       | str   | layer_names_only | layer_names_only,detailed,none
-gather_context_logits           | 0.8.0       | flag  |                  |
-gather_generation_logits        | 0.8.0       | flag  |                  |
-max_lora_rank                   | 0.8.0       | int   | 64               |
-""",
-    "qwen/build.py": """
-world_size                      | 0.7.1-0.8.0 | int   | 1                |
-tp_size                         | 0.7.1-0.8.0 | int   | 1                |
-pp_size                         | 0.7.1-0.8.0 | int   | 1                |
-hf_model_dir                    | 0.7.1-0.8.0 | str   |                  |
-dtype                           | 0.7.1-0.8.0 | str   | float16          | float32,bfloat16,float16
-log_level                       | 0.7.1-0.8.0 | str   | info             | @log7
-max_batch_size                  | 0.7.1-0.8.0 | int   | 2                |
-max_input_len                   | 0.7.1-0.8.0 | int   | 2048             |
-max_output_len                  | 0.7.1-0.8.0 | int   | 2048             |
-max_beam_width                  | 0.7.1-0.8.0 | int   | 1                |
-use_gpt_attention_plugin        | 0.7.1       | str   | float16          | float16,bfloat16,float32
-use_gpt_attention_plugin        | 0.8.0       | str   |                  | float16,bfloat16,float32
-use_gemm_plugin                 | 0.7.1       | str   | float16          | float16,bfloat16,float32
-use_gemm_plugin                 | 0.8.0       | str   |                  | float16,bfloat16,float32
-parallel_build                  | 0.7.1-0.8.0 | flag  |                  |
-enable_context_fmha             | 0.7.1-0.8.0 | flag  |                  |
-enable_context_fmha_fp32_acc    | 0.7.1-0.8.0 | flag  |                  |
-enable_debug_output             | 0.7.1-0.8.0 | flag  |                  |
-builder_opt                     | 0.7.1-0.8.0 | int   |                  |
-output_dir                      | 0.7.1-0.8.0 | str   | engine_outputs   |
-remove_input_padding            | 0.7.1-0.8.0 | flag  |                  |
-per_channel                     | 0.7.1-0.8.0 | flag  |                  |
-per_token                       | 0.7.1-0.8.0 | flag  |                  |
-per_group                       | 0.7.1-0.8.0 | flag  |                  |
-use_weight_only                 | 0.7.1-0.8.0 | flag  |                  |
-weight_only_precision           | 0.7.1       | str   | int8             | int8,int4
-weight_only_precision           | 0.8.0       | str   | int8             | int8,int4,int4_awq,int4_gptq
-use_inflight_batching           | 0.7.1-0.8.0 | flag  |                  |
-paged_kv_cache                  | 0.7.1-0.8.0 | flag  |                  |
-tokens_per_block                | 0.7.1-0.8.0 | int   | 128              |
-max_num_tokens                  | 0.7.1-0.8.0 | int   |                  |
-int8_kv_cache                   | 0.7.1-0.8.0 | flag  |                  |
-use_parallel_embedding          | 0.7.1-0.8.0 | flag  |                  |
-embedding_sharding_dim          | 0.7.1-0.8.0 | int   | 1                | 0,1
-strongly_typed                  | 0.7.1-0.8.0 | flag  |                  |
-use_custom_all_reduce           | 0.7.1-0.8.0 | flag  |                  |
-quant_ckpt_path                 | 0.8.0       | str   |                  |
-profiling_verbosity             | 0.8.0       | str   | layer_names_only | layer_names_only,detailed,none
-group_size                      | 0.8.0       | int   | 128              |
-quantize_lm_head                | 0.8.0       | flag  |                  |
-max_prompt_embedding_table_size | 0.8.0       | int   | 0                |
-use_lookup_plugin               | 0.8.0       | str   |                  | float16,float32,bfloat16
-""",
-    "gpt/hf_gpt_convert.py": """
-out-dir              | 0.7.1-0.8.0 | str   |         |
-in-file              | 0.7.1-0.8.0 | str   |         |
-tensor-parallelism   | 0.7.1-0.8.0 | int   | 1       |
-processes            | 0.7.1-0.8.0 | int   | 4       |
-calibrate-kv-cache   | 0.7.1-0.8.0 | flag  |         |
-model                | 0.7.1-0.8.0 | str   | gpt2    | gpt2,santacoder,starcoder
-storage-type         | 0.7.1-0.8.0 | str   | float32 | float32,float16,bfloat16
-load-model-on-cpu    | 0.7.1-0.8.0 | flag  |         |
-convert-model-on-cpu | 0.7.1-0.8.0 | flag  |         |
-""",
+    **BUILD_PY_TOOLS,
 }

@@ -1,32 +1,25 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which tools a release builds an engine with, which options they know, and which releases know an option."""
+"""Which tools a release builds an engine with, under which names they know an option, and which releases know it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import (
     BUILD,
     CONVERSION,
-    ENGINE_OPTIONS,
     LIMITS,
     LORA,
     PARALLELISM,
     PLUGINS,
     QUANTIZATION,
 )
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, nearest
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import (
-    FLOW_LLMAPI,
-    LAST_ENGINE_RELEASE,
-    RELEASES,
-    Release,
-    version_key,
-)
+from ansible_collections.trtllm.fleet.plugins.module_utils._release import FLOW_LLMAPI, RELEASES, Release, span
 from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli_data import CHOICES, TOOLS
 
 BUILD_TOOL, QUANTIZE_TOOL = "trtllm-build", "quantization/quantize.py"
@@ -52,12 +45,17 @@ gemma    | 0.9.0-       | gemma/convert_checkpoint.py trtllm-build
 falcon   | 0.8.0-       | falcon/convert_checkpoint.py trtllm-build
 """
 
-# option -> names that it had, the newest first; a tool gets the first one that its release knows.
-_RENAMED: dict[str, tuple[str, ...]] = {
+# option -> flags that say it, the newest first; a tool gets the first one that its release knows.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "tp_size": ("tp_size", "world_size", "world-size", "tensor-parallelism"),
+    "use_weight_only": ("use_weight_only", "use-weight-only-with-precision"),
+    "weight_only_precision": ("weight_only_precision", "use-weight-only-with-precision"),
+    "max_seq_len": ("max_seq_len", "max_output_len"),
+    "max_output_len": ("max_output_len", "max_seq_len"),
     "quant_ckpt_path": ("quant_ckpt_path", "modelopt_quant_ckpt_path", "ammo_quant_ckpt_path"),
     "use_fp8": ("use_fp8", "enable_fp8"),
     "int8_kv_cache": ("int8_kv_cache", "calibrate_kv_cache", "calibrate-kv-cache"),
-    "smoothquant": ("smoothquant", "use_smooth_quant_plugin"),
+    "smoothquant": ("smoothquant", "use_smooth_quant_plugin", "use_smooth_quant"),
     "calib_batch_size": ("batch_size",),
     "calib_max_seq_length": ("calib_max_seq_length", "max_seq_length"),
     "random_seed": ("seed",),
@@ -69,28 +67,22 @@ _RENAMED: dict[str, tuple[str, ...]] = {
     "context_fmha": ("context_fmha", "enable_context_fmha"),
     "context_fmha_fp32_acc": ("context_fmha_fp32_acc", "enable_context_fmha_fp32_acc"),
     "kv_cache_type": ("kv_cache_type", "paged_kv_cache"),
+    "paged_kv_cache": ("kv_cache_type", "paged_kv_cache"),
     "dtype": ("dtype", "storage-type"),
     "load_model_on_cpu": ("load_model_on_cpu", "load-model-on-cpu"),
     "workers": ("workers", "parallel_build"),
 }
+
+# Flags that take a product of options. Of the flags for ranks a tool gets each that it knows, not the first alone.
+PRODUCTS: dict[str, tuple[str, ...]] = {"world_size": ("tp_size", "pp_size")}
 
 # What each kind of tool may be given. An option of the engine goes to every tool of the flow that takes it.
 _CONVERT = {*PARALLELISM, *CONVERSION, *QUANTIZATION, *LORA, "model_version", "log_level"} - {"lora_plugin"}
 _QUANTIZE = {*PARALLELISM, *QUANTIZATION, "dtype", "log_level"} - {"workers"}
 _BUILD = {*LIMITS, *BUILD, *LORA, *PLUGINS, "logits_dtype", "workers"}
 _EVERYTHING = {*_CONVERT, *_BUILD}
-
-# Why an option is gone, and what took its place.
-_HINTS = {
-    "use_inflight_batching": "it follows from gpt_attention_plugin, remove_input_padding and a paged kv_cache_type",
-    "use_custom_all_reduce": "later releases decide it at run time",
-    "multi_block_mode": "later releases take it as a parameter of the model repository",
-    "context_fmha_fp32_acc": "later releases take it as a parameter of the model repository",
-    "enable_xqa": "later releases decide it at run time",
-    "qformat": "earlier releases quantise with use_weight_only",
-    "moe_tp_size": "earlier releases choose by themselves",
-    "moe_ep_size": "earlier releases choose by themselves",
-}
+# What a tool may be given for one family only: the ranks of all others are those of the converted checkpoint.
+_TAKES_BESIDES = {(BUILD_TOOL, "phi"): {"tp_size", "pp_size"}}
 
 
 @dataclass(frozen=True)
@@ -105,20 +97,14 @@ class Flag:
     choices: tuple[str, ...]
 
 
-def _span(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """``0.8.0-``, ``0.8.0-0.16.0`` or ``0.9.0`` as (first, last)."""
-    first, dash, last = text.strip().partition("-")
-    return version_key(first), version_key(last or LAST_ENGINE_RELEASE) if dash else version_key(first)
-
-
 @cache
 def flags(tool: str) -> dict[str, list[Flag]]:
     """All options of *tool*, by name, over all releases."""
     found: dict[str, list[Flag]] = {}
     for line in TOOLS[tool].strip().splitlines():
-        name, span, kind, default, choices = (cell.strip() for cell in line.split("|"))
+        name, releases, kind, default, choices = (cell.strip() for cell in line.split("|"))
         words = tuple(word for word in CHOICES.get(choices, choices).split(",") if word)
-        found.setdefault(name, []).append(Flag(name, *_span(span), kind, default or None, words))
+        found.setdefault(name, []).append(Flag(name, *span(releases), kind, default or None, words))
     return found
 
 
@@ -134,8 +120,8 @@ def flag(tool: str, name: str, release: Release) -> Flag | None:
 def flow_rows() -> tuple[tuple[str, tuple[int, ...], tuple[int, ...], tuple[str, ...]], ...]:
     rows = []
     for line in _FLOWS.strip().splitlines():
-        family, span, tools = (cell.strip() for cell in line.split("|"))
-        rows.append((family, *_span(span), tuple(tools.split())))
+        family, releases, tools = (cell.strip() for cell in line.split("|"))
+        rows.append((family, *span(releases), tuple(tools.split())))
     return tuple(rows)
 
 
@@ -168,83 +154,64 @@ def listing(found: Iterable[Release]) -> str:
     return " and ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
-def takes(tool: str) -> set[str]:
+def takes(tool: str, family: str = "") -> set[str]:
     """Options that may be given to *tool*, whatever the release."""
+    besides = _TAKES_BESIDES.get((tool, family), set())
     if tool == BUILD_TOOL:
-        return _BUILD
+        return _BUILD | besides
     if tool == QUANTIZE_TOOL:
         return _QUANTIZE
     return _CONVERT if "convert" in tool else _EVERYTHING
 
 
-def find(tool: str, option: str, release: Release) -> Flag | None:
-    """The option of *tool* that expresses the engine option, under whichever name it had in *release*."""
-    if option not in takes(tool):
-        return None
-    for name in _RENAMED.get(option, (option,)):
-        found = flag(tool, name, release)
-        if found is not None:
-            return found
-    return None
+def find_all(tool: str, option: str, release: Release, family: str = "") -> list[Flag]:
+    """All flags of *tool* in *release* that say the option, the newest name first."""
+    if option not in takes(tool, family):
+        return []
+    named = (flag(tool, name, release) for name in _NAMES.get(option, (option,)))
+    return [found for found in named if found is not None]
 
 
-def _expressible(tool: str, option: str, release: Release) -> bool:
-    """Whether *tool* of *release* has any way to express *option*."""
-    if find(tool, option, release) is not None:
-        return True
-    names = {
-        "tp_size": ("world_size", "world-size", "tensor-parallelism"),
-        "use_weight_only": ("use-weight-only-with-precision",),
-        "weight_only_precision": ("use-weight-only-with-precision",),
-        "max_seq_len": ("max_output_len",),
-        "max_output_len": ("max_seq_len",),
-        "paged_kv_cache": ("kv_cache_type", "paged_kv_cache"),
-    }.get(option, ())
-    return any(flag(tool, name, release) is not None for name in names)
+def find(tool: str, option: str, release: Release, family: str = "") -> Flag | None:
+    """The flag of *tool* that says the option, under whichever name it had in *release*."""
+    return next(iter(find_all(tool, option, release, family)), None)
 
 
 def releases_with(option: str, family: str | None = None, quantized: bool | None = None) -> list[Release]:
     """Releases in which some tool of the flow knows *option*; of any family and flow where not given."""
     families = [family] if family else sorted({row[0] for row in flow_rows()})
     ways = [quantized] if quantized is not None else [False, True]
-    return [
-        row
-        for row in engine_releases()
-        if any(
-            _expressible(tool, option, row) for name in families for way in ways for tool in flow(row, name, way) or ()
-        )
-    ]
+
+    def knows(row: Release, name: str, way: bool) -> bool:
+        return any(find(tool, option, row, name) for tool in flow(row, name, way) or ())
+
+    return [row for row in engine_releases() if any(knows(row, name, way) for name in families for way in ways)]
 
 
-def refuse_option(option: str, release: Release, family: str, quantized: bool) -> FleetError:
-    """Why *option* cannot be given here, with the releases that know it."""
-    if option in ENGINE_OPTIONS and release in releases_with(option, family, not quantized):
-        with_or_without = "is only for building without qformat" if quantized else "needs qformat"
-        return FleetError(f"{option} {with_or_without}; leave {option} out or change qformat.")
-    known = releases_with(option, family)
-    hint = f" ({_HINTS[option]})" if option in _HINTS else ""
-    if known:
-        return FleetError(
-            f"TensorRT-LLM {release.version} has no option {option} for {family}{hint}; {listing(known)} "
-            f"{'has' if len(known) == 1 else 'have'} it. Leave it out or choose such a release."
-        )
-    anywhere = listing(releases_with(option))
-    return FleetError(
-        f"No release has the option {option} for {family}{hint}; other model families have it in {anywhere}."
-        if anywhere
-        else f"{option} is not an option of an engine{nearest(option, ENGINE_OPTIONS) or '.'}"
-    )
+@cache
+def _options_by_name() -> dict[str, str]:
+    said = {name: option for option, names in _NAMES.items() for name in names}
+    return {**said, **{option: option for option in _NAMES}}
 
 
-def refuse_choice(option: str, value: str, found: Flag, release: Release, tool: str) -> FleetError:
-    """Why *value* cannot be given, with what the release knows and the releases that know the value."""
-    elsewhere = [
-        row
-        for row in engine_releases()
-        if (other := flag(tool, found.name, row)) is not None and (not other.choices or value in other.choices)
-    ]
-    where = f"; {listing(elsewhere)} {'has' if len(elsewhere) == 1 else 'have'} it" if elsewhere else ""
-    return FleetError(
-        f"{option} is '{value}', which TensorRT-LLM {release.version} does not know (it knows "
-        f"{', '.join(found.choices)}){where}."
-    )
+def option_of(name: str) -> str:
+    """The option that a flag says, whichever tool has it; the option of its own name where there is one."""
+    return _options_by_name().get(name, name)
+
+
+def default_of(option: str, release: Release, family: str, quantized: bool) -> Any:
+    """What the tools of the flow do about *option* where it is not given; None where that is not known."""
+    for tool in flow(release, family, quantized) or ():
+        found = find(tool, option, release, family)
+        if found is not None and found.name == "paged_kv_cache":
+            return "paged" if found.default == "enable" else "continuous"
+        if found is not None and (found.kind == "flag" or found.default not in (None, "?")):
+            return _typed(found)
+    return None
+
+
+def _typed(found: Flag) -> Any:
+    """A default as a user would write it."""
+    if found.kind in ("flag", "word"):
+        return found.default == "enable"
+    return {"int": int, "float": float}.get(found.kind, str)(found.default or "")

@@ -354,6 +354,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine import BuildFailed, Engine
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_limits import check_settings
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import ENGINE_OPTIONS
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_plan import Request
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_preflight import SKIPPABLE
@@ -405,6 +406,7 @@ def request_of(params: dict[str, Any]) -> Request:
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """What the parameters ask for; raises `FleetError`."""
+    check_settings(timeout=params["timeout"], poll=params["poll"])
     environment = {str(key): str(value) for key, value in params["environment"].items()}
     engine = Engine(request_of(params), check_mode, environment)
     if params["cancel"]:
@@ -413,7 +415,7 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         return engine.absent()
     if params["attach"]:
         return engine.attached()
-    return engine.waited(max(params["poll"], 1)) if params["wait"] and not check_mode else engine.present()
+    return engine.waited(params["poll"]) if params["wait"] and not check_mode else engine.present()
 
 
 def main() -> None:

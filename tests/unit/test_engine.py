@@ -129,7 +129,7 @@ def test_each_kind_of_change_rebuilds_and_is_named(host: FakeHost) -> None:
     assert reasons(options={"max_batch_size": 64}) == ["max_batch_size: 4 -> 64"]
     assert reasons(options={"gather_context_logits": True}) == ["gather_context_logits: unset -> true"]
     assert reasons(release=release("1.2.0")) == ["release: 1.2.1 -> 1.2.0"]
-    assert reasons(gpus=[0, 1], options={"tp_size": 2}) == ["GPU count: 1 -> 2", "tp_size: unset -> 2"]
+    assert reasons(gpus=[0, 1], options={"tp_size": 2}) == ["GPU count: 1 -> 2", "tp_size: 1 -> 2"]
     host.set_gpus("0, NVIDIA A100, 8.0, 81920, 81000, GPU-cc")
     assert reasons() == ["GPU: NVIDIA H200 -> NVIDIA A100", "GPU compute capability: 9.0 -> 8.0"]
     host.set_gpus("0, NVIDIA H200, 9.0, 143771, 143000, GPU-zz")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.trtllm.fleet.plugins.doc_fragments.engine_options import ModuleDocFragment
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import parse_config
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import (
     ENGINE_OPTIONS,
     WITHOUT_EFFECT_ON_ENGINE,
@@ -75,11 +76,11 @@ def fingerprint(version: str, options: dict[str, Any]) -> str:
 numbers = {name: st.integers(1, 10_000) for name in ("max_batch_size", "max_num_tokens", "opt_num_tokens")}
 switches = {
     name: st.booleans()
-    for name in ("remove_input_padding", "gather_context_logits", "multiple_profiles", "use_parallel_embedding")
+    for name in ("remove_input_padding", "gather_context_logits", "strip_plan", "use_parallel_embedding")
 }
 dtypes = {name: st.sampled_from(["float16", "bfloat16"]) for name in ("dtype", "gemm_plugin")}
 some_options = st.fixed_dictionaries({}, optional={**numbers, **switches, **dtypes})
-some_releases = st.sampled_from(["0.9.0", "0.12.0", "0.16.0", "1.2.1"])
+some_releases = st.sampled_from(["0.10.0", "0.12.0", "0.16.0", "1.2.1"])
 
 
 @settings(max_examples=80, deadline=None)
@@ -137,14 +138,14 @@ def test_a_default_that_is_not_established_counts() -> None:
         ("0.16.0", {"gemm_plugin": "nvfp4"}, "1.0.0 to 1.2.1 have it"),
         ("0.12.0", {"kv_cache_type": "disabled"}, "0.13.0 and later have it"),
         ("1.2.1", {"weight_only_precision": "int8"}, "has no effect without use_weight_only"),
-        ("1.2.1", {"max_seq_len": 10, "max_output_len": 5}, "both given; give the total length, max_seq_len"),
+        ("1.2.1", {"max_seq_len": 10, "max_output_len": 5}, "max_output_len are both given; give max_seq_len"),
         ("1.2.1", {"paged_kv_cache": True, "kv_cache_type": "paged"}, "both given; give kv_cache_type"),
         ("0.9.0", {"max_seq_len": 100, "max_input_len": 100}, "nothing is left to generate"),
         ("1.2.1", {"tp_size": 4, "moe_tp_size": 3}, "moe_tp_size * moe_ep_size must be tp_size"),
-        ("1.2.1", {"tp_size": 0}, "tp_size is 0; give 1 or more"),
-        ("1.2.1", {"max_batch_size": -1}, "max_batch_size is -1; give a number that is not negative"),
-        ("1.2.1", {"qformat": "fp8", "use_weight_only": True}, "use_weight_only is only for building without qformat"),
-        ("1.2.1", {"kv_cache_dtype": "fp8"}, "kv_cache_dtype needs qformat"),
+        ("1.2.1", {"tp_size": 0}, "tp_size is 0; give a number from 1 to 64"),
+        ("1.2.1", {"max_batch_size": -1}, "max_batch_size is -1; give a number from 1 to 65,536"),
+        ("1.2.1", {"qformat": "fp8", "use_weight_only": True}, "has use_weight_only for llama only without qformat"),
+        ("1.2.1", {"kv_cache_dtype": "fp8"}, "has kv_cache_dtype for llama only together with qformat"),
         ("0.7.1", {"qformat": "fp8"}, "0.8.0 to 1.2.1 have it"),
         ("1.3.0", {}, "1.2.1 is the last release that builds them"),
     ],
@@ -163,10 +164,18 @@ def test_auto_is_spelled_out_for_releases_that_do_not_know_it() -> None:
         return [word for command in made.commands for word in command.argv]
 
     assert "bfloat16" in words("0.9.0", dtype="auto")
-    assert words("0.9.0", gemm_plugin="auto").count("bfloat16") == 1
+    assert words("0.9.0", dtype="auto", gemm_plugin="auto").count("bfloat16") == 2
     assert "auto" in words("1.2.1", dtype="auto")
     with pytest.raises(FleetError, match="wants it spelled out"):
         plan(release("0.9.0"), "llama", {"dtype": "auto"}, PATHS)
+
+
+def test_the_checkpoint_says_which_gpt_it_is() -> None:
+    config = parse_config({"architectures": ["GPTBigCodeForCausalLM"], "torch_dtype": "float16"})
+    request = Request("m", Path("/r"), Path("/c"), release("0.8.0"), "i", [])
+    made = describe(request, release("0.8.0"), Facts(image_id="sha256:1", config=config), Path("/r"))
+    assert made.family == "gpt2"
+    assert " ".join(made.commands[0].argv).count("--model starcoder") == 1
 
 
 def test_world_size_is_the_product() -> None:

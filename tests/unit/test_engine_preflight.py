@@ -38,6 +38,7 @@ def judge(**changes: Any) -> None:
 
 def test_a_fitting_build_passes() -> None:
     judge()
+    judge(options={"pp_size": 3})
     judge(gpus=[], host=Host(None, None))
 
 
@@ -50,6 +51,10 @@ def test_a_fitting_build_passes() -> None:
         ),
         ({"options": {"tp_size": 5}}, "8 key/value heads can be neither split over nor repeated to tp_size 5"),
         ({"options": {"pp_size": 41}}, "has 40 layers, fewer than pp_size 41"),
+        (
+            {"release": release("0.15.0"), "options": {"pp_size": 3}},
+            "40 layers cannot be split evenly over pp_size 3, and TensorRT-LLM 0.15.0 builds an engine without those",
+        ),
         (
             {"gpus": [Gpu(0, "Tesla T4", "7.5", 16 * GIB, 15 * GIB, "u")]},
             "Tesla T4 has compute capability 7.5, but TensorRT-LLM 1.2.1 is made for 8.0, 8.6",

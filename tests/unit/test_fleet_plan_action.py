@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import ENGINE_OPTIONS
 
 PLAYBOOK = """
 - hosts: all
@@ -67,6 +68,14 @@ def test_defaults_are_filled_in_at_every_depth(repo_dir: Path, tmp_path: Path, c
         ),
         ({"engine": {"tp_size": 2}, "serving": {"replicas": [{"gpus": [0]}]}}, "the engine has 2 ranks"),
         ({"engine": {"max_batch_size": "many"}}, "max_batch_size"),
+        ({"engine": {"max_batch_size": 0}}, "a: engine.max_batch_size is 0; give a number from 1 to 65,536."),
+        ({"engine": {"max_input_len": 5, "max_seq_len": 4}}, "a: engine.max_seq_len is 4 but max_input_len is 5"),
+        ({"engine": {"tp_size": 10**8}}, "a: engine.tp_size is 100000000; give a number from 1 to 64."),
+        (
+            {"engine": {"xyzzy": 1}},
+            f"engine.xyzzy is not an option; known there: the {len(ENGINE_OPTIONS)} keys that "
+            "`ansible-doc trtllm.fleet.trtllm_engine` lists.",
+        ),
         ({"repository": {"parameters": {"tensorrt_llm": {"max_beam_wdth": 1}}}}, "did you mean 'max_beam_width'"),
         ({"checkpoint": {"path": "/nonexistent/llama"}}, "/nonexistent/llama"),
     ],
