@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is recorded of upstream (``data/``): names, kinds, defaults, choices, command lines; facts, and none of its text.
+"""What is recorded of upstream (``data/``): names, kinds, defaults, choices and commands; facts, none of its text.
 
 Read from the sources of TensorRT-LLM 0.7.1 to 0.16.0 (the commits that tensorrtllm_backend's tags name) and of an
 import of 1.0.0, from the tags of tensorrtllm_backend, from Triton's compatibility matrix and from podman's Quadlet.
@@ -84,3 +84,14 @@ def model_repository_params() -> dict[str, dict[str, dict[str, list[str]]]]:
                     facts = found[tag].setdefault(model, {name: [] for name in kinds})
                     facts[kind] += names
     return found
+
+
+@cache
+def left_out() -> dict[tuple[str, str], str]:
+    """(tool, or empty for all; flag) -> why the table of options leaves it out on purpose. No fact: our decision."""
+    return {
+        (tool, flag): group["why"]
+        for group in _read("left_out.json")
+        for tool in group.get("tools", [""])
+        for flag in group["flags"]
+    }

@@ -15,8 +15,14 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import release
 from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli import EnginePlan, Paths, plan
 from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli_data import TOOLS
-from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli_lookup import engine_releases, flags
-from contract.facts import engine_options
+from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli_lookup import (
+    engine_releases,
+    flag,
+    flags,
+    flow,
+    flow_rows,
+)
+from contract.facts import engine_options, left_out
 
 PATHS = Paths("/models/checkpoint", "/models/converted", "/models/engine")
 TYPES = {"int": int, "float": float}
@@ -61,9 +67,14 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
     "Qwen": ("qwen", {"tp_size": 2, "dtype": "auto", "max_output_len": 100}, "0.7.1 to 1.2.1"),
     "Mistral": ("mistral", {"dtype": "bfloat16", "max_seq_len": 32768, "max_input_len": 30000}, "0.7.1 to 1.2.1"),
     "Phi": ("phi", {"dtype": "auto", "gemm_plugin": "auto"}, "0.8.0 to 1.2.1"),
+    "Phi on 4 GPUs": ("phi", {"tp_size": 2, "pp_size": 2}, "0.8.0 to 1.2.1"),
     "Phi-3": ("phi3", {"dtype": "auto", "tp_size": 2}, "0.11.0 to 1.2.1"),
     "Gemma": ("gemma", {"tp_size": 2, "gemm_plugin": "auto"}, "0.9.0 to 1.2.1"),
     "Gemma int8": ("gemma", {"use_weight_only": True}, "0.9.0 to 0.16.0 and 1.0.0 to 1.2.1"),
+    "Gemma by SmoothQuant": (
+        "gemma", {"smoothquant": 0.5, "per_channel": True, "per_token": True}, "0.9.0 to 1.2.1"),
+    "gpt2 by SmoothQuant": (
+        "gpt2", {**PLUGINS, "smoothquant": 0.5, "per_channel": True, "per_token": True}, "0.7.1 to 1.2.1"),
     "Falcon": ("falcon", {"tp_size": 2, "pp_size": 2, "dtype": "bfloat16"}, "0.8.0 to 1.2.1"),
 }  # fmt: skip
 
@@ -170,7 +181,7 @@ def test_the_table_agrees_with_every_recorded_list() -> None:
                     if row.kind in ("int", "float"):
                         assert theirs["type"] == row.kind, f"{version} {tool} --{name}"
                     choices = {str(choice) for choice in theirs.get("choices") or []}
-                    expected = {"enable", "disable"} if row.kind == "word" else set(row.choices)
+                    expected = set(row.choices) or ({"enable", "disable"} if row.kind == "word" else set())
                     if name != "kv_cache_type" and choices:
                         assert expected <= choices, f"{version} {tool} --{name}"
                     default = theirs.get("default")
@@ -178,6 +189,29 @@ def test_the_table_agrees_with_every_recorded_list() -> None:
                         assert str(default) == row.default, f"{version} {tool} --{name}"
                     judged += 1
     assert judged > 1500
+
+
+def run_by(version: str) -> set[str]:
+    """The tools that some flow of the release runs."""
+    families = {row[0] for row in flow_rows()}
+    ways = [(name, quantized) for name in families for quantized in (False, True)]
+    return {tool for way in ways for tool in flow(release(version), *way) or ()}
+
+
+def test_every_option_of_every_recorded_list_is_in_the_table_or_left_out_for_a_reason() -> None:
+    """The reverse: an option that a tool has and the table has not is refused to a user without need."""
+    reasons, missing, used = left_out(), [], set()
+    for version, tools in engine_options().items():
+        assert run_by(version) <= set(tools), f"{version} has no recorded list of one of its tools"
+        for tool in run_by(version):
+            for name in tools[tool]:
+                reason = next((key for key in ((tool, name), ("", name)) if key in reasons), None)
+                if flag(tool, name.removeprefix("--"), release(version)) is None:
+                    used.add(reason)
+                    missing += [] if reason else [f"{version} {tool} {name}"]
+    assert missing == []
+    assert set(reasons) == used, "reasons for what no tool has, or the table has everywhere"
+    assert all(len(why) > 20 for why in reasons.values())
 
 
 def test_renames_follow_the_release() -> None:

@@ -72,5 +72,5 @@ def test_rows_agree_with_the_recorded_images() -> None:
         if "min_driver" in row:
             assert entry.min_driver == int(row["min_driver"])
         if row["tag"] == entry.image_tag:
-            assert entry.tensorrt in (None, row.get("tensorrt"))
-            assert entry.cuda in (None, row.get("cuda"))
+            for fact, ours in (("tensorrt", entry.tensorrt), ("cuda", entry.cuda)):
+                assert row.get(fact, ours) == ours
