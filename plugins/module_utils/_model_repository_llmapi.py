@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_resolve import (
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_entry import (
     EntryRequest,
     conflict,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_templates import CONFIG, ModelTemplate
-from ansible_collections.trtllm.fleet.plugins.module_utils._pbtxt import Document, PbtxtError, parse
+from ansible_collections.trtllm.fleet.plugins.module_utils._pbtxt import PbtxtError, parse
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_llmapi import MODEL, normalise_llmapi
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_values import id_lists
 
@@ -30,21 +30,32 @@ _WORDS = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null",
 
 @dataclass
 class LlmApi:
-    """The two files of the repository, and what follows from them. *instances* copies of *gpus* ranks each."""
+    """What the model is told, and what follows from it. *instances* copies of *gpus* ranks each."""
 
-    config: str
-    document: Document
-    yaml: str
-    streaming: bool
-    max_batch_size: int
+    arguments: dict[str, Any]
+    triton: dict[str, Any]
     gpus: int
     instances: int
-    arguments: dict[str, Any]
+    gpu_ids: str | None
     derived: dict[str, dict[str, str]] = field(default_factory=dict)
 
+    @property
+    def streaming(self) -> bool:
+        """Whether the model answers token by token."""
+        return bool(self.triton["decoupled"])
 
-def render_llmapi(request: EntryRequest, template: ModelTemplate) -> LlmApi:
-    """Fill model.yaml, and put into config.pbtxt what auto-complete would: Triton runs with it disabled."""
+    @property
+    def max_batch_size(self) -> int:
+        """The batch size that Triton sees."""
+        return int(self.triton["max_batch_size"])
+
+    def yaml(self) -> str:
+        """The model.yaml."""
+        return "".join(_yaml({**self.arguments, "triton_config": self.triton}, 0))
+
+
+def resolve_llmapi(request: EntryRequest) -> LlmApi:
+    """The arguments of the model: what was given, what is derived, and no two that contradict each other."""
     given = normalise_llmapi(request.parameters, request.label)
     triton = dict(given.pop("triton_config", {}))
     instances, gpu_ids = given.pop("instance_count", None), given.pop("gpu_device_ids", None)
@@ -67,13 +78,10 @@ def render_llmapi(request: EntryRequest, template: ModelTemplate) -> LlmApi:
     derive("backend", "pytorch", "upstream's template")
     for name in ("tensor_parallel_size", "pipeline_parallel_size"):
         derive(name, 1, "upstream's default")
-    streaming = _streaming(request, triton)
-    triton = {"max_batch_size": 0, **triton, "decoupled": streaming}
+    triton = {"max_batch_size": 0, **triton, "decoupled": _streaming(request, triton)}
     gpus = given["tensor_parallel_size"] * given["pipeline_parallel_size"] * given.get("context_parallel_size", 1)
     instances = _check_instances(request, instances, gpu_ids, gpus)
-    config, document = _config(template, triton, instances, gpu_ids)
-    text = "".join(_yaml({**given, "triton_config": triton}, 0))
-    return LlmApi(config, document, text, streaming, triton["max_batch_size"], gpus, instances, given, derived)
+    return LlmApi(given, triton, gpus, instances, gpu_ids, derived)
 
 
 def _streaming(request: EntryRequest, triton: Mapping[str, Any]) -> bool:
@@ -105,31 +113,31 @@ def _check_instances(request: EntryRequest, instances: int | None, gpu_ids: str 
     return count
 
 
-def _config(
-    template: ModelTemplate, triton: Mapping[str, Any], instances: int, gpu_ids: str | None
-) -> tuple[str, Document]:  # fmt: skip
-    """config.pbtxt with the transaction policy, the batch size and the instances as they are wanted."""
+def render_config(template: ModelTemplate, model: LlmApi) -> str:
+    """config.pbtxt with what auto-complete, which Triton runs without, would set: policy, batch size, instances."""
     try:
         document = parse(template.config)
     except PbtxtError as error:
         raise FleetError(
             f"{template.directory / CONFIG} is not a model configuration: {error}; give the templates of the release."
         ) from error
-    replaced = ["max_batch_size", "model_transaction_policy", *(["instance_group"] if instances > 1 else [])]
+    replaced = ["max_batch_size", "model_transaction_policy", *(["instance_group"] if model.instances > 1 else [])]
     text = template.config
     places = [place for name in replaced for place in document.places.get(name, [])]
     for place in sorted(places, key=lambda place: -place.start):
         text = text[: place.start] + text[place.end :].lstrip(",;")
     added = [
-        f"max_batch_size: {triton['max_batch_size']}",
-        f"model_transaction_policy {{\n  decoupled: {str(triton['decoupled']).lower()}\n}}",
+        f"max_batch_size: {model.max_batch_size}",
+        f"model_transaction_policy {{\n  decoupled: {str(model.streaming).lower()}\n}}",
     ]
-    if instances > 1:
-        added.append(f"instance_group [\n  {{\n    count: {instances}\n    kind: KIND_CPU\n  }}\n]")
-    if gpu_ids:
-        added.append(f'parameters: {{\n  key: "gpu_device_ids"\n  value: {{\n    string_value: "{gpu_ids}"\n  }}\n}}')
+    if model.instances > 1:
+        added.append(f"instance_group [\n  {{\n    count: {model.instances}\n    kind: KIND_CPU\n  }}\n]")
+    if model.gpu_ids:
+        value = f'value: {{\n    string_value: "{model.gpu_ids}"\n  }}'
+        added.append(f'parameters: {{\n  key: "gpu_device_ids"\n  {value}\n}}')
     text = text.rstrip("\n") + "\n\n" + "\n".join(added) + "\n"
-    return text, parse(text)
+    parse(text)  # as Triton will
+    return text
 
 
 def _yaml(value: Mapping[str, Any], depth: int) -> list[str]:

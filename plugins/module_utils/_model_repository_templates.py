@@ -15,6 +15,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils import _podman
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact_store import ArtifactStore
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import walk, write_atomically
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_entry import NotBuiltYet
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import MULTIMODAL
 
@@ -38,16 +39,17 @@ class ModelTemplate:
     files: dict[str, bytes] = field(default_factory=dict)
 
 
-class MissingTemplates(FleetError):
-    """The templates are not on the host (yet)."""
+def checkout(templates: Path) -> Path:
+    """The directory of the host that was given for the templates; raises where it is not there."""
+    if not templates.is_dir():
+        raise NotBuiltYet(
+            f"The directory of templates {templates} does not exist on the host; bring a checkout of the backend there."
+        )
+    return templates
 
 
 def layout_directory(templates: Path, layout: str) -> Path:
     """The directory of *layout*: *templates* itself, or below it where a checkout has it."""
-    if not templates.is_dir():
-        raise MissingTemplates(
-            f"The directory of templates {templates} does not exist on the host; bring a checkout of the backend there."
-        )
     for parent in PARENTS:
         candidate = templates / parent / layout
         if candidate.is_dir():
@@ -114,7 +116,7 @@ class ImageTemplates:
         """The directory with the templates of *reference*; they are taken out of the image where they are missing."""
         digits, place = self.find(reference)
         if digits is None:
-            raise MissingTemplates(
+            raise NotBuiltYet(
                 f"The image {reference} is not on the host; bring it there first (role triton_image)."
             )
         if place is None:

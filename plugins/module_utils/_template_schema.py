@@ -31,6 +31,8 @@ FIRST_LLMAPI = "0.19.0"
 # A value that changed with a release: ((first release, value), ...), oldest first; "" is the first of all.
 Versioned = Union[str, tuple[tuple[str, Any], ...], None]
 
+# Each instance is a process of 40 MB and more.
+MOST_INSTANCES = 4096
 DATA_TYPES = ("TYPE_FP16", "TYPE_BF16", "TYPE_FP32")
 
 
@@ -41,7 +43,8 @@ class Parameter:
     *since* and *until* (exclusive) are the releases whose template has it. *default* is what upstream takes when
     it is left unset; *written* is what is filled in then, because the template does not parse, or the model does
     not load, without it. *formerly* is (older placeholder name, first release with the present one). *retired*
-    says why a value is dropped from *until* on. A *documented* parameter
+    says why a value is dropped from *until* on. *assured* is the first release whose template is known to have it,
+    where those from *since* on may lack it: their templates were not recorded one by one. A *documented* parameter
     has no placeholder: it is appended to the configuration.
     """
 
@@ -50,6 +53,7 @@ class Parameter:
     limits: Limits = NO_LIMITS
     since: str = ""
     until: str = ""
+    assured: str = ""
     default: Versioned = None
     written: str | None = None
     aliases: tuple[str, ...] = ()
@@ -71,6 +75,10 @@ class Parameter:
     def over(self, key: tuple[int, ...]) -> bool:
         """Whether the release's template has it no more."""
         return bool(self.until) and key >= version_key(self.until)
+
+    def may_lack_place(self, key: tuple[int, ...]) -> bool:
+        """Whether the release's own template may have no place for it."""
+        return key < version_key(self.assured or "0")
 
     def default_of(self, key: tuple[int, ...]) -> str | None:
         """What upstream takes in this release when it is not set."""
@@ -94,8 +102,16 @@ def at(value: Versioned, key: tuple[int, ...]) -> Any:
     return found
 
 
-def _number(name: str, low: int = 0, **more: Any) -> Parameter:
-    return Parameter(name, "int", Limits(low=low), **more)
+def _number(name: str, low: int = 0, high: int | None = None, bits: int = 32, **more: Any) -> Parameter:
+    return Parameter(name, "int", Limits(low=low, high=high, bits=bits), **more)
+
+
+def _bytes(name: str, **more: Any) -> Parameter:
+    return _number(name, bits=64, **more)
+
+
+def _instances(name: str) -> Parameter:
+    return _number(name, 1, MOST_INSTANCES)
 
 
 def _flag(name: str, **more: Any) -> Parameter:
@@ -121,9 +137,11 @@ _TOKENIZER_TYPE = _choice(
     retired="the models find the tokenizer's class themselves",
 )  # fmt: skip
 _LOGITS = _choice("logits_datatype", *DATA_TYPES, since="0.17.0", default="TYPE_FP32", written="TYPE_FP32")
+# Fixed to TYPE_FP16 in the templates of 0.20.0, a placeholder in those of 1.1.0; between them it is not recorded.
 _PROMPT_TABLE = _choice(
-    "prompt_embedding_table_data_type", *DATA_TYPES, since="0.20.0", default="TYPE_FP16", written="TYPE_FP16"
-)
+    "prompt_embedding_table_data_type", *DATA_TYPES, since="0.20.0", assured="1.1.0",
+    default="TYPE_FP16", written="TYPE_FP16",
+)  # fmt: skip
 _ENCODER_FEATURES = _choice(
     "encoder_input_features_data_type", *DATA_TYPES, since="0.15.0", default="TYPE_FP16", written="TYPE_FP16"
 )
@@ -139,7 +157,7 @@ _TABLE: dict[str, tuple[Parameter, ...]] = {
         _BATCH,
         _TOKENIZER,
         _TOKENIZER_TYPE,
-        _number("preprocessing_instance_count", 1),
+        _instances("preprocessing_instance_count"),
         replace(_DELAY, since="0.19.0"),
         replace(_QUEUE, since="0.19.0"),
         _flag("add_special_tokens", since="0.9.0", default=(("", "False"), ("0.10.0", "True"))),
@@ -152,7 +170,7 @@ _TABLE: dict[str, tuple[Parameter, ...]] = {
         _BATCH,
         _TOKENIZER,
         _TOKENIZER_TYPE,
-        _number("postprocessing_instance_count", 1),
+        _instances("postprocessing_instance_count"),
         _flag("skip_special_tokens", since="0.11.0", default="True"),
     ),
     "tensorrt_llm": (
@@ -178,7 +196,7 @@ _TABLE: dict[str, tuple[Parameter, ...]] = {
         _number("sink_token_length", since="0.10.0"),
         _share("kv_cache_free_gpu_mem_fraction", default=(("", "0.85"), ("0.8.0", "0.9"))),
         _share("cross_kv_cache_fraction", since="0.14.0", default="0.5"),
-        _number("kv_cache_host_memory_bytes", since="0.10.0", default="0"),
+        _bytes("kv_cache_host_memory_bytes", since="0.10.0", default="0"),
         _flag("kv_cache_onboard_blocks", since="0.10.0", default="True"),
         _flag("enable_kv_cache_reuse", default="False"),
         _flag("enable_chunked_context", since="0.8.0", default="False"),
@@ -195,7 +213,7 @@ _TABLE: dict[str, tuple[Parameter, ...]] = {
         _number("lora_cache_optimal_adapter_size", 1, since="0.9.0", default="8"),
         _number("lora_cache_max_adapter_size", 1, since="0.9.0", default="64"),
         _share("lora_cache_gpu_memory_fraction", since="0.9.0", default="0.05"),
-        _number("lora_cache_host_memory_bytes", since="0.9.0", default=str(1 << 30)),
+        _bytes("lora_cache_host_memory_bytes", since="0.9.0", default=str(1 << 30)),
         _path("lora_prefetch_dir", since="0.19.0"),
         _choice(
             "decoding_mode", since="0.9.0",
@@ -230,7 +248,7 @@ _TABLE: dict[str, tuple[Parameter, ...]] = {
     "tensorrt_llm_bls": (
         _BATCH,
         _DECOUPLED,
-        _number("bls_instance_count", 1),
+        _instances("bls_instance_count"),
         _flag("accumulate_tokens", default="False"),
         _LOGITS,
         _PROMPT_TABLE,
@@ -243,6 +261,7 @@ _TABLE: dict[str, tuple[Parameter, ...]] = {
         replace(_DELAY, since="0.19.0"),
         replace(_QUEUE, since="0.19.0"),
         _ENCODER_FEATURES,
+        _PROMPT_TABLE,
         replace(_VISION, since="0.13.0"),
         _path("hf_model_path", since="0.16.0"),
     ),

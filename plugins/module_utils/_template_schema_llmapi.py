@@ -25,6 +25,7 @@ MODEL = "tensorrt_llm"
 _POSITIVE = Limits(low=1)
 _NOT_NEGATIVE = Limits(low=0)
 _SHARE = Limits(low=0, high=1)
+_BYTES = Limits(low=0, bits=64)
 # name -> (kind, limits). Kind "any" takes text and numbers, "mapping" a mapping.
 Spec = dict[str, tuple[str, Limits]]
 
@@ -88,10 +89,10 @@ KV_CACHE: Spec = {
     **_spec("int", "max_tokens tokens_per_block", _POSITIVE),
     **_spec(
         "int",
-        "sink_token_length host_cache_size secondary_offload_min_priority event_buffer_max_size "
-        "attention_dp_events_gather_period_ms max_gpu_total_bytes",
+        "sink_token_length secondary_offload_min_priority event_buffer_max_size attention_dp_events_gather_period_ms",
         _NOT_NEGATIVE,
     ),
+    **_spec("int", "host_cache_size max_gpu_total_bytes", _BYTES),
     **_spec("float", "free_gpu_memory_fraction cross_kv_cache_fraction", _SHARE),
     **_spec("any", "max_attention_window dtype mamba_ssm_cache_dtype"),
 }

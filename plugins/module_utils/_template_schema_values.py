@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, nearest
@@ -23,23 +23,28 @@ BOOLS = {
 }  # fmt: skip
 SCALAR_BOOLS = {text: value for text, value in BOOLS.items() if text not in ("TRUE", "FALSE")}
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_WHOLE = re.compile(r"-?[0-9]+")
+# Without leading zeros: Triton reads 010 as 8 where it stands outside a string, and as 10 inside one.
+_WHOLE = re.compile(r"0|-?[1-9][0-9]*")
+_ZEROS = re.compile(r"-?0[0-9]+")
 _DECIMAL = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _BRANCH = r"\{\s*[0-9]+\s*(?:,\s*[0-9]+\s*)*\}"
 _TREE = re.compile(rf"\s*{_BRANCH}\s*(?:,\s*{_BRANCH}\s*)*")
-_I32 = 2**31
+_MOST_BITS = 256  # no parameter has half as many, and Python does not print a number of some thousand digits
+_SHOWN = 60  # characters of a value that a message repeats
 
 
 @dataclass(frozen=True)
 class Limits:
     """What a value may be: *low* and *high* (included, unless *open_low*), or one of *choices*.
 
-    *several* is the first release where a list may hold more than one element, or more than one list.
+    *bits* is the width of the signed number that upstream reads a whole number into. *several* is the first release
+    where a list may hold more than one element, or more than one list.
     """
 
     low: float | None = None
     high: float | None = None
     open_low: bool = False
+    bits: int = 32
     choices: tuple[str, ...] = ()
     several: str = ""
 
@@ -49,13 +54,16 @@ Kind = Callable[[Any, Limits, str, "tuple[int, ...]"], str]
 
 
 def _show(raw: Any) -> str:
-    return f"'{raw}'" if isinstance(raw, str) else repr(raw)
+    text = f"'{raw}'" if isinstance(raw, str) else repr(raw)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
 
 
 def _text(raw: Any, source: str, wanted: str) -> str:
     """Plain text out of a scalar; refuses what would not survive in the template."""
     if isinstance(raw, (dict, list, tuple)):
         raise FleetError(f"{source} is {_show(raw)}; it takes {wanted}.")
+    if isinstance(raw, int) and raw.bit_length() > _MOST_BITS:
+        raise FleetError(f"{source} is a number of {raw.bit_length()} bits; it takes {wanted}.")
     text = str(raw)
     if not text.strip():
         raise FleetError(f"{source} is empty; it takes {wanted}. Leave it out to leave it unset.")
@@ -67,12 +75,12 @@ def _text(raw: Any, source: str, wanted: str) -> str:
 
 
 def _bounds(limits: Limits, whole: bool) -> str:
-    noun = "a whole number" if whole else "a number"
-    low = None if limits.low is None else f"{'above' if limits.open_low else 'from'} {limits.low:g}"
-    high = None if limits.high is None else f"{'up ' if low else ''}to {limits.high:g}"
-    if low and not high:
-        return f"{noun} {'above' if limits.open_low else 'of at least'} {limits.low:g}"
-    return " ".join(part for part in (noun, low, high) if part)
+    if whole:
+        ends = [f"at {word} {end:g}" for word, end in (("least", limits.low), ("most", limits.high)) if end is not None]
+        return f"a whole number of {' and '.join(ends)}" if ends else "a whole number"
+    if limits.high is None:
+        return f"a number {'above' if limits.open_low else 'of at least'} {limits.low:g}"
+    return f"a number {'above' if limits.open_low else 'from'} {limits.low:g} up to {limits.high:g}"
 
 
 def _inside(number: float, limits: Limits) -> bool:
@@ -82,13 +90,21 @@ def _inside(number: float, limits: Limits) -> bool:
 
 
 def whole(raw: Any, limits: Limits, source: str, key: tuple[int, ...]) -> str:
-    """A whole number."""
+    """A whole number, as its one spelling: what comes out means the same to int() and to all of Triton."""
     wanted = _bounds(limits, True)
     text = _text(raw, source, wanted)
-    if isinstance(raw, (bool, float)) or not _WHOLE.fullmatch(text) or not _inside(int(text), limits):
+    if isinstance(raw, (bool, float)) or not _WHOLE.fullmatch(text):
+        hint = ", without leading zeros, which would make it octal" if _ZEROS.fullmatch(text) else ""
+        raise FleetError(f"{source} is {_show(raw)}; it takes {wanted}{hint}.")
+    most = 2 ** (limits.bits - 1) - 1
+    # More digits than any limit has are not turned into a number: Python refuses that for some thousands of them.
+    number = int(text) if len(text) <= len(str(most)) + 1 else math.copysign(math.inf, -1 if text[0] == "-" else 1)
+    if number > most:
+        raise FleetError(
+            f"{source} is {_show(text)}, more than upstream's {limits.bits}-bit number holds; give at most {most}."
+        )
+    if not _inside(number, limits):
         raise FleetError(f"{source} is {_show(raw)}; it takes {wanted}.")
-    if abs(int(text)) >= _I32 and not source.endswith("_bytes"):
-        raise FleetError(f"{source} is {text}, more than upstream's 32-bit number holds; give at most {_I32 - 1}.")
     return text
 
 
@@ -100,7 +116,7 @@ def decimal(raw: Any, limits: Limits, source: str, key: tuple[int, ...]) -> str:
         raise FleetError(f"{source} is {_show(raw)}; it takes {wanted}.")
     number = float(text)
     if not math.isfinite(number) or not _inside(number, limits):
-        raise FleetError(f"{source} is {text}; it takes {wanted}.")
+        raise FleetError(f"{source} is {_show(raw)}; it takes {wanted}.")
     return text
 
 
@@ -177,8 +193,8 @@ def ids(raw: Any, limits: Limits, source: str, key: tuple[int, ...]) -> str:
     sets = _elements(raw, ";") if isinstance(raw, str) or nested else [raw]
     if isinstance(raw, (bool, float, dict)) or not sets:
         raise FleetError(f"{source} is {_show(raw)}; it takes numbers separated by commas, such as 0,1.")
-    low = Limits(low=limits.low or 0)
-    lists = [[whole(part, low, source, key) for part in _elements(one, ",")] for one in sets]
+    each = replace(limits, low=limits.low or 0)
+    lists = [[whole(part, each, source, key) for part in _elements(one, ",")] for one in sets]
     if len(lists) > 1 and limits.several and key < version_key(limits.several):
         raise FleetError(f"{source} is {_show(raw)}; before release {limits.several} it takes one list, without ';'.")
     for one in lists:
@@ -203,6 +219,8 @@ def tree(raw: Any, limits: Limits, source: str, key: tuple[int, ...]) -> str:
         text = _text(raw, source, wanted)
     if not _TREE.fullmatch(text):
         raise FleetError(f"{source} is {_show(raw)}; it takes {wanted}.")
+    for number in re.findall(r"[0-9]+", text):
+        whole(number, limits, source, key)
     return text
 
 

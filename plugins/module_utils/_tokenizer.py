@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 
 MAX_JSON = 1 << 20  # bytes; what is larger is not read
+_ID = re.compile(r"[0-9]{1,9}")
 VOCABULARIES = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt",
 )  # fmt: skip
@@ -59,7 +61,7 @@ def read_json(path: str) -> dict[str, Any] | None:
             value = json.load(stream)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FleetError(f"{path} cannot be read as JSON ({error}); repair it or make it again.") from error
     if not isinstance(value, dict):
         raise FleetError(f"{path} holds no JSON object; repair it or make it again.")
@@ -119,7 +121,7 @@ def _token_ids(config: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str,
     decoder = config.get("added_tokens_decoder")
     if isinstance(decoder, Mapping):
         for number, token in decoder.items():
-            if str(number).isdigit():
+            if _ID.fullmatch(str(number)):
                 ids[str(token.get("content") if isinstance(token, Mapping) else token)] = int(number)
     return ids
 

@@ -17,6 +17,7 @@ description:
   - Parameters have upstream's names. They are checked by name, type, range and choice. What the engine and the
     tokenizer say is derived from them and can be overridden. Values that contradict each other are refused with
     both values and where each came from.
+  - What can be judged before image, engine or tokenizer are on the host is judged before, in check mode too.
   - Every rendered configuration is read as Triton reads it, and the models, tensors and types that it refers to
     have to exist.
 attributes:
@@ -70,7 +71,8 @@ options:
   templates:
     description:
       - A directory of the host with the templates, instead of those of O(image). A checkout of tensorrtllm_backend
-        (up to release 0.19) or of TensorRT-LLM at the release's tag, or its C(all_models).
+        (up to release 0.19) or of TensorRT-LLM at the release's tag, or its C(all_models). Templates of another tag are
+        refused where their parameters are not the release's.
     type: path
   models:
     description:
@@ -81,7 +83,8 @@ options:
     default: [preprocessing, tensorrt_llm, postprocessing, ensemble, tensorrt_llm_bls]
   engine_dir:
     description:
-      - The directory of the engine on the host. Containers see it at the same path.
+      - The directory of the engine on the host, or of a pair of engines in C(encoder) and C(decoder) below it.
+        Containers see it at the same path. O(release) has to be what built it.
     type: path
   tokenizer_dir:
     description:
@@ -106,7 +109,7 @@ options:
   entries:
     description:
       - Several sets of models in one repository, which upstream serves in its multi-model (orchestrator) mode.
-        Excludes O(engine_dir), O(tokenizer_dir), O(streaming) and O(parameters).
+        Excludes O(models), O(engine_dir), O(tokenizer_dir), O(streaming), O(parameters) and O(gpu_memory_mib).
     type: list
     elements: dict
     suboptions:
@@ -279,12 +282,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository import (
-    Outcome,
-    Repository,
-    RepositoryRequest,
-)
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_resolve import EntryRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository import Outcome, Repository
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_entry import EntryRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_request import RepositoryRequest
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import LAYOUTS, MODELS
 
 # tokenizer_dir looks like a secret to Ansible, by the word token in it.
@@ -334,9 +334,17 @@ def _entry(label: str, options: dict[str, Any]) -> EntryRequest:
     )
 
 
+def refuse_beside_entries(params: dict[str, Any]) -> None:
+    """Options with a default cannot be mutually exclusive to Ansible: a value beside entries would be lost."""
+    for name in ("models", "parameters"):
+        if params["entries"] is not None and params[name] != ENTRY_SPEC[name]["default"]:
+            raise FleetError(f"{name} stands beside entries, where nothing reads it; give it in each of the entries.")
+
+
 def run(module: AnsibleModule) -> dict[str, Any]:
     """The module's result."""
     params = module.params
+    refuse_beside_entries(params)
     request = RepositoryRequest(
         name=params["name"],
         release=params["release"] or "",
@@ -354,14 +362,14 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 
 def result(outcome: Outcome, diff: bool) -> dict[str, Any]:
-    """What Ansible is told."""
-    told: dict[str, Any] = {"changed": outcome.changed, "reasons": outcome.reasons, **outcome.facts}
+    """What the module returns."""
+    returned: dict[str, Any] = {"changed": outcome.changed, "reasons": outcome.reasons, **outcome.facts}
     if diff:
-        told["diff"] = [
+        returned["diff"] = [
             {"before_header": f"{path} (published)", "after_header": path, "before": before, "after": after}
             for path, before, after in outcome.diffs
         ]
-    return told
+    return returned
 
 
 def main() -> None:
@@ -377,7 +385,7 @@ def main() -> None:
     except FleetError as error:
         module.fail_json(msg=str(error))
     except OSError as error:
-        module.fail_json(msg=f"The model repository {module.params['name']!r} cannot be written: {error}.")
+        module.fail_json(msg=f"The model repository {module.params['name']!r} cannot be made: {error}.")
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ import tritonclient
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository import render_inflight
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_engine import Engine
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_resolve import EntryRequest, Resolver
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_entry import EntryRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_resolve import Resolver
 from ansible_collections.trtllm.fleet.plugins.module_utils._pbtxt import SCALAR, fill, parse, placeholders
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import release, version_key
+from ansible_collections.trtllm.fleet.plugins.module_utils._release import RELEASES, release, version_key
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import (
     MODELS,
     MULTIMODAL,
@@ -240,6 +241,26 @@ def test_what_stands_outside_a_string_is_filled_or_asked_for(tag: str, shared_di
         assert scalars <= written | derived, (tag, model)
 
 
+def of_release(version: str, templates: Path) -> None:
+    """A repository of *version* that says nothing of its own, from *templates*."""
+    rel = release(version)
+    request = EntryRequest(engine_dir="/engines/gpt", tokenizer_dir="/models/gpt")
+    resolved = Resolver(rel, request, engine("/engines/gpt", rel.version, False), TOKENIZER).resolve()
+    render_inflight(rel, [resolved], [TOKENIZER], templates)
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_templates_are_taken_for_their_own_release_only(tag: str, shared_dir: Path) -> None:
+    version = release(tag[1:]).version
+    of_release(version, shared_dir / "templates" / tag)
+    for other in TAGS:
+        if other == tag:
+            continue
+        wrong_tag = rf"config\.pbtxt .* release {re.escape(version)} .*; give the templates of "
+        with pytest.raises(FleetError, match=wrong_tag):
+            of_release(version, shared_dir / "templates" / other)
+
+
 # The rows of the tables in README.md (0.7 to 0.12) and docs/model_config.md (0.13 and newer).
 DOCUMENTED_NAMES = {
     "ensemble": "triton_max_batch_size logits_datatype",
@@ -306,13 +327,47 @@ def test_every_line_of_every_document_at_every_tag_gives_what_plain_substitution
     assert compared > 200
 
 
+def templates_of(clone: Path, tag: str, place: Path) -> Path:
+    """The templates of *tag*, checked out into *place*."""
+    for name in git(clone, "ls-tree", "-r", "--name-only", tag, "all_models/inflight_batcher_llm").split():
+        target = place / tag / Path(name).relative_to("all_models/inflight_batcher_llm")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(git(clone, "show", f"{tag}:{name}"))
+    return place / tag
+
+
+# Tags whose templates another release is not told apart from: by their placeholders they are the same, or they lack
+# only what this release can do without (a value that is given for it is refused).
+SAME_PLACEHOLDERS = ("0.17.0", "0.18.0", "0.18.1", "0.18.2")
+ALIKE = {
+    "0.7.1": {"v0.7.2"},
+    "0.11.0": {"v0.10.0"},
+    "0.13.0": {"v0.12.0"},
+    "0.14.0": {"v0.12.0", "v0.13.0"},
+    "0.16.0": {"v0.15.0"},
+    **{version: {f"v{other}" for other in SAME_PLACEHOLDERS} for version in SAME_PLACEHOLDERS},
+}
+
+
+def test_every_tag_of_the_clone_is_of_its_own_release(clone: Path, tmp_path: Path) -> None:
+    checkouts = {tag: templates_of(clone, tag, tmp_path) for tag in tags_of(clone)}
+    taken: dict[str, set[str]] = {}
+    for version, row in RELEASES.items():
+        if row.flow == "llmapi" or row.key >= (0, 20):
+            continue
+        for tag, templates in checkouts.items():
+            try:
+                of_release(version, templates)
+            except FleetError as refusal:
+                assert "config.pbtxt" in str(refusal) and "give the templates of" in str(refusal)
+            else:
+                taken.setdefault(version, set()).add(tag)
+    assert taken == {version: ALIKE.get(version, set()) | {f"v{version}"} for version in taken} and len(taken) == 15
+
+
 def test_every_tag_of_the_clone_renders_and_parses(clone: Path, tmp_path: Path) -> None:
     for tag in tags_of(clone):
-        templates = tmp_path / tag
-        for name in git(clone, "ls-tree", "-r", "--name-only", tag, "all_models/inflight_batcher_llm").split():
-            target = templates / Path(name).relative_to("all_models/inflight_batcher_llm")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(git(clone, "show", f"{tag}:{name}"))
+        templates = templates_of(clone, tag, tmp_path)
         for _, lines in documents(tag):
             texts, _ = rendered(tag, lines, templates)
             for text in texts.values():

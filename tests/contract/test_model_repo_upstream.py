@@ -21,8 +21,9 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import pytest
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository import Repository, RepositoryRequest
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_resolve import EntryRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository import Repository
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_entry import EntryRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_request import RepositoryRequest
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import release
 
 pytestmark = pytest.mark.slow

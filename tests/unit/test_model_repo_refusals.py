@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_entry import EntryRequest
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import validate_parameters
-from unit.model_repo_bed import Bed
+from ansible_collections.trtllm.fleet.plugins.modules import triton_model_repo
+from unit.model_repo_fixture import RepositoryFixture
 
+Act = Callable[[RepositoryFixture], Any]
 LLM, BLS, PRE, POST = "tensorrt_llm", "tensorrt_llm_bls", "preprocessing", "postprocessing"
 
 # (release, parameters, what the sentence says). These need neither engine nor tokenizer: the controller finds them.
@@ -69,7 +72,7 @@ BAD_PARAMETERS: list[tuple[str, dict[str, Any], str]] = [
     ("1.2.1", {LLM: {"guided_decoding_backend": "outlines"}}, "it takes 'xgrammar' only"),
     # text
     ("1.2.1", {PRE: {"tokenizer_dir": "meta-llama/Llama-2-7b-hf"}}, "it takes an absolute path of the host"),
-    ("1.2.1", {LLM: {"engine_dir": "/engines/../secret"}}, "it takes a path without '..'"),
+    ("1.2.1", {LLM: {"engine_dir": "/engines/../secret"}}, "; it takes a path without '..'"),
     ("1.2.1", {LLM: {"engine_dir": "${ENGINE_DIR}"}}, "still holds a placeholder"),
     ("1.2.1", {LLM: {"engine_dir": "/a\nmax_batch_size: 3"}}, "control characters"),
     ("1.2.1", {LLM: {"engine_dir": " /a"}}, "blanks around it"),
@@ -94,63 +97,63 @@ def test_a_bad_parameter_is_refused_on_the_controller(release: str, parameters: 
     assert_a_sentence(str(refusal.value))
 
 
-def parameters(**given: Any) -> Callable[[Bed], Any]:
-    return lambda bed: bed.repository(bed.entry(parameters=given)).present()
+def parameters(**given: Any) -> Act:
+    return lambda host: host.repository(host.entry(parameters=given)).present()
 
 
-def streaming(**given: Any) -> Callable[[Bed], Any]:
-    return lambda bed: bed.repository(bed.entry(streaming=True, parameters=given)).present()
+def streaming(**given: Any) -> Act:
+    return lambda host: host.repository(host.entry(streaming=True, parameters=given)).present()
 
 
-def engine(given: dict[str, Any] | None = None, **changes: Any) -> Callable[[Bed], Any]:
-    def act(bed: Bed) -> Any:
-        bed.engine(**changes)
-        return bed.repository(bed.entry(parameters=given or {})).present()
+def engine(given: dict[str, Any] | None = None, **changes: Any) -> Act:
+    def act(host: RepositoryFixture) -> Any:
+        host.engine(**changes)
+        return host.repository(host.entry(parameters=given or {})).present()
 
     return act
 
 
-def entries(*given: dict[str, Any]) -> Callable[[Bed], Any]:
-    return lambda bed: bed.repository(
-        *(bed.entry(label=f"entries[{index}].parameters", **one) for index, one in enumerate(given))
+def entries(*given: dict[str, Any]) -> Act:
+    return lambda host: host.repository(
+        *(host.entry(label=f"entries[{index}].parameters", **one) for index, one in enumerate(given))
     ).present()
 
 
-def edited(model: str, old: str, new: str) -> Callable[[Bed], Any]:
+def edited(model: str, old: str, new: str, given: dict[str, Any] | None = None) -> Act:
     """A template that somebody changed by hand."""
 
-    def act(bed: Bed) -> Any:
-        path = bed.templates() / "all_models" / "inflight_batcher_llm" / model / "config.pbtxt"
+    def act(host: RepositoryFixture) -> Any:
+        path = host.templates() / "all_models" / "inflight_batcher_llm" / model / "config.pbtxt"
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new, 1))
-        return bed.present()
+        return host.present(**(given or {}))
 
     return act
 
 
-def removed(*names: str) -> Callable[[Bed], Any]:
-    def act(bed: Bed) -> Any:
+def removed(*names: str) -> Act:
+    def act(host: RepositoryFixture) -> Any:
         for name in names:
-            (bed.path / name).unlink()
-        return bed.present()
+            (host.path / name).unlink()
+        return host.present()
 
     return act
 
 
-def options(**given: Any) -> Callable[[Bed], Any]:
-    return lambda bed: bed.repository(**given).present()
+def options(**given: Any) -> Act:
+    return lambda host: host.repository(**given).present()
 
 
-def older(release: str, **given: Any) -> Callable[[Bed], Any]:
-    def act(bed: Bed) -> Any:
-        bed.standard(release)
-        return bed.repository(bed.entry(streaming=True, parameters=given), release=release).present()
+def older(release: str, **given: Any) -> Act:
+    def act(host: RepositoryFixture) -> Any:
+        host.standard(release)
+        return host.repository(host.entry(streaming=True, parameters=given), release=release).present()
 
     return act
 
 
 # (what is done, what the sentence says)
-CONTRADICTIONS: list[tuple[Callable[[Bed], Any], str]] = [
+CONTRADICTIONS: list[tuple[Act, str]] = [
     # against the engine
     (parameters(tensorrt_llm={"triton_max_batch_size": 9}), "contradicts max_batch_size 8 (from {engine}/config.json"),
     (parameters(ensemble={"triton_max_batch_size": 16}), "triton_max_batch_size 16 of ensemble (from parameters"),
@@ -169,7 +172,7 @@ CONTRADICTIONS: list[tuple[Callable[[Bed], Any], str]] = [
     (engine(pretrained={"vocab_size": 2}), "contradicts a vocabulary of 2 (from {engine}/config.json"),
     (engine(version="0.19.0"), "was built by TensorRT-LLM 0.19.0"),
     (engine(pretrained={"architecture": "DecoderModel"}), "but no encoder_engine_dir is given"),
-    (lambda bed: bed.repository(bed.entry(gpu_memory_mib=1)).present(), "one sequence takes 2048"),
+    (lambda host: host.repository(host.entry(gpu_memory_mib=1)).present(), "one sequence takes 2048"),
     # streaming
     (streaming(tensorrt_llm={"decoupled_mode": False}), "contradicts true (from streaming)"),
     (streaming(tensorrt_llm_bls={"decoupled_mode": False}), "decoupled_mode False of tensorrt_llm_bls"),
@@ -199,15 +202,18 @@ CONTRADICTIONS: list[tuple[Callable[[Bed], Any], str]] = [
     (parameters(postprocessing={"tokenizer_dir": "/other"}), "both have to use the same tokenizer"),
     (parameters(tensorrt_llm={"engine_dir": "/other"}), "contradicts '{engine}' (from the option engine_dir)"),
     # the sets of models
-    (lambda bed: bed.repository(bed.entry(models=("ensemble",))).present(), "it needs tensorrt_llm"),
-    (lambda bed: bed.repository(bed.entry(models=(LLM, "ensmble"))).present(), "models names 'ensmble'"),
+    (lambda host: host.repository(host.entry(models=("ensemble",))).present(), "it needs tensorrt_llm"),
+    (lambda host: host.repository(host.entry(models=(LLM, "ensmble"))).present(), "models names 'ensmble'"),
     (
-        lambda bed: bed.repository(bed.entry(models=(PRE, LLM, "ensemble"))).present(),
+        lambda host: host.repository(host.entry(models=(PRE, LLM, "ensemble"))).present(),
         "ensemble calls postprocessing in ensemble_scheduling, but the repository holds",
     ),
-    (lambda bed: bed.repository(bed.entry(models=(LLM, POST, BLS))).present(), "tensorrt_llm_bls calls preprocessing"),
     (
-        lambda bed: bed.repository(bed.entry(models=(LLM,), parameters={BLS: {"bls_instance_count": 1}})).present(),
+        lambda host: host.repository(host.entry(models=(LLM, POST, BLS))).present(),
+        "tensorrt_llm_bls calls preprocessing",
+    ),
+    (
+        lambda host: host.repository(host.entry(models=(LLM,), parameters={BLS: {"bls_instance_count": 1}})).present(),
         "but models leaves tensorrt_llm_bls out",
     ),
     (parameters(tensorrt_llm_bls={"tensorrt_llm_model_name": "llm"}), "tensorrt_llm_bls calls llm"),
@@ -223,34 +229,37 @@ CONTRADICTIONS: list[tuple[Callable[[Bed], Any], str]] = [
         "both name 0, and models of one repository must not share it",
     ),
     (
-        lambda bed: bed.standard("0.8.0").repository(bed.entry(), bed.entry(prefix="b_"), release="0.8.0").present(),
+        lambda host: (
+            host.standard("0.8.0").repository(host.entry(), host.entry(prefix="b_"), release="0.8.0").present()
+        ),
         "cannot serve several models from one repository; take release 0.9.0 or newer",
     ),
     # what is not on the host
     (options(templates="/nowhere"), "The directory of templates /nowhere does not exist"),
     (options(templates=None, image=None), "Neither templates nor image is given"),
-    (lambda bed: bed.repository(templates=str(bed.path)).present(), "holds no inflight_batcher_llm templates"),
+    (lambda host: host.repository(templates=str(host.path)).present(), "holds no inflight_batcher_llm templates"),
     (removed("engine/config.json"), "holds no config.json, so it is no TensorRT-LLM engine"),
     (removed("engine/rank0.engine"), "rank0.engine is missing"),
     (removed("checkpoint/tokenizer.json"), "holds no tokenizer"),
-    (lambda bed: bed.repository(bed.entry(engine_dir="/nowhere")).present(), "/nowhere does not exist; build the"),
-    (lambda bed: bed.repository(bed.entry(engine_dir=None)).present(), "engine_dir is missing"),
-    (lambda bed: bed.repository(bed.entry(tokenizer_dir=None)).present(), "tokenizer_dir is missing"),
-    (lambda bed: bed.repository(bed.entry(tokenizer_dir="/nowhere")).present(), "bring the checkpoint onto the host"),
-    (lambda bed: bed.repository(bed.entry(engine_dir=str(bed.tokenizer()))).present(), "has neither build_config nor"),
-    (lambda bed: (bed.tokenizer(config="{"), bed.present()), "config.json cannot be read as JSON"),
+    (lambda host: host.repository(host.entry(engine_dir="/nowhere")).present(), "/nowhere does not exist; build the"),
+    (lambda host: host.repository(host.entry(engine_dir=None)).present(), "engine_dir is missing"),
+    (lambda host: host.repository(host.entry(tokenizer_dir=None)).present(), "tokenizer_dir is missing"),
+    (lambda host: host.repository(host.entry(tokenizer_dir="/nowhere")).present(), "bring the checkpoint onto the"),
+    (lambda host: host.repository(host.entry(engine_dir=str(host.tokenizer()))).present(), "neither build_config nor"),
+    (lambda host: (host.tokenizer(config="{"), host.present()), "config.json cannot be read as JSON"),
     (options(name="a/b"), "cannot name an artefact"),
     (options(layout="llmap"), "layout is 'llmap'; expected one of inflight_batcher_llm, llmapi"),
     # templates that are not the release's
     (
-        lambda bed: bed.standard("0.8.0").repository(release="0.8.0", templates=str(bed.templates("1.2.1"))).present(),
+        lambda host: (
+            host.standard("0.8.0").repository(release="0.8.0", templates=str(host.templates("1.2.1"))).present()
+        ),
         "asks for ${max_queue_delay_microseconds}, which release 0.8.0 does not have",
     ),
     (
-        lambda bed: bed.repository(
-            bed.entry(parameters={LLM: {"num_nodes": 1}}), templates=str(bed.templates("0.8.0"))
-        ).present(),
-        "has no ${num_nodes}; give the templates of release 1.2.1",
+        edited(LLM, '"${num_nodes}"', '""', {LLM: {"num_nodes": 1}}),
+        "parameters.tensorrt_llm.num_nodes is '1', but {templates}/tensorrt_llm/config.pbtxt has no ${num_nodes}; give "
+        "the templates of release 1.2.1",
     ),
     (edited("tensorrt_llm", "dims: [ -1 ]", "dims: ${what}"), "asks for ${what}, which release 1.2.1 does not have"),
     (edited("ensemble", 'value: "_len"', 'value: "_length"'), "from _len, which nothing makes"),
@@ -274,13 +283,138 @@ CONTRADICTIONS: list[tuple[Callable[[Bed], Any], str]] = [
 
 
 @pytest.mark.parametrize(("act", "says"), CONTRADICTIONS, ids=[says[:50] for _, says in CONTRADICTIONS])
-def test_a_contradiction_is_refused_with_both_sides(act: Callable[[Bed], Any], says: str, tmp_path: Path) -> None:
-    bed = Bed(tmp_path).standard()
+def test_a_contradiction_is_refused_with_both_sides(act: Act, says: str, tmp_path: Path) -> None:
+    host = RepositoryFixture(tmp_path).standard()
     says = says.replace("{engine}", str(tmp_path / "engine"))
+    says = says.replace("{templates}", f"{tmp_path}/backend-1.2.1/all_models/inflight_batcher_llm")
     with pytest.raises(FleetError, match=re.escape(says)) as refusal:
-        act(bed)
+        act(host)
     assert_a_sentence(str(refusal.value))
-    assert not list(bed.root.glob("repositories/*/*")), "nothing may be left on the host"
+    assert not list(host.root.glob("repositories/*/*")), "nothing may be left on the host"
+
+
+# -- directories, whichever way they are given --------------------------------------------------------------------
+
+BAD_DIRECTORIES = [
+    ("engines/x", "; it takes an absolute path of the host"),
+    ("./x", "; it takes an absolute path of the host"),
+    ("/srv/../etc", "; it takes a path without '..'"),
+    ("/srv/..", "; it takes a path without '..'"),
+    ("/srv/x\n", ", with blanks around it or control characters in it"),
+    ("/srv/\x07x", ", with blanks around it or control characters in it"),
+    ("/srv/x ", ", with blanks around it or control characters in it"),
+    ("/srv/${x}", ", which still holds a placeholder"),
+    ("", "empty; it takes an absolute path of the host"),
+]
+# option, the model that has the parameter of the same name, layout
+DIRECTORIES = [
+    ("engine_dir", LLM, "inflight_batcher_llm"),
+    ("tokenizer_dir", PRE, "inflight_batcher_llm"),
+    ("tokenizer_dir", None, "llmapi"),
+]
+
+
+@pytest.mark.parametrize("check_mode", [False, True], ids=["run", "check"])
+@pytest.mark.parametrize(("option", "model", "layout"), DIRECTORIES)
+@pytest.mark.parametrize(("directory", "says"), BAD_DIRECTORIES)
+def test_a_directory_is_judged_alike_as_an_option_and_as_a_parameter(
+    directory: str, says: str, option: str, model: str | None, layout: str, check_mode: bool, tmp_path: Path
+) -> None:
+    """On a host where nothing else is there yet: a wrong path is not something to wait for."""
+    host = RepositoryFixture(tmp_path)
+    given: list[tuple[str, dict[str, Any]]] = [(f"the option {option}", {option: directory})]
+    if model is not None:
+        parameter = {"parameters": {model: {option: directory}}, option: None}
+        given.append((f"parameters.{model}.{option}", parameter))
+    for source, options_ in given:
+        with pytest.raises(FleetError, match=f"^{re.escape(source)} is .*{re.escape(says)}") as refusal:
+            host.repository(host.entry(**options_), layout=layout, check_mode=check_mode).present()
+        assert_a_sentence(str(refusal.value))
+
+
+def test_a_directory_of_one_of_several_sets_is_named_with_its_place(tmp_path: Path) -> None:
+    host = RepositoryFixture(tmp_path).standard()
+    with pytest.raises(FleetError, match=r"^the option entries\[1\]\.engine_dir is 'x'"):
+        entries({}, {"prefix": "b_", "engine_dir": "x"})(host)
+
+
+def test_a_pair_of_engines_may_be_given_as_a_parameter(tmp_path: Path) -> None:
+    host = RepositoryFixture(tmp_path).standard()
+    for part, architecture in (("encoder", "EncoderModel"), ("decoder", "DecoderModel")):
+        host.engine(f"t5/{part}", pretrained={"architecture": architecture})
+    pair = str(tmp_path / "t5")
+    as_option = host.repository(host.entry(engine_dir=pair)).present()
+    entry = host.entry(engine_dir=None, parameters={LLM: {"engine_dir": pair}})
+    as_parameter = host.repository(entry).present()
+    assert as_parameter.facts["fingerprint"] == as_option.facts["fingerprint"] and not as_parameter.changed
+    assert entry.engine_dir is None, "what was asked for stays what was asked for"
+
+
+# -- in check mode, before anything is on the host ----------------------------------------------------------------
+
+EARLY: list[tuple[dict[str, Any], str]] = [
+    ({"entries": [{"streaming": True, "parameters": {LLM: {"batching_strategy": "V1"}}}]}, "V1 batching answers whole"),
+    ({"entries": [{"streaming": True, "parameters": {BLS: {"decoupled_mode": False}}}]}, "contradicts true (from st"),
+    ({"entries": [{"parameters": {POST: {"tokenizer_dir": "/other"}}}]}, "both have to use the same tokenizer"),
+    ({"entries": [{"parameters": {LLM: {"engine_dir": "/other"}}}]}, "contradicts '/e' (from the option engine_dir)"),
+    ({"entries": [{"parameters": {LLM: {"decoding_mode": "lookahead"}}}]}, "upstream has no default for them"),
+    ({"entries": [{"parameters": {LLM: {"guided_decoding_backend": "xgrammar"}}}]}, "xgrammar_tokenizer_info_path is"),
+    ({"entries": [{"parameters": {LLM: {"gpu_device_ids": "0;1"}}}]}, "for 2 instances, but the template"),
+    ({"entries": [{"parameters": {BLS: {"tensorrt_llm_draft_model_name": "draft"}}}]}, "tensorrt_llm_bls calls draft"),
+    ({"entries": [{"models": (LLM, POST, BLS)}]}, "tensorrt_llm_bls calls preprocessing"),
+    ({"entries": [{"models": (LLM, LLM)}]}, "models names tensorrt_llm twice"),
+    ({"entries": [{"models": (LLM,), "parameters": {BLS: {"bls_instance_count": 1}}}]}, "but models leaves tensorrt"),
+    ({"entries": [{"gpu_memory_mib": 0}]}, "the option gpu_memory_mib is 0; it takes a whole number of at least 1"),
+    ({"entries": [{"gpu_memory_mib": -5}]}, "the option gpu_memory_mib is -5"),
+    ({"entries": [{}, {"prefix": "b" * 201}]}, "use up to 200 letters, digits"),
+    ({"entries": [{}, {"prefix": "b_"}], "release": "0.8.0"}, "cannot serve several models from one repository"),
+    (
+        {
+            "entries": [
+                {"parameters": {LLM: {"gpu_device_ids": "0"}}},
+                {"prefix": "b_", "parameters": {LLM: {"gpu_device_ids": "0"}}},
+            ]
+        },
+        "both name 0, and models of one repository must not share it",
+    ),
+    ({"entries": [{}], "name": "a/b"}, "cannot name an artefact"),
+    ({"entries": [{}], "name": ".."}, "cannot name an artefact"),
+    (
+        {"entries": [{"parameters": {LLM: {"model": "/other"}}}], "layout": "llmapi"},
+        "model '/other' (from parameters.tensorrt_llm.model) contradicts '/t'",
+    ),
+    ({"entries": [{"parameters": {LLM: {"gpu_device_ids": "0,1"}}}], "layout": "llmapi"}, "1 GPUs for each instance"),
+    ({"entries": [{"tokenizer_dir": None}], "layout": "llmapi"}, "tokenizer_dir is missing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked", "says"), EARLY, ids=[says[:50] for _, says in EARLY])
+def test_what_needs_nothing_of_the_host_is_refused_in_check_mode(
+    asked: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    host = RepositoryFixture(tmp_path)
+    given = {**asked}
+    sets = [EntryRequest(**{"engine_dir": "/e", "tokenizer_dir": "/t", **entry}) for entry in given.pop("entries")]
+    with pytest.raises(FleetError, match=re.escape(says)) as refusal:
+        host.repository(*sets, check_mode=True, templates="/nowhere", **given).present()
+    assert_a_sentence(str(refusal.value))
+
+
+def test_what_is_there_is_judged_though_the_rest_is_not(tmp_path: Path) -> None:
+    host = RepositoryFixture(tmp_path)
+    host.engine(ranks=2)
+    entry = host.entry(parameters={LLM: {"gpu_device_ids": "0"}})
+    with pytest.raises(FleetError, match="contradicts world size 2"):
+        host.repository(entry, check_mode=True).present()
+
+
+def test_values_beside_entries_are_refused() -> None:
+    spec = triton_model_repo.ARGUMENT_SPEC
+    params = {name: option.get("default") for name, option in spec.items()} | {"entries": [{}]}
+    triton_model_repo.refuse_beside_entries(params)
+    for name, value in (("parameters", {LLM: {}}), ("models", [LLM])):
+        with pytest.raises(FleetError, match=f"^{name} stands beside entries, where nothing reads it; give it in each"):
+            triton_model_repo.refuse_beside_entries({**params, name: value})
 
 
 def test_there_are_at_least_sixty_of_them() -> None:

@@ -19,7 +19,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._tokenizer import rea
 from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.model_repo_bed import KEYS, Bed
+from unit.model_repo_fixture import KEYS, RepositoryFixture
 
 sys.path.insert(0, str(Path(tritonclient.__file__).parent / "grpc"))  # importable without the grpc package
 import model_config_pb2
@@ -29,8 +29,8 @@ INFLIGHT = [version for version, row in RELEASES.items() if row.flow != "llmapi"
 
 
 @pytest.fixture
-def bed(tmp_path: Path) -> Bed:
-    return Bed(tmp_path).standard()
+def host(tmp_path: Path) -> RepositoryFixture:
+    return RepositoryFixture(tmp_path).standard()
 
 
 def config(outcome: Outcome, model: str) -> Any:
@@ -45,12 +45,12 @@ def strings(outcome: Outcome, model: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("version", INFLIGHT)
 def test_one_description_serves_every_release(version: str, tmp_path: Path) -> None:
-    bed = Bed(tmp_path).standard(version)
+    host = RepositoryFixture(tmp_path).standard(version)
     parameters = {
         LLM: {"gpt_model_type": "inflight_fused_batching", "kv_cache_free_gpu_mem_fraction": 0.5, "max_queue_size": 0},
         PRE: {"tokenizer_type": "auto"},
     }
-    outcome = bed.repository(bed.entry(streaming=True, parameters=parameters), release=version).present()
+    outcome = host.repository(host.entry(streaming=True, parameters=parameters), release=version).present()
     assert outcome.facts["entry_models"] == ["ensemble", "tensorrt_llm_bls"]
     for model in MODELS:
         assert config(outcome, model).max_batch_size == 8
@@ -62,22 +62,22 @@ def test_one_description_serves_every_release(version: str, tmp_path: Path) -> N
     assert strings(outcome, BLS)["accumulate_tokens"] == "True"
 
 
-def test_what_the_engine_and_the_tokenizer_say_is_derived_with_its_source(bed: Bed) -> None:
-    facts = bed.present().facts
+def test_what_the_engine_and_the_tokenizer_say_is_derived_with_its_source(host: RepositoryFixture) -> None:
+    facts = host.present().facts
     assert (facts["world_size"], facts["max_batch_size"]) == (1, 8)
     assert (facts["max_input_len"], facts["max_seq_len"]) == (1024, 2048)
     assert (facts["end_id"], facts["pad_id"], facts["stop_ids"]) == (2, 2, [2])
     llm = facts["derived"][LLM]
     assert llm["triton_max_batch_size"] == {
         "value": "8",
-        "source": f"{bed.path}/engine/config.json (build_config.max_batch_size)",
+        "source": f"{host.path}/engine/config.json (build_config.max_batch_size)",
     }
     assert facts["derived"][PRE]["preprocessing_instance_count"]["value"] == "5"
     assert facts["derived"][BLS]["bls_instance_count"]["value"] == "8"
 
 
-def test_what_is_derived_can_be_overridden(bed: Bed) -> None:
-    outcome = bed.present(
+def test_what_is_derived_can_be_overridden(host: RepositoryFixture) -> None:
+    outcome = host.present(
         tensorrt_llm={"triton_max_batch_size": 4, "exclude_input_in_output": False},
         tensorrt_llm_bls={"bls_instance_count": 3, "accumulate_tokens": True},
         preprocessing={"preprocessing_instance_count": 1},
@@ -91,7 +91,7 @@ def test_what_is_derived_can_be_overridden(bed: Bed) -> None:
 
 
 def test_the_engine_of_build_py_is_understood(tmp_path: Path) -> None:
-    bed = Bed(tmp_path).standard("0.7.2")
+    host = RepositoryFixture(tmp_path).standard("0.7.2")
     engine = tmp_path / "engine"
     (engine / "rank0.engine").unlink()
     for rank in range(2):
@@ -104,17 +104,17 @@ def test_the_engine_of_build_py_is_understood(tmp_path: Path) -> None:
         "plugin_config": {"paged_kv_cache": True, "tokens_per_block": 128},
     }  # fmt: skip
     (engine / "config.json").write_text(json.dumps(built))
-    facts = bed.repository(release="0.7.2").present().facts
+    facts = host.repository(release="0.7.2").present().facts
     assert (facts["world_size"], facts["max_batch_size"], facts["max_seq_len"]) == (2, 6, 1024)
     with pytest.raises(FleetError, match=r"one sequence of 1024 tokens .*max_input_len \+ max_output_len"):
-        bed.repository(
-            bed.entry(parameters={LLM: {"max_tokens_in_paged_kv_cache": 1000}}), release="0.7.2"
+        host.repository(
+            host.entry(parameters={LLM: {"max_tokens_in_paged_kv_cache": 1000}}), release="0.7.2"
         ).present()
 
 
-def test_tokens_of_a_stream_keep_their_order(bed: Bed) -> None:
+def test_tokens_of_a_stream_keep_their_order(host: RepositoryFixture) -> None:
     """Seen on a real Triton: two processes of the ensemble's last step swapped two words of an answer."""
-    outcomes = [bed.repository(bed.entry(streaming=streaming)).present() for streaming in (True, False)]
+    outcomes = [host.repository(host.entry(streaming=streaming)).present() for streaming in (True, False)]
     counts = [config(outcome, POST).instance_group[0].count for outcome in outcomes]
     assert counts[0] == 1
     assert counts[1] > 1
@@ -125,55 +125,55 @@ def test_tokens_of_a_stream_keep_their_order(bed: Bed) -> None:
     [(True, "LlamaTokenizerFast", "True"), (True, "GPT2Tokenizer", "True"), (False, "LlamaTokenizer", "False")],
 )
 def test_tokens_are_accumulated_where_a_piece_alone_is_not_text(
-    bed: Bed, streaming: bool, cls: str, accumulates: str
+    host: RepositoryFixture, streaming: bool, cls: str, accumulates: str
 ) -> None:
-    bed.tokenizer(cls=cls)
-    outcome = bed.repository(bed.entry(streaming=streaming)).present()
+    host.tokenizer(cls=cls)
+    outcome = host.repository(host.entry(streaming=streaming)).present()
     assert strings(outcome, BLS)["accumulate_tokens"] == accumulates
     assert outcome.facts["cumulative"] == (accumulates == "True")
 
 
-def test_beams_leave_tokens_unaccumulated_with_a_note(bed: Bed) -> None:
-    bed.engine(build={"max_beam_width": 4})
-    outcome = bed.repository(bed.entry(streaming=True, parameters={LLM: {"max_beam_width": 4}})).present()
+def test_beams_leave_tokens_unaccumulated_with_a_note(host: RepositoryFixture) -> None:
+    host.engine(build={"max_beam_width": 4})
+    outcome = host.repository(host.entry(streaming=True, parameters={LLM: {"max_beam_width": 4}})).present()
     assert strings(outcome, BLS)["accumulate_tokens"] == "False"
     assert "may lack spaces" in outcome.facts["notes"][0]
 
 
 def test_an_encoder_decoder_pair_is_recognised(tmp_path: Path) -> None:
-    bed = Bed(tmp_path).standard()
+    host = RepositoryFixture(tmp_path).standard()
     for part, architecture in (("encoder", "EncoderModel"), ("decoder", "DecoderModel")):
-        bed.engine(f"t5/{part}", pretrained={"architecture": architecture})
-    outcome = bed.repository(bed.entry(engine_dir=str(tmp_path / "t5"))).present()
+        host.engine(f"t5/{part}", pretrained={"architecture": architecture})
+    outcome = host.repository(host.entry(engine_dir=str(tmp_path / "t5"))).present()
     values = strings(outcome, LLM)
     assert values["gpt_model_path"] == f"{tmp_path}/t5/decoder"
     assert values["encoder_model_path"] == f"{tmp_path}/t5/encoder"
     assert values["cross_kv_cache_fraction"] == "0.5"
 
 
-def test_a_documented_parameter_without_a_placeholder_is_added(bed: Bed) -> None:
-    assert "recv_poll_period_ms" not in strings(bed.present(), LLM)
-    assert strings(bed.present(tensorrt_llm={"recv_poll_period_ms": 10}), LLM)["recv_poll_period_ms"] == "10"
+def test_a_documented_parameter_without_a_placeholder_is_added(host: RepositoryFixture) -> None:
+    assert "recv_poll_period_ms" not in strings(host.present(), LLM)
+    assert strings(host.present(tensorrt_llm={"recv_poll_period_ms": 10}), LLM)["recv_poll_period_ms"] == "10"
 
 
-def test_a_parameter_that_only_stands_in_a_comment_is_noted(bed: Bed) -> None:
-    outcome = bed.present(tensorrt_llm={"enable_trt_overlap": True})
+def test_a_parameter_that_only_stands_in_a_comment_is_noted(host: RepositoryFixture) -> None:
+    outcome = host.present(tensorrt_llm={"enable_trt_overlap": True})
     assert "has no effect: release 1.2.1 has it in a comment only" in outcome.facts["notes"][0]
 
 
-def test_a_subset_of_the_models_is_served(bed: Bed) -> None:
-    outcome = bed.repository(bed.entry(models=(PRE, LLM, POST, BLS))).present()
+def test_a_subset_of_the_models_is_served(host: RepositoryFixture) -> None:
+    outcome = host.repository(host.entry(models=(PRE, LLM, POST, BLS))).present()
     assert sorted(path.name for path in Path(outcome.facts["repository_dir"]).iterdir() if path.is_dir()) == sorted(
         (PRE, LLM, POST, BLS)
     )
     assert outcome.facts["entry_models"] == [BLS]
 
 
-def test_two_models_share_a_repository_by_prefix_and_gpus(bed: Bed) -> None:
-    bed.engine("wide", ranks=2)
-    outcome = bed.repository(
-        bed.entry(parameters={LLM: {"gpu_device_ids": "1"}}),
-        bed.entry(prefix="code_", engine_dir=str(bed.path / "wide"), streaming=True),
+def test_two_models_share_a_repository_by_prefix_and_gpus(host: RepositoryFixture) -> None:
+    host.engine("wide", ranks=2)
+    outcome = host.repository(
+        host.entry(parameters={LLM: {"gpu_device_ids": "1"}}),
+        host.entry(prefix="code_", engine_dir=str(host.path / "wide"), streaming=True),
     ).present()
     facts = outcome.facts
     assert facts["mode"] == "orchestrator" and facts["world_size"] == 1
@@ -191,26 +191,26 @@ def test_two_models_share_a_repository_by_prefix_and_gpus(bed: Bed) -> None:
     assert "code_" not in plain
 
 
-def test_a_draft_model_may_be_of_another_entry(bed: Bed) -> None:
-    outcome = bed.repository(
-        bed.entry(parameters={BLS: {"tensorrt_llm_draft_model_name": "draft_tensorrt_llm"}}),
-        bed.entry(prefix="draft_", models=(LLM,)),
+def test_a_draft_model_may_be_of_another_entry(host: RepositoryFixture) -> None:
+    outcome = host.repository(
+        host.entry(parameters={BLS: {"tensorrt_llm_draft_model_name": "draft_tensorrt_llm"}}),
+        host.entry(prefix="draft_", models=(LLM,)),
     ).present()
     assert strings(outcome, BLS)["tensorrt_llm_draft_model_name"] == "draft_tensorrt_llm"
 
 
-def test_a_bls_without_the_literals_cannot_be_prefixed(bed: Bed) -> None:
-    (bed.path / "backend-1.2.1/all_models/inflight_batcher_llm/tensorrt_llm_bls/1/model.py").write_text("# other\n")
+def test_a_bls_without_the_literals_cannot_be_prefixed(host: RepositoryFixture) -> None:
+    (host.path / "backend-1.2.1/all_models/inflight_batcher_llm/tensorrt_llm_bls/1/model.py").write_text("# other\n")
     with pytest.raises(FleetError, match="does not name preprocessing, so the prefix 'b_' cannot reach it"):
-        bed.repository(bed.entry(), bed.entry(prefix="b_")).present()
+        host.repository(host.entry(), host.entry(prefix="b_")).present()
 
 
 # -- tokenizers ---------------------------------------------------------------------------------------------------
 
 
 def test_special_tokens_come_from_the_tokenizer_first(tmp_path: Path) -> None:
-    bed = Bed(tmp_path)
-    place = bed.tokenizer(
+    host = RepositoryFixture(tmp_path)
+    place = host.tokenizer(
         tokenizer_config={
             "eos_token": {"content": "<|eot|>"}, "pad_token": "<pad>",
             "added_tokens_decoder": {"7": {"content": "<|eot|>"}, "9": {"content": "<pad>"}},
@@ -223,7 +223,7 @@ def test_special_tokens_come_from_the_tokenizer_first(tmp_path: Path) -> None:
 
 
 def test_special_tokens_come_from_the_model_where_the_tokenizer_does_not_number_them(tmp_path: Path) -> None:
-    place = Bed(tmp_path).tokenizer(
+    place = RepositoryFixture(tmp_path).tokenizer(
         tokenizer_config={"eos_token": "</s>"}, config={"eos_token_id": 2}, generation_config={"eos_token_id": 3}
     )
     tokenizer = read_tokenizer(str(place))
@@ -232,29 +232,29 @@ def test_special_tokens_come_from_the_model_where_the_tokenizer_does_not_number_
 
 
 def test_a_sentencepiece_model_says_what_an_unknown_class_does_not(tmp_path: Path) -> None:
-    place = Bed(tmp_path).tokenizer(cls="SomebodysTokenizer")
+    place = RepositoryFixture(tmp_path).tokenizer(cls="SomebodysTokenizer")
     assert not read_tokenizer(str(place)).sentencepiece
     (place / "tokenizer.model").write_bytes(b"")
     assert read_tokenizer(str(place)).sentencepiece_source == "the file tokenizer.model"
 
 
 def test_a_large_file_is_not_read(tmp_path: Path) -> None:
-    place = Bed(tmp_path).tokenizer(generation_config={"eos_token_id": 9, "filler": "x" * (1 << 20)})
+    place = RepositoryFixture(tmp_path).tokenizer(generation_config={"eos_token_id": 9, "filler": "x" * (1 << 20)})
     assert read_tokenizer(str(place)).stop_ids == (2,)
 
 
 # -- the LLM API --------------------------------------------------------------------------------------------------
 
 
-def llmapi(bed: Bed, **parameters: Any) -> Outcome:
-    entry = bed.entry(streaming=True, engine_dir=None, parameters={LLM: parameters})
-    return bed.repository(entry, layout="llmapi", templates=str(bed.path / "llmapi-backend")).present()
+def llmapi(host: RepositoryFixture, **parameters: Any) -> Outcome:
+    entry = host.entry(streaming=True, engine_dir=None, parameters={LLM: parameters})
+    return host.repository(entry, layout="llmapi", templates=str(host.path / "llmapi-backend")).present()
 
 
-def test_the_llmapi_repository_says_in_both_files_what_auto_complete_would(bed: Bed) -> None:
-    bed.llmapi()
+def test_the_llmapi_repository_says_in_both_files_what_auto_complete_would(host: RepositoryFixture) -> None:
+    host.llmapi()
     outcome = llmapi(
-        bed, tensor_parallel_size=2, kv_cache_config={"free_gpu_memory_fraction": "0.5"}, batch_wait_timeout_ms=1e-7,
+        host, tensor_parallel_size=2, kv_cache_config={"free_gpu_memory_fraction": "0.5"}, batch_wait_timeout_ms=1e-7,
         dtype="no", cuda_graph_config={"batch_sizes": [1, 2], "enable_padding": True},
     )  # fmt: skip
     place = Path(outcome.facts["repository_dir"]) / "tensorrt_llm"
@@ -264,7 +264,7 @@ def test_the_llmapi_repository_says_in_both_files_what_auto_complete_would(bed: 
         "batch_wait_timeout_ms": 1e-7,
         "dtype": "no",
         "cuda_graph_config": {"batch_sizes": [1, 2], "enable_padding": True},
-        "model": f"{bed.path}/checkpoint",
+        "model": f"{host.path}/checkpoint",
         "backend": "pytorch",
         "pipeline_parallel_size": 1,
         "triton_config": {"max_batch_size": 0, "decoupled": True},
@@ -273,10 +273,10 @@ def test_the_llmapi_repository_says_in_both_files_what_auto_complete_would(bed: 
     assert outcome.facts["entry_models"] == ["tensorrt_llm"] and outcome.facts["end_id"] == 2
 
 
-def test_fields_of_the_llmapi_template_are_replaced_and_instances_get_their_gpus(bed: Bed) -> None:
-    bed.llmapi('name: "tensorrt_llm", max_batch_size: 64,\nmodel_transaction_policy { decoupled: False }\n'
+def test_fields_of_the_llmapi_template_are_replaced_and_instances_get_their_gpus(host: RepositoryFixture) -> None:
+    host.llmapi('name: "tensorrt_llm", max_batch_size: 64,\nmodel_transaction_policy { decoupled: False }\n'
                'instance_group [ { count: 1 } ]\nbackend: "python"\n')  # fmt: skip
-    outcome = llmapi(bed, gpu_device_ids="0;1", triton_config={"max_batch_size": 4})
+    outcome = llmapi(host, gpu_device_ids="0;1", triton_config={"max_batch_size": 4})
     read = config(outcome, LLM)
     assert (read.max_batch_size, read.model_transaction_policy.decoupled) == (4, True)
     assert [group.count for group in read.instance_group] == [2]
@@ -292,10 +292,12 @@ def test_fields_of_the_llmapi_template_are_replaced_and_instances_get_their_gpus
         ({"instance_count": 2}, "instance_count 2"),
     ],
 )
-def test_contradictions_of_the_llmapi_layout_are_refused(bed: Bed, parameters: dict[str, Any], says: str) -> None:
-    bed.llmapi()
+def test_contradictions_of_the_llmapi_layout_are_refused(
+    host: RepositoryFixture, parameters: dict[str, Any], says: str
+) -> None:
+    host.llmapi()
     with pytest.raises(FleetError) as refusal:
-        llmapi(bed, **parameters)
+        llmapi(host, **parameters)
     assert says in str(refusal.value)
 
 
@@ -320,20 +322,20 @@ def requests(draw: st.DrawFn) -> tuple[str, dict[str, dict[str, Any]], bool | No
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bed]:
-    """One bed per release, shared by all examples."""
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RepositoryFixture]:
+    """One host per release, shared by all examples."""
     root = tmp_path_factory.mktemp("repositories")
-    return {version: Bed(root / version).standard(version) for version in INFLIGHT}
+    return {version: RepositoryFixture(root / version).standard(version) for version in INFLIGHT}
 
 
 @settings(max_examples=150, deadline=None)
 @given(request=requests())
 def test_any_parameters_are_refused_or_read_back_by_protobuf(
-    hosts: dict[str, Bed], request: tuple[str, dict[str, dict[str, Any]], bool | None]
+    hosts: dict[str, RepositoryFixture], request: tuple[str, dict[str, dict[str, Any]], bool | None]
 ) -> None:
     version, parameters, streaming = request
-    bed = hosts[version]
-    repository = bed.repository(bed.entry(streaming=streaming, parameters=parameters), release=version, name="any")
+    host = hosts[version]
+    repository = host.repository(host.entry(streaming=streaming, parameters=parameters), release=version, name="any")
     try:
         outcome = repository.present()
     except FleetError as refusal:

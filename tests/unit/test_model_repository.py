@@ -6,6 +6,7 @@ from __future__ import annotations
 import builtins
 import io
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -20,14 +21,14 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository import Repository
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_info import describe
 from ansible_collections.trtllm.fleet.plugins.modules import triton_model_repo, triton_model_repo_info
-from unit.model_repo_bed import Bed
+from unit.model_repo_fixture import RepositoryFixture
 
 LLM = "tensorrt_llm"
 
 
 @pytest.fixture
-def bed(tmp_path: Path) -> Bed:
-    return Bed(tmp_path).standard()
+def host(tmp_path: Path) -> RepositoryFixture:
+    return RepositoryFixture(tmp_path).standard()
 
 
 def tree(root: Path) -> dict[str, tuple[int, bytes]]:
@@ -38,23 +39,23 @@ def tree(root: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_a_second_run_changes_nothing(bed: Bed) -> None:
-    first = bed.present()
+def test_a_second_run_changes_nothing(host: RepositoryFixture) -> None:
+    first = host.present()
     assert first.changed and first.reasons == ["the repository is not on the host yet"]
     place = Path(first.facts["repository_dir"])
-    assert place == bed.root / "repositories" / "llama" / first.facts["fingerprint"]
+    assert place == host.root / "repositories" / "llama" / first.facts["fingerprint"]
     before = tree(place)
-    second = bed.present()
+    second = host.present()
     assert not second.changed and second.facts["fingerprint"] == first.facts["fingerprint"]
     assert tree(place) == before
     assert before["ensemble/1"] == (0o755, b""), "Triton wants a version directory, even an empty one"
 
 
 def test_a_run_that_changes_nothing_is_fast_and_reads_nothing_large(
-    bed: Bed, monkeypatch: pytest.MonkeyPatch
+    host: RepositoryFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (bed.path / "checkpoint" / "tokenizer.json").write_bytes(b"{}" + b" " * (2 << 20))
-    bed.present()
+    (host.path / "checkpoint" / "tokenizer.json").write_bytes(b"{}" + b" " * (2 << 20))
+    host.present()
     opened: list[str] = []
     for owner, name in ((os, "open"), (builtins, "open"), (io, "open")):
         real = getattr(owner, name)
@@ -65,7 +66,7 @@ def test_a_run_that_changes_nothing_is_fast_and_reads_nothing_large(
 
         monkeypatch.setattr(owner, name, noting)
     start = time.perf_counter()
-    assert not bed.present().changed
+    assert not host.present().changed
     seconds = time.perf_counter() - start
     monkeypatch.undo()
     assert any(path.endswith("config.json") for path in opened)
@@ -74,8 +75,8 @@ def test_a_run_that_changes_nothing_is_fast_and_reads_nothing_large(
     assert seconds < 0.2, "25 ms on two idle cores; 50 is the aim, the rest is for a busy machine"
 
 
-def test_a_changed_parameter_makes_a_new_repository_beside_the_old_one(bed: Bed) -> None:
-    first, second = bed.present(), bed.present(tensorrt_llm={"max_beam_width": 1})
+def test_a_changed_parameter_makes_a_new_repository_beside_the_old_one(host: RepositoryFixture) -> None:
+    first, second = host.present(), host.present(tensorrt_llm={"max_beam_width": 1})
     assert second.changed and second.reasons == ["tensorrt_llm/config.pbtxt differs"]
     assert Path(first.facts["repository_dir"]).is_dir() and Path(second.facts["repository_dir"]).is_dir()
     [(path, before, after)] = second.diffs
@@ -83,16 +84,16 @@ def test_a_changed_parameter_makes_a_new_repository_beside_the_old_one(bed: Bed)
     assert "${max_beam_width}" in before and '"max_beam_width" value: { string_value: "1" }' in after
 
 
-def test_another_engine_at_the_same_place_makes_a_new_repository(bed: Bed) -> None:
-    first = bed.present()
-    bed.engine(build={"max_num_tokens": 4096})
-    second = bed.present()
+def test_another_engine_at_the_same_place_makes_a_new_repository(host: RepositoryFixture) -> None:
+    first = host.present()
+    host.engine(build={"max_num_tokens": 4096})
+    second = host.present()
     assert second.changed and second.reasons == ["the engine is another one"] and second.diffs == []
     assert first.facts["fingerprint"] != second.facts["fingerprint"]
 
 
-def test_drift_by_hand_is_found_and_repaired(bed: Bed) -> None:
-    place = Path(bed.present().facts["repository_dir"])
+def test_drift_by_hand_is_found_and_repaired(host: RepositoryFixture) -> None:
+    place = Path(host.present().facts["repository_dir"])
     whole = tree(place)
     text = (place / LLM / "config.pbtxt").read_text()
     (place / LLM / "config.pbtxt").write_text(text.replace("max_batch_size: 8", "max_batch_size: 9"))
@@ -101,8 +102,8 @@ def test_drift_by_hand_is_found_and_repaired(bed: Bed) -> None:
     (place / "ensemble" / "1").rmdir()
     (place / "postprocessing").chmod(0o700)
     (place / "postprocessing" / "config.pbtxt").chmod(0o600)
-    dry = bed.repository(check_mode=True).present()
-    for outcome in (dry, bed.present()):
+    dry = host.repository(check_mode=True).present()
+    for outcome in (dry, host.present()):
         assert outcome.changed
         told = " ".join(outcome.reasons)
         for words in (
@@ -112,50 +113,65 @@ def test_drift_by_hand_is_found_and_repaired(bed: Bed) -> None:
             assert words in told
         assert [path for path, _, _ in outcome.diffs] == [f"{LLM}/config.pbtxt"]
     assert tree(place) == whole
-    assert not bed.present().changed
+    assert not host.present().changed
 
 
-def test_permissions_do_not_depend_on_the_umask(bed: Bed) -> None:
+def test_permissions_do_not_depend_on_the_umask(host: RepositoryFixture) -> None:
     before = os.umask(0o077)
     try:
-        place = Path(bed.present().facts["repository_dir"])
+        place = Path(host.present().facts["repository_dir"])
     finally:
         os.umask(before)
     modes = {mode for mode, _ in tree(place).values()} | {stat.S_IMODE(place.stat().st_mode)}
     assert modes == {0o755, 0o644}
 
 
-def test_the_selinux_label_is_set_and_watched(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_selinux_label_is_set_and_watched(host: RepositoryFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     labels: dict[str, str] = {}
     monkeypatch.setattr(secure, "selinux_enabled", lambda: True)
     monkeypatch.setattr(secure, "_label", lambda path: labels.get(path, "unconfined_u:object_r:var_lib_t:s0"))
     monkeypatch.setattr(os, "setxattr", lambda path, name, value: labels.update({path: value.rstrip(b"\0").decode()}))
-    place = Path(bed.present().facts["repository_dir"])
+    place = Path(host.present().facts["repository_dir"])
     assert labels[str(place / LLM / "config.pbtxt")] == "unconfined_u:object_r:container_file_t:s0"
-    assert not bed.present().changed
+    assert not host.present().changed
     labels[str(place / LLM)] = "unconfined_u:object_r:user_home_t:s0"
-    assert "has the SELinux label unconfined_u:object_r:user_home_t:s0" in bed.present().reasons[0]
+    assert "has the SELinux label unconfined_u:object_r:user_home_t:s0" in host.present().reasons[0]
 
 
-def test_check_mode_writes_nothing(bed: Bed) -> None:
-    outcome = bed.repository(check_mode=True).present()
-    assert outcome.changed and outcome.diffs and not bed.root.exists()
+def test_check_mode_writes_nothing(host: RepositoryFixture) -> None:
+    outcome = host.repository(check_mode=True).present()
+    assert outcome.changed and outcome.diffs and not host.root.exists()
 
 
 @pytest.mark.parametrize("missing", ["engine", "checkpoint", "backend-1.2.1"])
-def test_check_mode_on_a_host_where_nothing_is_made_yet(bed: Bed, missing: str) -> None:
-    shutil.rmtree(bed.path / missing)
-    outcome = bed.repository(check_mode=True).present()
+def test_check_mode_on_a_host_where_nothing_is_made_yet(host: RepositoryFixture, missing: str) -> None:
+    shutil.rmtree(host.path / missing)
+    outcome = host.repository(check_mode=True).present()
     assert outcome.changed and "does not exist" in outcome.reasons[0]
     assert outcome.facts["entry_models"] == ["ensemble", "tensorrt_llm_bls"]
-    assert outcome.facts["repository_dir"] == f"{bed.root}/repositories/llama/pending"
+    assert outcome.facts["repository_dir"] == f"{host.root}/repositories/llama/pending"
     with pytest.raises(FleetError):
-        bed.repository(check_mode=True, release="0.4.0", templates="/t").present()
+        host.repository(check_mode=True, release="0.4.0", templates="/t").present()
 
 
-def test_repositories_are_removed(bed: Bed) -> None:
-    first, second = bed.present(), bed.present(tensorrt_llm={"max_beam_width": 1})
-    request = bed.repository().request
+def test_check_mode_names_all_that_is_yet_to_come(host: RepositoryFixture) -> None:
+    for name in ("engine", "checkpoint", "backend-1.2.1"):
+        shutil.rmtree(host.path / name)
+    reasons = host.repository(check_mode=True).present().reasons
+    assert [re.search(r"/(backend-1\.2\.1|engine|checkpoint)\b", reason)[1] for reason in reasons] == [
+        "backend-1.2.1", "engine", "checkpoint",
+    ]  # fmt: skip
+
+
+def test_a_fingerprint_that_is_none_removes_nothing(host: RepositoryFixture) -> None:
+    request = host.repository().request
+    with pytest.raises(FleetError, match="is not a fingerprint; expected 64 hexadecimal digits"):
+        Repository.absent(request, "latest")
+
+
+def test_repositories_are_removed(host: RepositoryFixture) -> None:
+    first, second = host.present(), host.present(tensorrt_llm={"max_beam_width": 1})
+    request = host.repository().request
     assert Repository.absent(request, None, check_mode=True).changed
     gone = Repository.absent(request, first.facts["fingerprint"])
     assert gone.changed and gone.reasons == [f"removed {first.facts['repository_dir']}"]
@@ -163,7 +179,9 @@ def test_repositories_are_removed(bed: Bed) -> None:
     assert Repository.absent(request, None).changed and not Repository.absent(request, None).changed
 
 
-def test_a_killed_run_leaves_nothing_that_a_later_one_minds(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_leaves_nothing_that_a_later_one_minds(
+    host: RepositoryFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed(*args: Any) -> None:
         raise KeyboardInterrupt
 
@@ -171,10 +189,10 @@ def test_a_killed_run_leaves_nothing_that_a_later_one_minds(bed: Bed, monkeypatc
         patch.setattr("os.rename", killed)
         patch.setattr(Path, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
-            bed.present()
-    assert list((bed.root / "repositories" / "llama").glob("*.partial"))
-    assert bed.present().changed and not bed.present().changed
-    assert not list((bed.root / "repositories" / "llama").glob("*.partial"))
+            host.present()
+    assert list((host.root / "repositories" / "llama").glob("*.partial"))
+    assert host.present().changed and not host.present().changed
+    assert not list((host.root / "repositories" / "llama").glob("*.partial"))
 
 
 # -- templates out of an image ------------------------------------------------------------------------------------
@@ -207,69 +225,69 @@ class FakePodman:
 
 
 @pytest.fixture
-def podman(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> FakePodman:
-    fake = FakePodman(bed.path / "backend-1.2.1" / "all_models")
+def podman(host: RepositoryFixture, monkeypatch: pytest.MonkeyPatch) -> FakePodman:
+    fake = FakePodman(host.path / "backend-1.2.1" / "all_models")
     for name in ("image_id", "check", "run"):
         monkeypatch.setattr(_podman, name, getattr(fake, name))
     monkeypatch.setattr(_podman, "executable", lambda: "/usr/bin/podman")
     return fake
 
 
-def test_templates_are_taken_out_of_the_image_once(bed: Bed, podman: FakePodman) -> None:
+def test_templates_are_taken_out_of_the_image_once(host: RepositoryFixture, podman: FakePodman) -> None:
     reference = f"registry.example.com/triton@sha256:{'c' * 64}"
-    outcome = bed.repository(image=reference).present()
+    outcome = host.repository(image=reference).present()
     assert outcome.changed and podman.calls == ["inspect", "create", "cp", "rm"]
-    assert (bed.root / "templates" / ("ab" * 6) / ("ab" * 32) / "inflight_batcher_llm").is_dir()
+    assert (host.root / "templates" / ("ab" * 6) / ("ab" * 32) / "inflight_batcher_llm").is_dir()
     podman.calls.clear()
-    assert not bed.repository(image=reference).present().changed
+    assert not host.repository(image=reference).present().changed
     assert podman.calls == [], "a reference by digest needs no podman any more"
-    assert not bed.repository(image="registry.example.com/triton:latest").present().changed
+    assert not host.repository(image="registry.example.com/triton:latest").present().changed
     assert podman.calls == ["inspect"], "a tag may have moved"
 
 
-def test_templates_altered_on_the_host_are_not_used(bed: Bed, podman: FakePodman) -> None:
-    bed.repository(image="i").present()
-    config = next((bed.root / "templates").glob(f"*/*/inflight_batcher_llm/{LLM}/config.pbtxt"))
+def test_templates_altered_on_the_host_are_not_used(host: RepositoryFixture, podman: FakePodman) -> None:
+    host.repository(image="i").present()
+    config = next((host.root / "templates").glob(f"*/*/inflight_batcher_llm/{LLM}/config.pbtxt"))
     config.write_text(config.read_text().replace("TYPE_INT32", "TYPE_INT64", 1) + "# by hand\n")
     with pytest.raises(FleetError):
-        bed.repository(image="i").present()
+        host.repository(image="i").present()
     config.write_text(config.read_text().replace("TYPE_INT64", "TYPE_INT32", 1))
     with pytest.raises(FleetError, match=r"are not those of the image any more .* run again"):
-        bed.repository(image="i").present()
-    assert not bed.repository(image="i").present().changed
+        host.repository(image="i").present()
+    assert not host.repository(image="i").present().changed
 
 
-def test_an_image_without_templates_says_where_they_are(bed: Bed, podman: FakePodman) -> None:
+def test_an_image_without_templates_says_where_they_are(host: RepositoryFixture, podman: FakePodman) -> None:
     podman.content = None
     with pytest.raises(FleetError, match=r"holds no /app/all_models .* tensorrtllm_backend at tag v0\.16\.0"):
-        bed.repository(image="i", release="0.16.0").present()
-    assert [path.name for path in (bed.root / "templates").glob("*/*")] == [".lock"], "nothing half-made stays"
+        host.repository(image="i", release="0.16.0").present()
+    assert [path.name for path in (host.root / "templates").glob("*/*")] == [".lock"], "nothing half-made stays"
 
 
-def test_an_image_that_is_not_on_the_host(bed: Bed, podman: FakePodman) -> None:
+def test_an_image_that_is_not_on_the_host(host: RepositoryFixture, podman: FakePodman) -> None:
     podman.present = False
     with pytest.raises(FleetError, match="The image i is not on the host"):
-        bed.repository(image="i").present()
-    assert bed.repository(image="i", check_mode=True).present().changed
+        host.repository(image="i").present()
+    assert host.repository(image="i", check_mode=True).present().changed
 
 
-def test_check_mode_on_a_host_without_podman(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_mode_on_a_host_without_podman(host: RepositoryFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_podman, "executable", lambda: None)
-    outcome = bed.repository(image="i", check_mode=True).present()
+    outcome = host.repository(image="i", check_mode=True).present()
     assert outcome.changed and "podman is not on the host yet" in outcome.reasons[0]
     with pytest.raises(FleetError, match="podman is not installed on this host"):
-        bed.repository(image="i").present()
+        host.repository(image="i").present()
 
 
 # -- what a repository serves -------------------------------------------------------------------------------------
 
 
-def test_a_published_repository_is_described(bed: Bed) -> None:
-    outcome = bed.repository(
-        bed.entry(streaming=True, parameters={LLM: {"max_beam_width": 1, "kv_cache_free_gpu_mem_fraction": 0.5}})
+def test_a_published_repository_is_described(host: RepositoryFixture) -> None:
+    outcome = host.repository(
+        host.entry(streaming=True, parameters={LLM: {"max_beam_width": 1, "kv_cache_free_gpu_mem_fraction": 0.5}})
     ).present()
     [told] = triton_model_repo_info.repositories(
-        {"name": "llama", "path": None, "root": str(bed.root), "release": None}
+        {"name": "llama", "path": None, "root": str(host.root), "release": None}
     )
     assert told["fingerprint"] == outcome.facts["fingerprint"] and told["release"] == "1.2.1" and told["problems"] == []
     assert told["entry_models"] == ["ensemble", "tensorrt_llm_bls"]
@@ -277,15 +295,15 @@ def test_a_published_repository_is_described(bed: Bed) -> None:
     llm = told["models"][LLM]
     assert (llm["backend"], llm["max_batch_size"], llm["decoupled"]) == ("tensorrtllm", 8, True)
     assert llm["non_default"] == {
-        "gpt_model_path": str(bed.path / "engine"), "gpt_model_type": "inflight_fused_batching",
+        "gpt_model_path": str(host.path / "engine"), "gpt_model_type": "inflight_fused_batching",
         "exclude_input_in_output": "True", "kv_cache_free_gpu_mem_fraction": "0.5",
     }  # fmt: skip
     assert "max_beam_width" in llm["parameters"] and "decoding_mode" in llm["unset"]
 
 
-def test_a_repository_made_by_hand_is_described(bed: Bed) -> None:
-    outcome = bed.repository(bed.entry(prefix="x_")).present()
-    by_hand = bed.path / "by-hand" / "repo"
+def test_a_repository_made_by_hand_is_described(host: RepositoryFixture) -> None:
+    outcome = host.repository(host.entry(prefix="x_")).present()
+    by_hand = host.path / "by-hand" / "repo"
     shutil.copytree(outcome.facts["repository_dir"], by_hand)
     (by_hand / "manifest.json").unlink()
     told = describe(by_hand, "1.2.1")
@@ -295,17 +313,17 @@ def test_a_repository_made_by_hand_is_described(bed: Bed) -> None:
     with pytest.raises(FleetError, match="Triton will not load it"):
         describe(by_hand)
     with pytest.raises(FleetError, match="holds no"):
-        describe(bed.path / "engine")
+        describe(host.path / "engine")
 
 
 # -- the module ---------------------------------------------------------------------------------------------------
 
 
-def test_the_module_shows_a_difference_for_each_configuration(bed: Bed) -> None:
+def test_the_module_shows_a_difference_for_each_configuration(host: RepositoryFixture) -> None:
     params = {
         name: option.get("default") for name, option in triton_model_repo.ARGUMENT_SPEC.items()
-    } | {"name": "llama", "release": "1.2.1", "root": str(bed.root), "templates": str(bed.path / "backend-1.2.1"),
-         "engine_dir": str(bed.path / "engine"), "tokenizer_dir": str(bed.path / "checkpoint")}  # fmt: skip
+    } | {"name": "llama", "release": "1.2.1", "root": str(host.root), "templates": str(host.path / "backend-1.2.1"),
+         "engine_dir": str(host.path / "engine"), "tokenizer_dir": str(host.path / "checkpoint")}  # fmt: skip
 
     class Module:
         check_mode = False

@@ -9,6 +9,9 @@ import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import RELEASES, release
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import (
+    MODELS,
+    MULTIMODAL,
+    Parameter,
     normalise,
     parameters_of,
     validate_parameters,
@@ -105,3 +108,64 @@ def test_the_llmapi_layout_takes_arguments_of_the_llm() -> None:
         validate_parameters("1.2.1", "llmapi", {"preprocessing": {}})
     with pytest.raises(FleetError, match=r"Release 0\.18\.2 has no llmapi repository"):
         validate_parameters("0.18.2", "llmapi", {})
+
+
+# -- numbers ------------------------------------------------------------------------------------------------------
+
+# What Triton, upstream and we would not read alike: octal, decimal with blanks, other scripts' digits, signs.
+NO_NUMBERS = ["010", "08", "00", "-0", "+1", "1_0", "0x10", "1.0", "1e3", " 1", "1 ", "\u0661", "\uff11", "", "one"]
+NUMBERS = [
+    pytest.param(version, model, parameter, id=f"{version}-{model}-{parameter.name}")
+    for version in ("0.7.1", "0.19.0", "1.2.1")
+    for model in (*MODELS, MULTIMODAL)
+    for parameter in parameters_of(model, release(version).key).values()
+    if parameter.kind == "int"
+]
+
+
+def refused(version: str, model: str, name: str, value: Any) -> str:
+    with pytest.raises(FleetError) as refusal:
+        taken(version, model, **{name: value})
+    text = str(refusal.value)
+    assert text.startswith(f"parameters.{model}.{name} is ") and "\n" not in text and len(text) < 250
+    return text
+
+
+@pytest.mark.parametrize(("version", "model", "parameter"), NUMBERS)
+def test_a_number_has_one_spelling_and_bounds(version: str, model: str, parameter: Parameter) -> None:
+    bits = 64 if parameter.name.endswith("_bytes") else 32
+    low, high = parameter.limits.low, parameter.limits.high or 2 ** (bits - 1) - 1
+    assert low is not None
+    for number in (int(low), int(high)):
+        for spelling in (number, str(number)):
+            assert taken(version, model, **{parameter.name: spelling})[0] == {parameter.name: str(number)}
+    for value in (*NO_NUMBERS, low - 1, high + 1, 10**25, str(10**25), "9" * 5000, 1 << 20000, -(10**25)):
+        refused(version, model, parameter.name, value)
+
+
+@pytest.mark.parametrize("text", ["010", "08", "-010"])
+def test_a_leading_zero_is_told_from_other_mistakes(text: str) -> None:
+    told = refused("1.2.1", "ensemble", "triton_max_batch_size", text)
+    assert "without leading zeros, which would make it octal" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_attention_window_size", "2048,010"),
+        ("max_attention_window_size", [2**31]),
+        ("gpu_device_ids", "0,01"),
+        ("gpu_device_ids", [0, 2**31]),
+        ("medusa_choices", "{0, 01}"),
+        ("medusa_choices", [[0], [0, 2**31]]),
+    ],
+)
+def test_numbers_in_lists_are_numbers_like_others(name: str, value: Any) -> None:
+    refused("1.2.1", "tensorrt_llm", name, value)
+
+
+def test_sizes_in_bytes_of_the_llmapi_layout_have_64_bits() -> None:
+    for name in ("host_cache_size", "max_gpu_total_bytes"):
+        validate_parameters("1.2.1", "llmapi", {"tensorrt_llm": {"kv_cache_config": {name: 1 << 40}}})
+        with pytest.raises(FleetError, match="more than upstream's 64-bit number holds"):
+            validate_parameters("1.2.1", "llmapi", {"tensorrt_llm": {"kv_cache_config": {name: 10**25}}})

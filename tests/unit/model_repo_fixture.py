@@ -7,12 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository import (
-    Outcome,
-    Repository,
-    RepositoryRequest,
-)
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_resolve import EntryRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository import Outcome, Repository
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_entry import EntryRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_request import RepositoryRequest
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import release
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import MODELS, Parameter, parameters_of
 
@@ -37,7 +34,7 @@ TENSORS: dict[str, tuple[list[tuple[str, str | None, bool]], list[tuple[str, str
     ),
     "tensorrt_llm_bls": (
         [("text_input", "TYPE_STRING", False), ("max_tokens", "TYPE_INT32", False)],
-        [("text_output", "TYPE_STRING", False)],
+        [("text_output", "TYPE_STRING", False), ("generation_logits", None, False)],
     ),
 }
 STEPS = """ensemble_scheduling { step [
@@ -107,7 +104,7 @@ def _parameter(name: str, parameter: Parameter, key: tuple[int, ...]) -> str:
     return f'parameters: {{ key: "{KEYS.get(name, name)}" value: {{ string_value: "${{{name}}}" }} }}'
 
 
-class Bed:
+class RepositoryFixture:
     """Makes the inputs of a model repository below *path*."""
 
     def __init__(self, path: Path) -> None:
@@ -191,7 +188,7 @@ class Bed:
         request = RepositoryRequest(root=self.root, entries=list(entries or [self.entry()]), **options)
         return Repository(request, check_mode)
 
-    def standard(self, version: str = "1.2.1") -> Bed:
+    def standard(self, version: str = "1.2.1") -> RepositoryFixture:
         """Templates, engine and tokenizer that fit together."""
         self.templates(version)
         self.engine(version=version)
