@@ -51,6 +51,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_tem
     layout_directory,
     read_templates,
 )
+from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_name
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, release
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import (
     INFLIGHT,
@@ -60,7 +61,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema impo
     check_layout,
     validate_parameters,
 )
-from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_values import NAME, is_true
+from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_values import is_true
 from ansible_collections.trtllm.fleet.plugins.module_utils._tokenizer import Tokenizer, read_tokenizer
 
 # Part of the fingerprint: a change of what this code writes makes new repositories.
@@ -153,10 +154,12 @@ class Repository:
         store = ArtifactStore(request.root / "repositories")
         found = store.published(request.name)
         if fingerprint_ is not None:
-            found = [path for path in found if path == store.path(request.name, fingerprint_)]
-        if not check_mode:
-            for path in found:
-                store.remove(request.name, path.name)
+            only = store.path(request.name, fingerprint_)
+            found = [path for path in found if path == only]
+        if found and not check_mode:
+            with store.lock(request.name):
+                for path in found:
+                    store.remove(request.name, path.name)
         return Outcome(bool(found), [f"removed {path}" for path in found], {})
 
     # -- input ----------------------------------------------------------------------------------------------------
@@ -169,10 +172,8 @@ class Repository:
             raise FleetError("entries is empty; describe at least one set of models.")
         prefixes: dict[str, str] = {}
         for entry in entries:
-            if entry.prefix and not NAME.fullmatch(entry.prefix):
-                raise FleetError(
-                    f"prefix '{entry.prefix}' cannot start a model's name; use letters, digits, '_', '.' and '-'."
-                )
+            if entry.prefix:
+                check_name(entry.prefix, "prefix")
             if entry.prefix in prefixes:
                 raise FleetError(
                     f"{prefixes[entry.prefix]} and {entry.label} have the same prefix '{entry.prefix}'; give each set "

@@ -261,7 +261,7 @@ class _Composer:
         for name, value in self.values.items():
             option = self.of_option.get(name, name)
             found = flag(self.tool, name, self.release)
-            if option in WITHOUT_EFFECT_ON_ENGINE or option in PATH_OPTIONS or self._is_derived(option, value):
+            if option in WITHOUT_EFFECT_ON_ENGINE or is_host_path(option, value) or self._is_derived(option, value):
                 continue
             if option == "dtype" or (found is not None and found.default == str(value)):
                 continue
@@ -281,6 +281,11 @@ class _Composer:
 
 # Options whose value is a path: what is in there counts, and the caller adds its digest.
 PATH_OPTIONS = frozenset({"quant_ckpt_path", "lora_dir", "input_timing_cache"})
+
+
+def is_host_path(option: str, value: Any) -> bool:
+    """Whether *value* of *option* is a path of the host; a data set may also be a name of the Hugging Face Hub."""
+    return option in PATH_OPTIONS or (option == "calib_dataset" and str(value).startswith(("/", ".", "~")))
 
 
 def _script(release: Release, tool: str, examples: str) -> tuple[str, list[str]]:

@@ -278,13 +278,14 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository import (
     Outcome,
     Repository,
     RepositoryRequest,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_resolve import EntryRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_path
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import LAYOUTS, MODELS
 
 # tokenizer_dir looks like a secret to Ansible, by the word token in it.
@@ -340,7 +341,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     request = RepositoryRequest(
         name=params["name"],
         release=params["release"] or "",
-        root=Path(params["root"]),
+        root=Path(check_path(params["root"], "root")),
         layout=params["layout"],
         templates=params["templates"],
         image=params["image"],
@@ -372,12 +373,8 @@ def main() -> None:
         mutually_exclusive=[("entries", option) for option in single],
         supports_check_mode=True,
     )
-    try:
+    with one_sentence(module):
         module.exit_json(**run(module))
-    except FleetError as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
-        module.fail_json(msg=f"The model repository {module.params['name']!r} cannot be written: {error}.")
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ CONTRADICTIONS: list[tuple[Callable[[Bed], Any], str]] = [
     (parameters(tensorrt_llm_bls={"tensorrt_llm_draft_model_name": "draft"}), "tensorrt_llm_bls calls draft"),
     (parameters(ensemble={"triton_max_batch_size": 8}, preprocessing={"triton_max_batch_size": 4}), "is over max_bat"),
     (entries({}, {}), "have the same prefix ''"),
-    (entries({}, {"prefix": "b/"}), "cannot start a model's name"),
+    (entries({}, {"prefix": "b/"}), "prefix is 'b/'; it names directories"),
     (
         entries(
             {"parameters": {LLM: {"gpu_device_ids": "0"}}},
@@ -239,7 +239,7 @@ CONTRADICTIONS: list[tuple[Callable[[Bed], Any], str]] = [
     (lambda bed: bed.repository(bed.entry(tokenizer_dir="/nowhere")).present(), "bring the checkpoint onto the host"),
     (lambda bed: bed.repository(bed.entry(engine_dir=str(bed.tokenizer()))).present(), "has neither build_config nor"),
     (lambda bed: (bed.tokenizer(config="{"), bed.present()), "config.json cannot be read as JSON"),
-    (options(name="a/b"), "cannot name an artefact"),
+    (options(name="a/b"), "name is 'a/b'; it names directories"),
     (options(layout="llmap"), "layout is 'llmap'; expected one of inflight_batcher_llm, llmapi"),
     # templates that are not the release's
     (
