@@ -15,7 +15,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import inspect_checkpoint
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import ENGINE_OPTIONS
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan, refuse_unknown_keys
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import validate_parameters
 
@@ -53,8 +53,8 @@ class ActionModule(ActionBase):
                 if checkpoint["location"] == "controller":
                     inspect_checkpoint(Path(os.path.expanduser(checkpoint["path"])))
             result["plan"] = fleet
-        except FleetError as error:
-            raise AnsibleActionFail(str(error)) from error
+        except (FleetError, OSError) as error:
+            raise AnsibleActionFail(sentence(error)) from error
         result["changed"] = False
         return result
 

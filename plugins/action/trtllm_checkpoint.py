@@ -14,7 +14,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import inspect_checkpoint
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import tree_digest
 
 MODULE = "trtllm.fleet.trtllm_checkpoint"
@@ -47,9 +47,9 @@ class ActionModule(ActionBase):
         try:
             inspect_checkpoint(source)
             tree = tree_digest(source, local_index(source))
-        except FleetError as error:
-            raise AnsibleActionFail(str(error)) from error
-        args["wanted"] = tree.contents()
+        except (FleetError, OSError) as error:
+            raise AnsibleActionFail(sentence(error, str(source))) from error
+        args.update(path=str(source), wanted=tree.contents())
         result = self._module(args, task_vars)
         if result.get("failed") or "missing" not in result:
             return result

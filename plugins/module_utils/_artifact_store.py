@@ -9,64 +9,23 @@ beside it is one in the making, which nobody but its maker looks into.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
 import re
-import shutil
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.trtllm.fleet.plugins.module_utils import _files
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import file_sha256, tree_digest, walk
+from ansible_collections.trtllm.fleet.plugins.module_utils._store import Store
 
 MANIFEST = "manifest.json"
-PARTIAL = ".partial"
-REPLACED = ".replaced"
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-LOCK_POLL = 0.2  # seconds
 
 
-def _sync(path: str) -> None:
-    """fsync a file or directory."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_tree(root: Path) -> None:
-    """fsync every file and directory below *root*, directories last."""
-    for directory, _, names in os.walk(root, topdown=False):
-        for name in names:
-            _sync(os.path.join(directory, name))
-        _sync(directory)
-
-
-def _clear(path: Path) -> None:
-    """Remove a directory or link that may be absent."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
-
-
-class ArtifactStore:
+class ArtifactStore(Store):
     """The artefacts below one root directory, e.g. ``/var/lib/trtllm/engines``."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
-
-    def home(self, name: str) -> Path:
-        """The directory of all artefacts called *name*; a name that is not one plain word raises."""
-        if not NAME.fullmatch(name):
-            raise FleetError(f"'{name}' cannot name an artefact; use letters, digits, '.', '_' and '-'.")
-        return self.root / name
 
     def path(self, name: str, fingerprint: str) -> Path:
         """Where the artefact is, or would be, published."""
@@ -74,37 +33,14 @@ class ArtifactStore:
             raise FleetError(f"'{fingerprint}' is not a fingerprint; expected 64 hexadecimal digits.")
         return self.home(name) / fingerprint
 
-    @contextlib.contextmanager
-    def lock(self, name: str, timeout: float | None = None) -> Iterator[None]:
-        """Hold the lock of *name*; wait up to *timeout* seconds (None: as long as it takes; 0: not at all).
-
-        The kernel drops it with the process, so a killed holder leaves nothing behind.
-        """
-        home = self.home(name)
-        home.mkdir(parents=True, exist_ok=True)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with open(home / ".lock", "a", encoding="utf-8") as handle:
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if deadline is not None and time.monotonic() >= deadline:
-                        raise FleetError(
-                            f"Another run has held {home}/.lock for {timeout:g} s; wait for it or end it."
-                        ) from None
-                    time.sleep(LOCK_POLL)
-            yield
-
     def partial(self, name: str, fingerprint: str) -> Path:
         """Where the artefact is made; it may be absent or hold what a killed run left."""
-        target = self.path(name, fingerprint)
-        return target.with_name(target.name + PARTIAL)
+        return self.partial_of(self.path(name, fingerprint))
 
     def staging(self, name: str, fingerprint: str) -> Path:
         """An empty directory to make the artefact in; what an earlier run left there is removed."""
         partial = self.partial(name, fingerprint)
-        _clear(partial)
+        _files.remove(partial)
         partial.mkdir(parents=True)
         return partial
 
@@ -117,7 +53,7 @@ class ArtifactStore:
         held = {path: {"size": record.size, "sha256": record.sha256} for path, record in tree.files.items()}
         text = json.dumps({**manifest, "files": held}, indent=1, sort_keys=True)
         (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        _sync_tree(partial)
+        _files.sync_tree(partial)
 
     def publish(self, name: str, fingerprint: str, manifest: Mapping[str, Any]) -> Path:
         """Turn the staging directory into the published artefact; an artefact already there is replaced."""
@@ -128,16 +64,8 @@ class ArtifactStore:
         return self._rename(name, fingerprint)
 
     def _rename(self, name: str, fingerprint: str) -> Path:
-        """The rename. A replaced artefact steps aside first; a crash in between leaves a sealed partial."""
-        target, partial = self.path(name, fingerprint), self.partial(name, fingerprint)
-        aside = target.with_name(target.name + REPLACED)
-        _clear(aside)
-        if target.exists():
-            target.rename(aside)
-        partial.rename(target)
-        _sync(str(target.parent))
-        _clear(aside)
-        return target
+        """The rename. A crash in between leaves a sealed partial, which `recover` publishes."""
+        return self._put(self.path(name, fingerprint))
 
     def recover(self, name: str, fingerprint: str) -> Path | None:
         """Publish a partial that was sealed but not yet renamed when its maker died; else None.
@@ -148,7 +76,7 @@ class ArtifactStore:
         manifest = self.manifest(partial)
         if manifest is None or manifest.get("fingerprint") != fingerprint or self.verify(partial, full=True):
             return None
-        _sync_tree(partial)
+        _files.sync_tree(partial)
         return self._rename(name, fingerprint)
 
     def manifest(self, path: Path) -> dict[str, Any] | None:
@@ -198,16 +126,5 @@ class ArtifactStore:
             return 0
 
     def remove(self, name: str, fingerprint: str) -> bool:
-        """Remove an artefact, and what is left of making it; True if there was anything.
-
-        The rename first makes it vanish at once: nobody sees half of it.
-        """
-        target, partial = self.path(name, fingerprint), self.partial(name, fingerprint)
-        aside = target.with_name(target.name + REPLACED)
-        existed = any(path.exists() for path in (target, partial, aside))
-        _clear(aside)
-        if target.exists():
-            target.rename(aside)
-        _clear(aside)
-        _clear(partial)
-        return existed
+        """Remove an artefact, and what is left of making it; True if there was anything."""
+        return self._take_away(self.path(name, fingerprint))

@@ -9,16 +9,16 @@ interruption is found again and not transferred a second time.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible_collections.trtllm.fleet.plugins.module_utils import _files
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import TreeDigest, file_sha256, tree_digest
+from ansible_collections.trtllm.fleet.plugins.module_utils._store import Store
 
 # Relative path -> sha256 of the content.
 Files = Mapping[str, str]
@@ -53,37 +53,40 @@ def compare(current: Files, wanted: Files) -> Difference:
     )
 
 
-class CheckpointStore:
-    """The checkpoints below one directory of the host."""
+class CheckpointStore(Store):
+    """The checkpoints below one directory of the host, each with its files of digests beside it."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    ASIDE = ".old"
 
     def path(self, name: str) -> Path:
         """Where the checkpoint *name* is, or will be."""
-        return self.root / name
+        return self.home(name)
 
     def index(self, name: str) -> Path:
         """The digests of the files of the checkpoint *name*."""
-        return self.root / f"{name}.digests.json"
+        return self._beside(name, ".digests.json")
+
+    def source_index(self, name: str) -> Path:
+        """The digests of the files of the directory of this host that *name* is copied from."""
+        return self._beside(name, ".source-digests.json")
 
     def staging(self, name: str) -> Path:
         """Where files are gathered before they are published."""
-        return self.root / f"{name}.partial"
+        return self.partial_of(self.home(name))
+
+    def lock_file(self, name: str) -> Path:
+        """Beside the checkpoint, which holds nothing but its own files."""
+        return self.home(name).with_name(f".{name}.lock")
+
+    def _beside(self, name: str, ending: str) -> Path:
+        home = self.home(name)
+        return home.with_name(home.name + ending)
 
     def current(self, name: str, verify: str = "stat", write_index: bool = True) -> TreeDigest | None:
         """The digest of what is published, or None where nothing is."""
         if not self.path(name).is_dir():
             return None
         return tree_digest(self.path(name), self.index(name), verify=verify, write_index=write_index)
-
-    @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Held while *name* is compared, taken in and published, so that two runs do not mix their files."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / f".{name}.lock", "w", encoding="utf-8") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
 
     def missing(self, name: str, wanted: Files) -> list[str]:
         """Make the staging directory and return the files that it still lacks.
@@ -100,7 +103,7 @@ class CheckpointStore:
             if target.is_file() and not target.is_symlink() and file_sha256(target) == sha256:
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            _remove(target)
+            _files.remove(target)
             if at_hand.get(path) == sha256:
                 os.link(self.path(name) / path, target)
             else:
@@ -121,8 +124,8 @@ class CheckpointStore:
         then, and the damaged file is removed so that the next run transfers it again.
         """
         staging = self.staging(name)
-        for extra in _files(staging) - set(wanted):
-            _remove(staging / extra)
+        for extra in _relative_files(staging) - set(wanted):
+            _files.remove(staging / extra)
         for path in sorted(wanted):
             target = _inside(staging, path)
             if not target.is_file():
@@ -133,55 +136,26 @@ class CheckpointStore:
         damaged = compare(tree.contents(), wanted).changed
         if damaged:
             for path in damaged:
-                _remove(staging / path)
+                _files.remove(staging / path)
             raise FleetError(f"{name}: {damaged[0]} arrived damaged on the host (its sha256 differs); run again.")
-        _sync(staging)
-        old = self.root / f"{name}.old"
-        shutil.rmtree(old, ignore_errors=True)
-        if self.path(name).exists():
-            os.rename(self.path(name), old)
-        os.rename(staging, self.path(name))
-        _sync_directory(self.root)
-        shutil.rmtree(old, ignore_errors=True)
+        _files.sync_tree(staging)
+        self._put(self.home(name))
         return tree
 
-    def remove(self, name: str) -> None:
-        """Remove the checkpoint *name*, what an interrupted transfer left of it, and its digests."""
-        for path in (self.path(name), self.staging(name), self.root / f"{name}.old"):
-            shutil.rmtree(path, ignore_errors=True)
-        _remove(self.index(name))
+    def remove(self, name: str) -> bool:
+        """Remove the checkpoint *name*, what an interrupted transfer left of it, and its digests; True if any."""
+        existed = self._take_away(self.home(name))
+        for index in (self.index(name), self.source_index(name)):
+            _files.remove(index)
+        return existed
 
 
 def _inside(root: Path, path: str) -> Path:
     """*path* below *root*; anything that would lead outside is refused."""
-    if path.startswith("/") or ".." in Path(path).parts:
+    if not path or path.startswith("/") or set(path.split("/")) & {"", ".", ".."}:
         raise FleetError(f"{path!r} leads out of the checkpoint; give a directory whose files are all inside it.")
     return root / path
 
 
-def _remove(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-
-
-def _files(root: Path) -> set[str]:
+def _relative_files(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() or path.is_symlink()}
-
-
-def _sync(root: Path) -> None:
-    for directory, _, names in os.walk(root):
-        for name in names:
-            descriptor = os.open(os.path.join(directory, name), os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        _sync_directory(Path(directory))
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import re
 import shutil
 import time
@@ -26,14 +25,14 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._artifact_store impor
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import inspect_checkpoint
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_failure import diagnose
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_image import Images
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_inputs import as_told_now, host_paths, same, volumes
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_job import Job, JobState, finished_ranks
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_plan import (
     Facts,
     Request,
     Wanted,
-    describe,
+    describe_with_scripts,
     gather,
-    path_volumes,
     require_image,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_preflight import Host, preflight
@@ -42,7 +41,6 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._engine_runner import
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, release, same_release
 
-LOCK_TIMEOUT = 600.0  # seconds; publishing holds the lock while it hashes the new engine
 TAIL = 50
 # What of a result the manifest keeps, beside what the engine was made from.
 RECORDED = (
@@ -60,20 +58,16 @@ CALIBRATING = ("qformat", "int8_kv_cache", "smoothquant")
 
 
 class BuildFailed(FleetError):
-    """A build ended badly. *details* goes into the module's result."""
-
-    def __init__(self, message: str, details: dict[str, Any]) -> None:
-        super().__init__(message)
-        self.details = details
+    """A build ended badly."""
 
 
 class Engine:
     """The engine called *request.name* on this host. Methods return the module's result."""
 
     def __init__(self, request: Request, check_mode: bool, environment: Mapping[str, str] | None = None) -> None:
-        self.request, self.check_mode = request, check_mode
+        self.request, self.check_mode = request.located(), check_mode
         self.environment = dict(environment or {})
-        self.root = request.root
+        self.root = self.request.root
         self.store = ArtifactStore(self.root / "engines")
         self.images = Images(self.root)
         self.store.home(request.name)  # refuses a name that would lead out of it
@@ -92,11 +86,11 @@ class Engine:
         """Why the engine has to be made, [] when it has not; and what the present one was made from."""
         path = self.store.path(self.request.name, wanted.fingerprint)
         newest = self._newest()
-        before: dict[str, Any] | None = newest[1].get("made_from") if newest else None
+        before = self._made_from(newest[1], facts) if newest else None
         if path.is_dir():
             problems = self.store.verify(path, full=self.request.verify == "full")
             manifest = self.store.manifest(path)
-            before = manifest.get("made_from") if manifest else before
+            before = self._made_from(manifest, facts) if manifest else before
             reasons = [f"engine: {problem}" for problem in problems]
             if not reasons and self.request.rebuild == "always":
                 reasons = ["rebuild is always"]
@@ -105,6 +99,21 @@ class Engine:
         else:
             reasons = explain(before, wanted.made_from) or ["no engine with these inputs is published"]
         return [*reasons, *facts.unknown] if reasons else [], before
+
+    def _made_from(self, manifest: Mapping[str, Any], facts: Facts) -> dict[str, Any] | None:
+        return as_told_now(manifest, facts.inputs, self.request.examples_dir)
+
+    def _describe(self, chosen: Release | None, facts: Facts) -> Wanted:
+        """The engine that should be; what is it already may bear the fingerprint of an earlier version of ours."""
+        request, full = self.request, self.request.verify == "full"
+        wanted = describe_with_scripts(request, chosen, facts, self.root, tolerant=self.check_mode)
+        if facts.unknown or request.rebuild == "always" or self.store.path(request.name, wanted.fingerprint).is_dir():
+            return wanted
+        for path in self.store.published(request.name):
+            before = self._made_from(self.store.manifest(path) or {}, facts)
+            if before is not None and same(before, wanted.made_from) and not self.store.verify(path, full):
+                return replace(wanted, fingerprint=path.name)
+        return wanted
 
     def _result(self, wanted: Wanted, facts: Facts, path: Path, release_: Release | None) -> dict[str, Any]:
         return {
@@ -131,7 +140,7 @@ class Engine:
         request = self.request
         facts = gather(request, tolerant=self.check_mode)
         chosen = request.release or self._release_in(facts.image_id)
-        wanted = describe(request, chosen, facts, self.root)
+        wanted = self._describe(chosen, facts)
         path = self.store.path(request.name, wanted.fingerprint)
         reasons, before = self._reasons(wanted, facts)
         result = self._result(wanted, facts, path, chosen)
@@ -151,7 +160,7 @@ class Engine:
             raise FleetError(f"The release in {request.image_reference} is not known; give release.")
         version = self.images.version(facts.image_id, request.image_reference)
         self._refuse_other_release(chosen, version)
-        with self.store.lock(request.name, LOCK_TIMEOUT):
+        with self.store.lock(request.name):
             return self._build(wanted, facts, {**result, "tensorrt_llm_version": version})
 
     def _newest_intact(self) -> Path | None:
@@ -170,7 +179,7 @@ class Engine:
     def _tidied(self, result: dict[str, Any]) -> dict[str, Any]:
         """Remove what a run left that was killed between publishing and cleaning up."""
         if not self.check_mode and Job.of_name(self.root, self.request.name):
-            with self.store.lock(self.request.name, LOCK_TIMEOUT):
+            with self.store.lock(self.request.name):
                 for job in Job.of_name(self.root, self.request.name):
                     if job.fingerprint == result["fingerprint"] and job.state().state != "running":
                         self._drop(job)
@@ -266,13 +275,11 @@ class Engine:
         converted = self.root / "converted"
         (converted / ".locks").mkdir(parents=True, exist_ok=True)
         offline = self._needs_no_network()
-        volumes = [*self._checkpoint_volumes(), f"{converted}:{converted}", f"{staging}:{staging}"]
-        if request.examples_dir and Path(request.examples_dir).is_dir():
-            volumes.append(f"{request.examples_dir}:{request.examples_dir}:ro")
+        read = [str(request.checkpoint), *host_paths(request.options).values(), *filter(None, [request.examples_dir])]
         job.start(
             str(facts.image_id),
             self._steps(wanted),
-            volumes=[*volumes, *path_volumes(request.options)],
+            volumes=[*volumes(read), f"{converted}:{converted}", f"{staging}:{staging}"],
             devices=[_gpu.cdi_name(device) for device in request.devices],
             network="none" if offline else "host",
             environment={**ENVIRONMENT, **(OFFLINE if offline else {}), **self.environment},
@@ -284,18 +291,6 @@ class Engine:
         options = self.request.options
         calibrates = any(options.get(name) for name in CALIBRATING)
         return not calibrates or str(options.get("calib_dataset") or "").startswith("/")
-
-    def _checkpoint_volumes(self) -> list[str]:
-        """The checkpoint, and whatever its links lead to: a download cache keeps the files elsewhere."""
-        checkpoint = self.request.checkpoint
-        needed = {checkpoint}
-        for directory, _, names in os.walk(checkpoint):
-            for name in names:
-                path = Path(directory, name)
-                if path.is_symlink():
-                    needed.add(path.resolve().parent)
-        outside = {path for path in needed if path == checkpoint or checkpoint not in path.parents}
-        return [f"{path}:{path}:ro" for path in sorted(outside)]
 
     def _report(self, job: Job, state: JobState, result: Mapping[str, Any]) -> dict[str, Any]:
         """A build is running: how far it is, and under which id to ask again."""
@@ -310,7 +305,7 @@ class Engine:
     def attached(self) -> dict[str, Any]:
         """Report on the build with the id *request.attach*, and collect its result once it has ended."""
         name, wanted_id = self.request.name, self.request.attach
-        with self.store.lock(name, LOCK_TIMEOUT):
+        with self.store.lock(name):
             for job in Job.of_name(self.root, name):
                 spec = job.spec()
                 if spec.get("id") != wanted_id:
@@ -459,7 +454,7 @@ class Engine:
         result = {"changed": bool(running), "building": False, "name": self.request.name,
                   "cancelled": [job.fingerprint for job in running]}  # fmt: skip
         if running and not self.check_mode:
-            with self.store.lock(self.request.name, LOCK_TIMEOUT):
+            with self.store.lock(self.request.name):
                 for job in Job.of_name(self.root, self.request.name):
                     self._drop(job)
         return result
@@ -485,7 +480,7 @@ class Engine:
         result = {"changed": bool(jobs or leftovers), "building": False, "name": name, "removed": sorted(published)}
         result["diff"] = {"before": {"engines": sorted(published)}, "after": {"engines": []}}
         if result["changed"] and not self.check_mode:
-            with self.store.lock(name, LOCK_TIMEOUT):
+            with self.store.lock(name):
                 for job in Job.of_name(self.root, name):
                     self._drop(job)
                 for entry in sorted(home.iterdir()):

@@ -16,7 +16,7 @@ from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _podman
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import write_atomically
+from ansible_collections.trtllm.fleet.plugins.module_utils._files import write_atomically
 
 ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 VERSION_TIMEOUT = 600  # seconds; the first start of a 20 GB image from a slow disk

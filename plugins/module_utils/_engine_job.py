@@ -23,7 +23,7 @@ from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _engine_runner, _podman
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import write_atomically
+from ansible_collections.trtllm.fleet.plugins.module_utils._files import write_atomically
 
 LABEL = "org.trtllm.fleet"
 TAIL_BYTES = 1 << 16

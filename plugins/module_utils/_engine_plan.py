@@ -5,16 +5,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _gpu, _podman
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import ModelConfig, read_config
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_image import Images
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_inputs import (
+    Input,
+    checkpoint_tree,
+    host_paths,
+    option_input,
+    real_directory,
+    real_options,
+    script_inputs,
+)
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_limits import check_options, check_settings
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import world_size
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_preflight import check_ranks
@@ -22,12 +30,11 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import (
     TreeDigest,
     fingerprint,
-    tree_digest,
 )
+from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_path
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, require_engines
 from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli import (
     EXAMPLES_DIR,
-    PATH_OPTIONS,
     Command,
     EnginePlan,
     Paths,
@@ -61,6 +68,16 @@ class Request:
         """The GPUs; where none were named, as many as the engine has ranks, from 0 on."""
         return list(range(world_size(self.options))) if self.gpus is None else list(self.gpus)
 
+    def located(self) -> Request:
+        """The same with its paths checked, and without links in those of directories."""
+        return replace(
+            self,
+            root=Path(check_path(self.root, "root")),
+            checkpoint=Path(real_directory(str(self.checkpoint), "checkpoint")),
+            options=real_options(self.options),
+            examples_dir=check_path(self.examples_dir, "examples_dir") if self.examples_dir else None,
+        )
+
     @property
     def image_reference(self) -> str:
         """The image to build in: the one given, else upstream's for the release."""
@@ -83,7 +100,7 @@ class Facts:
     tree: TreeDigest | None = None
     config: ModelConfig | None = None
     gpus: list[_gpu.Gpu] = field(default_factory=list)
-    inputs: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, Input] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
 
 
@@ -102,39 +119,6 @@ class Wanted:
     def commands(self) -> list[Command]:
         """The commands in order; [] where too little is known to compose them."""
         return self.plan.commands if self.plan else []
-
-
-def index_of(root: Path, tree: Path) -> Path:
-    """Where the digests of *tree* are kept: beside a checkpoint of ours, else below *root*."""
-    if tree.parent == root / "checkpoints":
-        return tree.with_name(f"{tree.name}.digests.json")
-    name = hashlib.sha256(str(tree).encode()).hexdigest()[:32]
-    return root / "engines" / ".digests" / f"{name}.json"
-
-
-def _paths_among(options: Mapping[str, Any]) -> dict[str, str]:
-    """``option`` or ``option[1]`` -> path, for options whose value is a path of the host."""
-    found: dict[str, str] = {}
-    for option in sorted(PATH_OPTIONS | {"calib_dataset"}):
-        value = options.get(option)
-        values = value if isinstance(value, list) else [value]
-        for number, path in enumerate(values):
-            if isinstance(path, str) and path.startswith("/"):
-                found[f"{option}[{number}]" if len(values) > 1 else option] = path
-    return found
-
-
-def path_volumes(options: Mapping[str, Any]) -> list[str]:
-    """Read-only mounts for them, at the same path."""
-    return [f"{path}:{path}:ro" for path in sorted(set(_paths_among(options).values()))]
-
-
-def _digest_of(root: Path, path: str, verify: str, write_index: bool) -> str:
-    """Digest of a file or directory that an option names."""
-    where = Path(path)
-    if where.is_file():
-        where = where.parent
-    return tree_digest(where, index_of(root, where), verify=verify, write_index=write_index).digest
 
 
 class _Gatherer:
@@ -195,17 +179,16 @@ class _Gatherer:
         path = self.request.checkpoint
         if not path.exists():
             return None  # the configuration has said so
-        index = index_of(self.request.root, path)
-        return tree_digest(path, index, verify=self.request.verify, write_index=not self.tolerant)
+        return checkpoint_tree(self.request.root, path, self.request.verify, not self.tolerant)
 
-    def _inputs(self) -> dict[str, str]:
+    def _inputs(self) -> dict[str, Input]:
         found = {}
-        for option, path in _paths_among(self.request.options).items():
+        for option, path in host_paths(self.request.options).items():
             if option == "input_timing_cache":
                 continue
             if not Path(path).exists():
                 raise _Missing(f"{option} names {path}, which is not on this host", "bring it there")
-            found[option] = _digest_of(self.request.root, path, self.request.verify, not self.tolerant)
+            found[option] = option_input(self.request.root, option, path, self.request.verify, not self.tolerant)
         return found
 
 
@@ -280,7 +263,7 @@ def describe(request: Request, release: Release | None, facts: Facts, root: Path
             "digest": facts.tree.digest if facts.tree else None,
             "files": facts.tree.contents() if facts.tree else {},
         },
-        "inputs": facts.inputs,
+        "inputs": {name: found.digest for name, found in facts.inputs.items()},
         "image": facts.image_id,
         "release": release.version if release else None,
         "gpu": _gpu.identity(facts.gpus, world_size(request.options)),
@@ -299,6 +282,15 @@ def describe(request: Request, release: Release | None, facts: Facts, root: Path
     )
     complete = _plan(request, release, facts, family, paths)
     return Wanted(made_from, final, converted, complete, family, outline.dtype if outline else None)
+
+
+def describe_with_scripts(
+    request: Request, release: Release | None, facts: Facts, root: Path, *, tolerant: bool
+) -> Wanted:  # fmt: skip
+    """`describe`, with the scripts among *facts* that its commands run from a checkout of the host."""
+    commands = describe(request, release, facts, root).commands
+    facts.inputs.update(script_inputs(root, request.examples_dir, commands, request.verify, not tolerant))
+    return describe(request, release, facts, root)
 
 
 _CONVERT_DEPENDS_ON = ("checkpoint", "inputs", "image", "release", "family", "convert")

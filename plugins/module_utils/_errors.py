@@ -6,11 +6,43 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
+from typing import Any
+
+# What to do about a file that the system refuses, by the reason that it gives.
+REMEDIES = {
+    errno.ENOENT: "make the directory, or correct the path",
+    errno.ENOTDIR: "a part of the path is a file: give a directory",
+    errno.EISDIR: "it is a directory: give a file",
+    errno.EEXIST: "something else stands there: move it away, or give another path",
+    errno.ENAMETOOLONG: "give a shorter name or path",
+    errno.EACCES: "run with become, as root",
+    errno.EPERM: "run with become, as root",
+    errno.EROFS: "give a path on a file system that can be written",
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EIO: "look into the kernel's log for the disk's errors",
+    errno.ELOOP: "links lead in a circle there: repair them",
+}
 
 
 class FleetError(Exception):
-    """A refusal that an operator can act on; modules turn it into C(fail_json(msg=...))."""
+    """A refusal that an operator can act on; modules turn it into C(fail_json(msg=...)), with *details* beside."""
+
+    def __init__(self, message: str, details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.details = details or {}
+
+
+def sentence(error: FleetError | OSError, where: str = "The host") -> str:
+    """What an operator is told: which file (*where* for an error that names none), what the system says, what to do."""
+    if isinstance(error, FleetError):
+        return str(error)
+    where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else where
+    remedy = REMEDIES.get(error.errno or 0, "look at the file system of the host")
+    return f"{where}: {error.strerror or error}; {remedy}."
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

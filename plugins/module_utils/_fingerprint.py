@@ -14,15 +14,15 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._files import write_atomically
 from ansible_collections.trtllm.fleet.plugins.module_utils._pagecache import CacheState
 
 MIB = 1 << 20
@@ -35,7 +35,7 @@ INDEX_VERSION = 1
 # files with the time of its last tick (1-10 ms), some network file systems with whole seconds.
 RACY_NS = 2_000_000_000
 # Metadata of the download tools: it differs between two downloads of the same revision.
-IGNORED_DIRECTORIES = frozenset({".git", ".cache"})
+IGNORED_DIRECTORIES = frozenset({".git", ".cache", ".huggingface"})
 
 
 class FileRecord(NamedTuple):
@@ -62,6 +62,15 @@ class TreeDigest:
     def contents(self) -> dict[str, str]:
         """Relative path -> sha256, as manifests keep it."""
         return {path: record.sha256 for path, record in self.files.items()}
+
+    def only(self, keep: Callable[[str], bool]) -> TreeDigest:
+        """The same tree as if it held nothing but the files whose relative path *keep* says yes to."""
+        files = {path: record for path, record in self.files.items() if keep(path)}
+        return replace(self, digest=_digest_of(files), files=files)
+
+
+def _digest_of(files: Mapping[str, FileRecord]) -> str:
+    return fingerprint([[path, record.size, record.sha256] for path, record in files.items()])
 
 
 def _refuse_unnatural(value: Any, at: str) -> None:
@@ -174,22 +183,6 @@ def _load_index(index: Path | None) -> dict[str, FileRecord]:
         return {}
 
 
-def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write *content* to *path* so that a reader, or a crash, sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fchmod(stream.fileno(), mode)
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def _unchanged(record: FileRecord | None, status: os.stat_result) -> bool:
     """Whether *record* still tells the content. "Racy git": a file as young as its record is read again.
 
@@ -256,23 +249,25 @@ def tree_digest(
 ) -> TreeDigest:
     """Digest of all files below *root*; directories named in *ignore* do not count.
 
+    Where *root* is a file, its content alone makes the digest: neither its name nor what stands beside it counts.
     *verify* ``stat`` reads only files whose size, times or inode differ from *index* (or that are as young as
     their record); ``full`` reads all. *index* is written, atomically, only when it changed and *write_index*.
     """
     if verify not in ("stat", "full"):
         raise FleetError(f"verify is '{verify}'; expected 'stat' or 'full'.")
-    if not root.is_dir():
-        raise FleetError(f"{root} is not a directory; give the directory of the checkpoint or artefact.")
+    single = root.is_file()
+    if not single and not root.is_dir():
+        raise FleetError(f"{root} is not a directory, nor a file; give the path of one that exists.")
     known = _load_index(index)
-    found = dict(walk(root, ignore))
+    base, found = (root.parent, {root.name: root.stat()}) if single else (root, dict(walk(root, ignore)))
     kept = {} if verify == "full" else {p: known[p] for p, s in found.items() if _unchanged(known.get(p), s)}
     reread = sorted((p for p in found if p not in kept), key=lambda p: (-found[p].st_size, p))
-    records, bytes_read = _read_records(root, reread) if reread else ({}, 0)
+    records, bytes_read = _read_records(base, reread) if reread else ({}, 0)
     files = {path: records[path] if path in records else kept[path] for path in sorted(found)}
     if index is not None and write_index and files != known:
         body = {"version": INDEX_VERSION, "root": str(root), "files": {p: list(r) for p, r in files.items()}}
         write_atomically(index, json.dumps(body, separators=(",", ":")).encode())
-    digest = fingerprint([[path, record.size, record.sha256] for path, record in files.items()])
+    digest = files[root.name].sha256 if single else _digest_of(files)
     return TreeDigest(digest, files, reread, bytes_read)
 
 

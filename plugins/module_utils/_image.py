@@ -5,18 +5,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.trtllm.fleet.plugins.module_utils import _podman
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import fingerprint, tree_digest
+from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import file_sha256, fingerprint, tree_digest
 
-# Runs argv on the host and returns (exit code, stdout, stderr).
-Runner = Callable[[list[str]], tuple[int, str, str]]
 # The label that tells from which inputs an image was built.
 LABEL = "trtllm.fleet.inputs"
 
@@ -58,15 +56,12 @@ def repository(name: str) -> str:
     return f"{head}/{last.split(':', 1)[0]}" if head else last.split(":", 1)[0]
 
 
-def inspect(run: Runner, name: str) -> Image | None:
+def inspect(name: str) -> Image | None:
     """The image called *name*, or None where the host has none."""
-    code, out, err = run(["podman", "image", "inspect", name])
-    if code != 0:
-        if "no such image" in err.lower() or "not known" in err.lower() or "no such object" in err.lower():
-            return None
-        raise FleetError(f"podman cannot read the image {name!r}: {_last_line(err)}")
-    found = json.loads(out)[0]
-    identity = "sha256:" + found["Id"].removeprefix("sha256:")
+    found = _podman.image(name)
+    if found is None:
+        return None
+    identity = _podman.qualified(found["Id"])
     own = repository(name)
     digests = [digest for digest in found.get("RepoDigests") or [] if repository(digest) == own]
     return Image(
@@ -80,14 +75,13 @@ def inspect(run: Runner, name: str) -> Image | None:
 class ImageManager:
     """Brings one image onto the host, or says that it is there."""
 
-    def __init__(self, request: ImageRequest, run: Runner, check_mode: bool = False) -> None:
+    def __init__(self, request: ImageRequest, check_mode: bool = False) -> None:
         self.request = request
-        self.run = run
         self.check_mode = check_mode
 
     def ensure(self) -> tuple[bool, Image | None, str]:
         """Return (changed, the image or None in check mode, why)."""
-        before = inspect(self.run, self.request.name)
+        before = inspect(self.request.name)
         changed, image, reason = getattr(self, f"_ensure_{self.request.source}")(before)
         if image is None and not self.check_mode:
             raise FleetError(f"{self.request.name!r} is not on the host after podman said that it is; run again.")
@@ -106,11 +100,11 @@ class ImageManager:
             return False, before, "already there"
         if self.check_mode:
             return before is None, before, "would be pulled" if before is None else "might be pulled anew"
-        argv = ["podman", "pull", "--quiet", f"--tls-verify={str(self.request.tls_verify).lower()}"]
+        argv = ["pull", "--quiet", f"--tls-verify={str(self.request.tls_verify).lower()}"]
         if self.request.authfile:
             argv += ["--authfile", self.request.authfile]
-        self._podman(argv + [self.request.name], f"pull {self.request.name!r}")
-        after = inspect(self.run, self.request.name)
+        _podman.check([*argv, self.request.name], what=f"pull {self.request.name!r}")
+        after = inspect(self.request.name)
         same = before is not None and after is not None and before.id == after.id
         return not same, after, "already the newest" if same else "pulled"
 
@@ -126,8 +120,8 @@ class ImageManager:
             return True, None, "would be loaded"
         if not os.path.isfile(archive):
             raise FleetError(f"There is no image archive {archive!r} on the host; put it there first.")
-        self._podman(["podman", "load", "--quiet", "--input", archive], f"load {archive!r}")
-        after = inspect(self.run, self.request.name)
+        _podman.check(["load", "--quiet", "--input", archive], what=f"load {archive!r}")
+        after = inspect(self.request.name)
         if after is None:
             raise FleetError(
                 f"The archive {archive!r} holds no image called {self.request.name!r}; give the name that it holds."
@@ -146,7 +140,7 @@ class ImageManager:
         inputs = fingerprint(
             {
                 "context": tree_digest(Path(context), None).digest,
-                "containerfile": tree_digest(containerfile.parent, None).files[containerfile.name].sha256,
+                "containerfile": file_sha256(containerfile),
                 "build_args": dict(self.request.build_args),
             }
         )
@@ -154,21 +148,11 @@ class ImageManager:
             return False, before, "built from the same inputs"
         if self.check_mode:
             return True, before, "would be built"
-        argv = ["podman", "build", "--quiet", "--tag", self.request.name, "--label", f"{LABEL}={inputs}"]
+        argv = ["build", "--quiet", "--tag", self.request.name, "--label", f"{LABEL}={inputs}"]
         argv += ["--file", str(containerfile), f"--tls-verify={str(self.request.tls_verify).lower()}"]
         if self.request.isolation:
             argv += ["--isolation", self.request.isolation]
         for key, value in sorted(self.request.build_args.items()):
             argv += ["--build-arg", f"{key}={value}"]
-        self._podman(argv + [context], f"build {self.request.name!r}")
-        return True, inspect(self.run, self.request.name), "built"
-
-    def _podman(self, argv: list[str], what: str) -> None:
-        code, _, err = self.run(argv)
-        if code != 0:
-            raise FleetError(f"podman cannot {what} (exit code {code}): {_last_line(err)}")
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it printed nothing"
+        _podman.check([*argv, context], what=f"build {self.request.name!r}")
+        return True, inspect(self.request.name), "built"

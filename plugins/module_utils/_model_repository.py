@@ -137,9 +137,10 @@ class Repository:
         store = ArtifactStore(request.root / "repositories")
         wanted = store.path(request.name, fingerprint_) if fingerprint_ is not None else None
         found = [path for path in store.published(request.name) if wanted in (None, path)]
-        if not check_mode:
-            for path in found:
-                store.remove(request.name, path.name)
+        if found and not check_mode:
+            with store.lock(request.name):
+                for path in found:
+                    store.remove(request.name, path.name)
         return Outcome(bool(found), [f"removed {path}" for path in found], {})
 
     # -- input ----------------------------------------------------------------------------------------------------

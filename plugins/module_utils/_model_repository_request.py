@@ -18,6 +18,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_ent
     EntryRequest,
     given_directory,
 )
+from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_name
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import (
     INFLIGHT,
@@ -27,16 +28,10 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema impo
     check_layout,
     validate_parameters,
 )
-from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_values import (
-    NAME,
-    Limits,
-    whole,
-)
+from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_values import Limits, whole
 
 # How Triton is started for the repository; the third way is the llmapi layout's.
 LEADER, ORCHESTRATOR = "leader", "orchestrator"
-# With a model's own name behind it, a prefix has to make a file name.
-MAX_PREFIX = 200
 GPU_MEMORY = Limits(low=1)
 
 
@@ -72,11 +67,8 @@ def check_request(rel: Release, request: RepositoryRequest) -> None:
 def _check_prefixes(entries: Sequence[EntryRequest]) -> None:
     labels: dict[str, str] = {}
     for entry in entries:
-        if entry.prefix and (not NAME.fullmatch(entry.prefix) or len(entry.prefix) > MAX_PREFIX):
-            raise FleetError(
-                f"prefix '{entry.prefix}' cannot start a model's name; use up to {MAX_PREFIX} letters, digits, '_', "
-                "'.' and '-'."
-            )
+        if entry.prefix:
+            check_name(entry.prefix, "prefix")
         if entry.prefix in labels:
             raise FleetError(
                 f"{labels[entry.prefix]} and {entry.label} have the same prefix '{entry.prefix}'; give each set "

@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _podman
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact_store import ArtifactStore
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_image import Images
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import walk, write_atomically
+from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import walk
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_entry import NotBuiltYet
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import MULTIMODAL
@@ -25,8 +24,6 @@ IN_IMAGE = "/app/all_models"
 PARENTS = ("", "all_models", "triton_backend/all_models")
 MAX_FILE = 1 << 20  # bytes; templates are code and configuration
 IGNORED = frozenset({"__pycache__", ".git"})
-# An image id, or a reference by digest: names of one content for ever.
-IMMUTABLE = re.compile(r"(?:.+@)?sha256:[0-9a-f]{64}|[0-9a-f]{64}")
 
 
 @dataclass
@@ -96,54 +93,53 @@ class ImageTemplates:
 
     def __init__(self, root: Path) -> None:
         self.store = ArtifactStore(root / "templates")
-        self.references = root / "templates" / "references.json"
+        self.images = Images(root)
 
-    def find(self, reference: str) -> tuple[str | None, Path | None]:
+    def find(self, reference: str, *, learn: bool = False) -> tuple[str | None, Path | None]:
         """(image id, directory) of *reference*; None for what is not on the host.
 
         A reference by digest is looked up without podman once its templates are there.
         """
-        identity = self._known(reference)
-        if identity is None:
-            identity = _podman.image_id(reference)
-        if identity is None:
-            return None, None
-        digits = identity.split(":", 1)[-1]
-        place = self.store.path(digits[:12], digits)
-        return digits, place if self.store.manifest(place) is not None else None
+        known = self.images.remembered_id(reference)
+        place = self._published(known) if known else None
+        if place is not None:
+            return known, place
+        identity = self.images.ask_id(reference, learn=learn)
+        return identity, self._published(identity) if identity else None
+
+    def _published(self, identity: str) -> Path | None:
+        """The templates of an image by its id, where they have been taken out of it."""
+        place = self.store.path(*_key(identity))
+        return place if self.store.manifest(place) is not None else None
 
     def take(self, reference: str, rel: Release) -> Path:
         """The directory with the templates of *reference*; they are taken out of the image where they are missing."""
-        digits, place = self.find(reference)
-        if digits is None:
+        identity, place = self.find(reference, learn=True)
+        if identity is None:
             raise NotBuiltYet(
                 f"The image {reference} is not on the host; bring it there first (role triton_image)."
             )
-        if place is None:
-            with self.store.lock(digits[:12]):
-                place = self._extract(reference, digits, rel)
-        if IMMUTABLE.fullmatch(reference) and self._known(reference) is None:
-            self._remember(reference, digits)
-        return place
+        if place is not None:
+            return place
+        name, digits = _key(identity)
+        with self.store.lock(name):
+            return self._published(identity) or self._extract(reference, name, digits, rel)
 
-    def _extract(self, reference: str, digits: str, rel: Release) -> Path:
-        target = self.store.path(digits[:12], digits)
-        if self.store.manifest(target) is not None:
-            return target  # another run was faster
-        staging = self.store.staging(digits[:12], digits)
+    def _extract(self, reference: str, name: str, digits: str, rel: Release) -> Path:
+        staging = self.store.staging(name, digits)
         container = _podman.check(["create", "--pull=never", "--network=none", reference, "/bin/true"]).split()[-1]
         try:
             done = _podman.run(["cp", f"{container}:{IN_IMAGE}/.", str(staging)])
         finally:
             _podman.run(["rm", "--force", "--time=0", container])
         if done.returncode or not any(staging.iterdir()):
-            self.store.remove(digits[:12], digits)
+            self.store.remove(name, digits)
             raise FleetError(
                 f"The image {reference} holds no {IN_IMAGE} ({done.stderr.strip() or 'it is empty'}); images before "
                 f"25.05 and those built from the backend's Dockerfile do not: give templates, the directory of a "
                 f"checkout of tensorrtllm_backend at tag {rel.backend_tag} on the host."
             )
-        return self.store.publish(digits[:12], digits, {"image": reference, "image_id": f"sha256:{digits}"})
+        return self.store.publish(name, digits, {"image": reference, "image_id": f"sha256:{digits}"})
 
     def verify(self, place: Path) -> None:
         """Raise where templates taken out of an image were altered afterwards; the next run takes them out anew."""
@@ -155,22 +151,8 @@ class ImageTemplates:
                 "removed: run again, and they are taken out of the image anew."
             )
 
-    def _read_references(self) -> dict[str, str]:
-        try:
-            known = json.loads(self.references.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return known if isinstance(known, dict) else {}
 
-    def _known(self, reference: str) -> str | None:
-        """The id of an immutable reference that was seen before, where its templates are still there."""
-        if not IMMUTABLE.fullmatch(reference):
-            return None
-        digits = self._read_references().get(reference)
-        if digits is None or not self.store.path(digits[:12], digits).is_dir():
-            return None
-        return digits
-
-    def _remember(self, reference: str, digits: str) -> None:
-        known = {**self._read_references(), reference: digits}
-        write_atomically(self.references, (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())
+def _key(identity: str) -> tuple[str, str]:
+    """Name and fingerprint under which the templates of an image are kept."""
+    digits = identity.rpartition(":")[2]
+    return digits[:12], digits

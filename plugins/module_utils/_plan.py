@@ -9,19 +9,22 @@ gives the same plan.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_limits import check_options
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import world_size
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, nearest
+from ansible_collections.trtllm.fleet.plugins.module_utils._names import (
+    MODEL_NAME,
+    check_absolute,
+    check_name,
+    check_path,
+)
 
 Spec = Mapping[str, Mapping[str, Any]]
 Item = dict[str, Any]
 
-# A name becomes a directory, a systemd unit and the model id of the OpenAI API.
-NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")
 PORTS_PER_REPLICA = 10
 PORT_KINDS = ("http_port", "grpc_port", "metrics_port")
 # What a replica takes over from what the role model_repository returned.
@@ -63,7 +66,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     models = list(description["trtllm_models"])
     _check_names(models)
     _check_engines(models)
-    root = str(description["trtllm_root"]).rstrip("/")
+    root = check_path(description["trtllm_root"], "trtllm_root").rstrip("/")
     replicas = _replicas(models, str(description["trtllm_triton_address"]), int(description["trtllm_port_base"]))
     first = {replica["model"]: replica for replica in reversed(replicas)}
     checkpoints = [{"name": model["name"], **model["checkpoint"]} for model in models]
@@ -112,13 +115,7 @@ def _check_names(models: list[Item]) -> None:
         raise FleetError("trtllm_models is empty; describe at least one model, or leave this host out of the group.")
     seen: set[str] = set()
     for index, model in enumerate(models):
-        name = model["name"]
-        if not NAME.fullmatch(name):
-            raise FleetError(
-                f"trtllm_models[{index}].name is {name!r}; it names directories, units and the model of the OpenAI "
-                "API, so use at most 63 lower-case letters, digits, dots and dashes, with a letter or digit at "
-                "both ends."
-            )
+        name = check_name(model["name"], f"trtllm_models[{index}].name", MODEL_NAME)
         if name in seen:
             raise FleetError(f"trtllm_models[{index}].name {name!r} is given twice; give each model its own name.")
         seen.add(name)
@@ -133,6 +130,8 @@ def _check_engines(models: list[Item]) -> None:
 
 
 def _checkpoint_dir(item: Item, root: str) -> str:
+    if item["location"] == "host":
+        check_absolute(item["path"], f"{item['name']}: checkpoint.path")
     if item.get("in_place"):
         if item["location"] != "host":
             raise FleetError(

@@ -73,16 +73,24 @@ def run(arguments: Sequence[str], *, timeout: float | None = NO_TIMEOUT) -> subp
         raise PodmanError(f"'podman {arguments[0]}' gave no answer within {timeout:g} s.", 124) from error
 
 
-def check(arguments: Sequence[str], *, timeout: float | None = NO_TIMEOUT) -> str:
-    """Run ``podman ARGUMENTS`` and return its stdout; a failure raises with podman's last line."""
+def last_line(text: str) -> str:
+    """What podman said at last, which is why it failed."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no message"
+
+
+def check(arguments: Sequence[str], *, timeout: float | None = NO_TIMEOUT, what: str | None = None) -> str:
+    """Run ``podman ARGUMENTS`` and return its stdout; a failure raises with podman's last line.
+
+    *what* it should have done, in words such as ``pull 'a/b:1'``, where the first two arguments do not say it.
+    """
     done = run(arguments, timeout=timeout)
     if done.returncode:
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-        reason = lines[-1] if lines else "no message"
+        said, code = last_line(done.stderr), done.returncode
+        failed = f"'podman {' '.join(arguments[:2])}' failed with exit code {code}"
         raise PodmanError(
-            f"'podman {' '.join(arguments[:2])}' failed with exit code {done.returncode}: {reason}",
-            done.returncode, done.stderr,
-        )  # fmt: skip
+            f"podman cannot {what} (exit code {code}): {said}" if what else f"{failed}: {said}", code, done.stderr
+        )
     return done.stdout
 
 
@@ -94,16 +102,33 @@ def version() -> tuple[int, ...]:
     return tuple(int(part) for part in match.group().split("."))
 
 
+def _image(reference: str, *options: str) -> str | None:
+    """What ``podman image inspect`` prints, or None where the host does not have the image. Never pulls."""
+    done = run(["image", "inspect", *options, reference])
+    if done.returncode == 0:
+        return done.stdout
+    if re.search(r"no such (image|object)|image not known|unable to find", done.stderr, re.IGNORECASE):
+        return None
+    raise PodmanError(
+        f"podman cannot read the image {reference!r}: {last_line(done.stderr)}", done.returncode, done.stderr
+    )
+
+
 def image_id(reference: str) -> str | None:
-    """The id of a local image as ``sha256:...``, or None where the host does not have it. Never pulls."""
-    done = run(["image", "inspect", "--format", "{{.Id}}", reference])
-    if done.returncode:
-        if re.search(r"no such image|image not known|unable to find", done.stderr, re.IGNORECASE):
-            return None
-        message = f"'podman image inspect {reference}' failed: {done.stderr.strip() or 'no message'}"
-        raise PodmanError(message, done.returncode, done.stderr)
-    identity = done.stdout.strip()
-    return identity if identity.startswith("sha256:") else f"sha256:{identity}"
+    """The id of a local image as ``sha256:...``, or None where the host does not have it."""
+    found = _image(reference, "--format", "{{.Id}}")
+    return None if found is None else qualified(found.strip())
+
+
+def image(reference: str) -> dict[str, Any] | None:
+    """All that podman tells of a local image, or None where the host does not have it."""
+    found = _image(reference)
+    return None if found is None else dict(json.loads(found)[0])
+
+
+def qualified(identity: str) -> str:
+    """An image's id with ``sha256:`` in front, which podman leaves out; an empty one stays empty."""
+    return identity if not identity or identity.startswith("sha256:") else f"sha256:{identity}"
 
 
 def container_state(name: str) -> ContainerState | None:
@@ -116,14 +141,13 @@ def container_state(name: str) -> ContainerState | None:
         raise PodmanError(message, done.returncode, done.stderr)
     found: dict[str, Any] = json.loads(done.stdout)[0]
     state = found["State"]
-    image = found.get("Image", "")
     return ContainerState(
         name=found.get("Name", name),
         id=found["Id"],
         status=state["Status"],
         exit_code=int(state.get("ExitCode", 0)),
         oom_killed=bool(state.get("OOMKilled", False)),
-        image_id=image if not image or image.startswith("sha256:") else f"sha256:{image}",
+        image_id=qualified(found.get("Image", "")),
         labels=dict(found.get("Config", {}).get("Labels") or {}),
         started_at=str(state.get("StartedAt", "")),
         finished_at=str(state.get("FinishedAt", "")),

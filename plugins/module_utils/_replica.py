@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _launch
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_name
 from ansible_collections.trtllm.fleet.plugins.module_utils._quadlet import PODMAN, command_line
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import release as release_of
 
@@ -322,8 +323,8 @@ def cdi_device(gpu: Any) -> str:
 
 
 def check_names(replicas: Sequence[Replica]) -> None:
-    """Refuse a replica name given twice."""
-    names = [str(replica["name"]) for replica in replicas]
+    """Refuse a replica name that cannot name a unit, and one given twice."""
+    names = [check_name(replica["name"], "triton_replicas[].name") for replica in replicas]
     for name in names:
         if names.count(name) > 1:
             raise FleetError(f"triton_replicas has two replicas called {name!r}; give each its own name.")

@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import ipaddress
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,8 @@ from typing import Any, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _ports, _quadlet, _service_record
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._files import write_atomically
+from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_name
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost, UnitState, error_line
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_record import ReleaseRecord
 
@@ -113,7 +114,7 @@ class ServiceFailed(FleetError):
     """At least one service did not come up. *outcomes* say for every service what was done."""
 
     def __init__(self, message: str, outcomes: dict[str, dict[str, Any]]) -> None:
-        super().__init__(message)
+        super().__init__(message, {"services": outcomes})
         self.outcomes = outcomes
 
 
@@ -131,6 +132,9 @@ class ServiceManager:
 
     def plan(self, services: Sequence[Service], absent: Sequence[str] = ()) -> list[Planned]:
         """What has to be done, after all checks; nothing is touched. Raises `FleetError` for a refusal."""
+        _check_names("services[].name", [service.name for service in services])
+        _check_names("absent", absent)
+        _check_names("prune_prefix", [self.settings.prune_prefix] if self.settings.prune_prefix is not None else [])
         version = self._podman_version()
         systemd = self.host.systemd_version()
         names = [service.name for service in services]
@@ -183,6 +187,7 @@ class ServiceManager:
 
     def plan_rollback(self, names: Sequence[str]) -> list[Planned]:
         """Bring back what served before the present units; raises `FleetError` where nothing can come back."""
+        _check_names("names", names)
         version = self._podman_version()
         states = self.host.states(names)
         planned = [self._plan_back(name, states[name], version) for name in names]
@@ -393,12 +398,7 @@ class ServiceManager:
 
     def _put_files(self, item: Planned, files: Mapping[str, str]) -> None:
         for path, text in files.items():
-            target = self.host.path(path)
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-            aside = target.parent / f".{target.name}.new"
-            aside.write_text(text)
-            aside.chmod(0o644)
-            os.replace(aside, target)
+            write_atomically(self.host.path(path), text.encode())
         self._unlink([path for path in self._unit_files(item.name) if path not in files])
 
     def _unlink(self, paths: Mapping[str, str] | Sequence[str]) -> None:
@@ -500,6 +500,11 @@ class ServiceManager:
         extra = {"service": item.name, **item.record, **more}
         record = ReleaseRecord(self.host.path(self.settings.releases_dir), item.name)
         record.append(_service_record.entry(outcome, path, text, self.host.now(), extra))
+
+
+def _check_names(what: str, names: Sequence[str]) -> None:
+    for name in names:
+        check_name(name, what)
 
 
 def _wants(item: Planned, listen: Listen) -> bool:

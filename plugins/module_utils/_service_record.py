@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
+
+from ansible_collections.trtllm.fleet.plugins.module_utils._files import write_atomically
 
 SERVING, FAILED, PUT_BACK, ROLLED_BACK, REMOVED = "serving", "failed", "put back", "rolled back", "removed"
 GOOD = (SERVING, PUT_BACK, ROLLED_BACK)
@@ -64,14 +65,8 @@ class ReleaseRecord:
 
     def append(self, added: Entry) -> None:
         """Add a line; only the last ones are kept. Written aside and renamed, so that no reader sees half."""
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         lines = [json.dumps(line, sort_keys=True) for line in [*self.entries(), added][-KEEP:]]
-        aside = self.path.with_suffix(".jsonl.new")
-        with open(aside, "w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, self.path)
+        write_atomically(self.path, ("\n".join(lines) + "\n").encode())
 
     def known(self, unit: str) -> Entry:
         """What the newest line about *unit* (a text) says beside the unit; empty where there is none."""

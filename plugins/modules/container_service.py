@@ -149,11 +149,10 @@ stale:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._service import (
     Listen,
     Service,
-    ServiceFailed,
     ServiceManager,
     Settings,
 )
@@ -204,17 +203,12 @@ def main() -> None:
     settings = Settings(check=module.check_mode, **{name: parameters[name] for name in names})
     manager = ServiceManager(ServiceHost(), settings)
     result: dict[str, Any] = {"changed": False, "services": {}, "stale": []}
-    try:
+    with one_sentence(module, result):
         planned = manager.plan(described(parameters), parameters["absent"])
         result["stale"] = manager.stale
         result["changed"] = any(item.action != "none" or item.file_changes for item in planned)
         result["diff"] = manager.diff(planned)
         result["services"] = manager.outcomes(planned) if module.check_mode else manager.apply(planned)
-    except ServiceFailed as error:
-        result["services"] = error.outcomes
-        module.fail_json(msg=str(error), **result)
-    except FleetError as error:
-        module.fail_json(msg=str(error), **result)
     for note in manager.notes:
         module.warn(note)
     module.exit_json(**result)

@@ -68,8 +68,8 @@ releases:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._service import ServiceFailed, ServiceManager, Settings
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._service import ServiceManager, Settings
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
 
 
@@ -84,17 +84,12 @@ def main() -> None:
     settings = Settings(releases_dir=module.params["releases_dir"], check=module.check_mode)
     manager = ServiceManager(ServiceHost(), settings)
     result: dict[str, Any] = {"changed": False, "services": {}}
-    try:
+    with one_sentence(module, result):
         planned = manager.plan_rollback(module.params["names"])
         result["changed"] = bool(planned)
         result["releases"] = {item.name: dict(item.record) for item in planned}
         result["diff"] = manager.diff(planned)
         result["services"] = manager.outcomes(planned) if module.check_mode else manager.apply(planned)
-    except ServiceFailed as error:
-        result["services"] = error.outcomes
-        module.fail_json(msg=str(error), **result)
-    except FleetError as error:
-        module.fail_json(msg=str(error), **result)
     module.exit_json(**result)
 
 

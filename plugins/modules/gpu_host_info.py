@@ -178,8 +178,8 @@ host:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils import _gpu_host
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_host_system import System
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
 
 
 def main() -> None:
@@ -202,7 +202,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with one_sentence(module):
         host = _gpu_host.gather(
             System(),
             subsets=module.params["subsets"],
@@ -210,8 +210,6 @@ def main() -> None:
             units=module.params["units"],
             paths=module.params["paths"],
         )
-    except FleetError as error:
-        module.fail_json(msg=str(error))
     module.exit_json(changed=False, host=host)
 
 

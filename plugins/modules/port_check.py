@@ -67,7 +67,7 @@ held:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils import _ports
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._service import Listen
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
 
@@ -104,14 +104,12 @@ def main() -> None:
         argument_spec={"listen": {"type": "list", "elements": "dict", "required": True, "options": spec}},
         supports_check_mode=True,
     )
-    try:
+    with one_sentence(module):
         wanted = [
             (given["service"], Listen(given["address"], given["port"], given["what"]))
             for given in module.params["listen"]
         ]
         problems = held_by_others(ServiceHost(), wanted)
-    except FleetError as error:
-        module.fail_json(msg=str(error))
     if problems:
         remedy = "Stop that, or give the service another port. Nothing was changed."
         module.fail_json(msg=f"{'; '.join(problems)}. {remedy}", held=problems)

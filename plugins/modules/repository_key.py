@@ -69,13 +69,15 @@ dest:
   type: str
 """
 
-import os
-import tempfile
+from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import fetch_url
 from ansible_collections.trtllm.fleet.plugins.module_utils import _openpgp
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._files import write_atomically
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
 
 
 def current(path: str) -> bytes:
@@ -103,20 +105,28 @@ def fetched(module: AnsibleModule) -> bytes:
     return bytes(response.read())
 
 
-def write(module: AnsibleModule, data: bytes) -> None:
-    """Write the file in one step, readable by all: apt reads keys as an unprivileged user."""
-    dest = module.params["dest"]
-    os.makedirs(os.path.dirname(dest), mode=0o755, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=module.tmpdir)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(data)
-    os.chmod(temporary, 0o644)
-    module.atomic_move(temporary, dest)
-    module.set_mode_if_different(dest, 0o644, True)
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Check the key that is there, else fetch, check and write it."""
+    dest, wanted = module.params["dest"], module.params["fingerprints"]
+    present = current(dest)
+    before: list[str] = []
+    try:
+        before = _openpgp.check(present, wanted, dest) if present and wanted else []
+    except FleetError:
+        before = []  # another key is there: it is replaced
+    if before:
+        return {"changed": False, "fingerprints": before, "dest": dest}
+    data = _openpgp.armored(fetched(module))
+    after = _openpgp.check(data, wanted, module.params["source"].splitlines()[0])
+    changed = data != present
+    if changed and not module.check_mode:
+        write_atomically(Path(dest), data)  # readable by all: apt reads keys as an unprivileged user
+    old = "".join(f"{name}\n" for name in _openpgp.fingerprints(present)) if _is_key(present) else ""
+    diff = {"before": old, "after": "".join(f"{name}\n" for name in after), "before_header": dest}
+    return {"changed": changed, "fingerprints": after, "dest": dest, "diff": diff}
 
 
 def main() -> None:
-    """Check the key that is there, else fetch, check and write it."""
     module = AnsibleModule(
         argument_spec={
             "source": {"type": "str", "required": True},
@@ -126,26 +136,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    dest, wanted = module.params["dest"], module.params["fingerprints"]
-    present = current(dest)
-    before: list[str] = []
-    try:
-        before = _openpgp.check(present, wanted, dest) if present and wanted else []
-    except FleetError:
-        before = []  # another key is there: it is replaced
-    if before:
-        module.exit_json(changed=False, fingerprints=before, dest=dest)
-    try:
-        data = _openpgp.armored(fetched(module))
-        after = _openpgp.check(data, wanted, module.params["source"].splitlines()[0])
-    except FleetError as error:
-        module.fail_json(msg=str(error))
-    changed = data != present
-    if changed and not module.check_mode:
-        write(module, data)
-    old = "".join(f"{name}\n" for name in _openpgp.fingerprints(present)) if _is_key(present) else ""
-    diff = {"before": old, "after": "".join(f"{name}\n" for name in after), "before_header": dest}
-    module.exit_json(changed=changed, fingerprints=after, dest=dest, diff=diff)
+    with one_sentence(module):
+        module.exit_json(**run(module))
 
 
 def _is_key(data: bytes) -> bool:

@@ -85,11 +85,12 @@ trt_llm:
     kv_cache_block: {free: 320.0, max: 320.0, used: 0.0}
 """
 
+import contextlib
 import traceback
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton_client import (
     GenerateClient,
     TritonServer,
@@ -113,17 +114,13 @@ def main() -> None:
     except ImportError:
         module.fail_json(msg=missing_required_lib("tritonclient[http]"), exception=traceback.format_exc())
     result: dict[str, Any] = {"changed": False}
-    try:
+    with one_sentence(module), contextlib.closing(server):
         found = server.describe(module.params["statistics"])
         models = found.pop("models")
         if module.params["metrics_url"]:
             client = GenerateClient(module.params["url"], module.params["timeout"])
             samples = client.metrics(module.params["metrics_url"])
             result = {**result, "metrics": group_metrics(samples), "trt_llm": trt_llm_metrics(samples)}
-    except FleetError as error:
-        module.fail_json(msg=str(error))
-    finally:
-        server.close()
     module.exit_json(server=found, models=models, **result)
 
 

@@ -285,6 +285,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository import Outcome, Repository
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_entry import EntryRequest
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_request import RepositoryRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_path
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import LAYOUTS, MODELS
 
 # tokenizer_dir looks like a secret to Ansible, by the word token in it.
@@ -348,7 +350,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     request = RepositoryRequest(
         name=params["name"],
         release=params["release"] or "",
-        root=Path(params["root"]),
+        root=Path(check_path(params["root"], "root")),
         layout=params["layout"],
         templates=params["templates"],
         image=params["image"],
@@ -380,12 +382,8 @@ def main() -> None:
         mutually_exclusive=[("entries", option) for option in single],
         supports_check_mode=True,
     )
-    try:
+    with one_sentence(module):
         module.exit_json(**run(module))
-    except FleetError as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
-        module.fail_json(msg=f"The model repository {module.params['name']!r} cannot be made: {error}.")
 
 
 if __name__ == "__main__":

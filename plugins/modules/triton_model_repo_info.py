@@ -116,8 +116,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact_store import ArtifactStore
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_info import describe
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "name": {"type": "str"},
@@ -142,12 +142,8 @@ def main() -> None:
         mutually_exclusive=[("name", "path")],
         supports_check_mode=True,
     )
-    try:
+    with one_sentence(module):
         module.exit_json(changed=False, repositories=repositories(module.params))
-    except FleetError as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
-        module.fail_json(msg=f"The model repository cannot be read: {error}.")
 
 
 if __name__ == "__main__":

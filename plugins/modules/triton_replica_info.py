@@ -88,7 +88,7 @@ gateways:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._replica_state import gateways, replicas
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
 
@@ -101,12 +101,10 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with one_sentence(module):
         host, releases_dir = ServiceHost(), module.params["releases_dir"]
         found = replicas(host, releases_dir, metrics=module.params["metrics"])
         fronts = gateways(host, releases_dir)
-    except FleetError as error:
-        module.fail_json(msg=str(error))
     module.exit_json(changed=False, replicas=found, gateways=fronts)
 
 

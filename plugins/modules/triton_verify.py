@@ -120,7 +120,7 @@ import traceback
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._verify import Target, Verification, table
 
 ARGUMENT_SPEC = {
@@ -144,12 +144,11 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     given = {name: value for name, value in module.params.items() if value is not None}
     try:
-        outcomes = Verification(Target(**given)).run()
+        with one_sentence(module):
+            outcomes = Verification(Target(**given)).run()
     except ImportError as error:
         library = "openai" if "openai" in str(error) else "tritonclient[http]"
         module.fail_json(msg=missing_required_lib(library), exception=traceback.format_exc())
-    except FleetError as error:
-        module.fail_json(msg=str(error))
     ok = all(outcome.ok is not False for outcome in outcomes)
     module.exit_json(changed=False, ok=ok, checks=[asdict(outcome) for outcome in outcomes], table=table(outcomes))
 

@@ -128,7 +128,9 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint_store imp
     compare,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import tree_digest
+from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import TreeDigest, tree_digest
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_path
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "name": {"type": "str", "required": True},
@@ -150,7 +152,8 @@ class CheckpointModule:
         self.module = module
         self.params = module.params
         self.name: str = self.params["name"]
-        self.store = CheckpointStore(Path(self.params["root"]) / "checkpoints")
+        self.store = CheckpointStore(Path(check_path(self.params["root"], "root")) / "checkpoints")
+        self.path = self.store.path(self.name)  # refuses a name that would lead out of it
 
     def run(self) -> dict[str, Any]:
         """The module's result."""
@@ -162,33 +165,24 @@ class CheckpointModule:
 
     def absent(self) -> dict[str, Any]:
         """Remove the checkpoint; one that is used in place is left alone."""
-        path = self.store.path(self.name)
-        changed = path.exists() or self.store.staging(self.name).exists()
+        changed = self.path.exists() or self.store.staging(self.name).exists()
         if changed and not self.module.check_mode:
-            self.store.remove(self.name)
-        return {"changed": changed, "path": str(path), "digest": "", "reasons": ["removed"] if changed else []}
+            with self.store.lock(self.name):
+                self.store.remove(self.name)
+        return {"changed": changed, "path": str(self.path), "digest": "", "reasons": ["removed"] if changed else []}
 
     def in_place(self) -> dict[str, Any]:
         """Check a checkpoint that stays where it is."""
         source = self._source()
-        if not self.module.check_mode:
-            self.store.root.mkdir(parents=True, exist_ok=True)
-        tree = tree_digest(
-            source,
-            self.store.index(self.name),
-            verify=self.params["verify"],
-            write_index=not self.module.check_mode,
-        )
+        check_path(source, "path")
+        tree = self._tree(source, self.store.index(self.name))
         return {"changed": False, "path": str(source), "digest": tree.digest, "reasons": []}
 
     def from_host(self) -> dict[str, Any]:
         """Copy a checkpoint from another directory of this host."""
         source = self._source()
-        if not self.module.check_mode:
-            self.store.root.mkdir(parents=True, exist_ok=True)
         # The source's digests are kept as well, so that a run without changes reads neither of the two.
-        index = self.store.root / f"{self.name}.source-digests.json"
-        tree = tree_digest(source, index, verify=self.params["verify"], write_index=not self.module.check_mode)
+        tree = self._tree(source, self.store.source_index(self.name))
         wanted = tree.contents()
         difference = self._compare(wanted)
         if not difference or self.module.check_mode:
@@ -225,6 +219,9 @@ class CheckpointModule:
         inspect_checkpoint(source)
         return source
 
+    def _tree(self, source: Path, index: Path) -> TreeDigest:
+        return tree_digest(source, index, verify=self.params["verify"], write_index=not self.module.check_mode)
+
     def _compare(self, wanted: dict[str, str]) -> Difference:
         current = self.store.current(self.name, self.params["verify"], write_index=not self.module.check_mode)
         return compare(current.contents() if current else {}, wanted)
@@ -233,7 +230,7 @@ class CheckpointModule:
         reasons = difference.lines()
         result: dict[str, Any] = {
             "changed": bool(difference),
-            "path": str(self.store.path(self.name)),
+            "path": str(self.path),
             "digest": digest,
             "reasons": reasons,
         }
@@ -248,12 +245,8 @@ def main() -> NoReturn:
         required_if=[("state", "present", ("path",))],
         supports_check_mode=True,
     )
-    try:
+    with one_sentence(module):
         module.exit_json(**CheckpointModule(module).run())
-    except FleetError as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
-        module.fail_json(msg=f"The checkpoint {module.params['name']!r} cannot be taken in: {error}.")
 
 
 if __name__ == "__main__":

@@ -353,12 +353,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine import BuildFailed, Engine
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine import Engine
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_limits import check_settings
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import ENGINE_OPTIONS
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_plan import Request
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_preflight import SKIPPABLE
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import release
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
@@ -424,12 +424,8 @@ def main() -> None:
         required_if=[("state", "present", ["checkpoint", "attach", "cancel"], True)],
         supports_check_mode=True,
     )
-    try:
+    with one_sentence(module, {"building": False}):
         module.exit_json(**run(module.params, module.check_mode))
-    except BuildFailed as error:
-        module.fail_json(msg=str(error), building=False, **error.details)
-    except FleetError as error:
-        module.fail_json(msg=str(error), building=False)
 
 
 if __name__ == "__main__":

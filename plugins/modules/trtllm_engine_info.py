@@ -94,7 +94,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact_store import ArtifactStore
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_job import Job
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_name
+from ansible_collections.trtllm.fleet.plugins.module_utils._store import Store
 
 
 def engine(store: ArtifactStore, name: str, path: Path, full: bool) -> dict[str, Any]:
@@ -112,20 +114,14 @@ def engine(store: ArtifactStore, name: str, path: Path, full: bool) -> dict[str,
 
 def collect(root: Path, name: str | None, full: bool) -> dict[str, Any]:
     """All engines and builds below *root*, or those called *name*."""
-    store = ArtifactStore(root / "engines")
-
-    def names(directory: Path) -> list[str]:
-        if name:
-            return [name]
-        found = directory.iterdir() if directory.is_dir() else []
-        return sorted(entry.name for entry in found if entry.is_dir() and not entry.name.startswith("."))
-
+    store, jobs = ArtifactStore(root / "engines"), Store(root / "jobs")
+    named = None if name is None else [check_name(name, "name")]
     return {
         "changed": False,
-        "engines": [engine(store, n, path, full) for n in names(store.root) for path in store.published(n)],
+        "engines": [engine(store, n, path, full) for n in named or store.names() for path in store.published(n)],
         "builds": [
             {"name": n, "fingerprint": job.fingerprint, "state": job.state().state, "log_path": str(job.log)}
-            for n in names(root / "jobs")
+            for n in named or jobs.names()
             for job in Job.of_name(root, n)
         ],
     }
@@ -140,11 +136,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with one_sentence(module):
         params = module.params
         module.exit_json(**collect(Path(params["root"]), params["name"], params["verify"] == "full"))
-    except FleetError as error:
-        module.fail_json(msg=str(error))
 
 
 if __name__ == "__main__":

@@ -120,8 +120,8 @@ reason:
 from typing import NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._image import ImageManager, ImageRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
 
 
 def main() -> NoReturn:
@@ -144,16 +144,12 @@ def main() -> NoReturn:
         if module.check_mode:
             module.exit_json(changed=True, reason="podman is not installed yet")
         module.fail_json(msg="podman is not installed on this host; run the role trtllm.fleet.podman first.")
-    try:
-        manager = ImageManager(ImageRequest(**module.params), module.run_command, module.check_mode)
-        changed, image, reason = manager.ensure()
-    except FleetError as error:
-        module.fail_json(msg=str(error))
-    after = image.facts() if image else {}
-    result = {"changed": changed, "reason": reason, **after}
-    if changed:
-        result["diff"] = {"before": "", "after": f"{module.params['name']}: {reason}\n"}
-    module.exit_json(**result)
+    with one_sentence(module):
+        changed, image, reason = ImageManager(ImageRequest(**module.params), module.check_mode).ensure()
+        result = {"changed": changed, "reason": reason, **(image.facts() if image else {})}
+        if changed:
+            result["diff"] = {"before": "", "after": f"{module.params['name']}: {reason}\n"}
+        module.exit_json(**result)
 
 
 if __name__ == "__main__":

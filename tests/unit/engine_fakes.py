@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils import _fingerprint
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine import Engine
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_plan import Request
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import release
@@ -278,3 +280,11 @@ def make_host(home: Path) -> FakeHost:
     write_checkpoint(host.checkpoint)
     os.utime(host.checkpoint / "model.safetensors", (1e9, 1e9))
     return host
+
+
+def arranged_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    """The same with its programs on PATH; files of the test count as old at once."""
+    made = make_host(tmp_path / "host")
+    monkeypatch.setenv("PATH", f"{made.home / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setattr(_fingerprint, "RACY_NS", -(10**15))
+    return made

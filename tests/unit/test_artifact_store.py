@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from ansible_collections.trtllm.fleet.plugins.module_utils import _artifact_store as module
+from ansible_collections.trtllm.fleet.plugins.module_utils import _store as module
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact_store import ArtifactStore
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 
@@ -150,7 +150,7 @@ def test_published_lists_the_newest_first(store: ArtifactStore) -> None:
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "a b"])
 def test_names_cannot_leave_the_root(store: ArtifactStore, name: str) -> None:
-    with pytest.raises(FleetError, match="cannot name an artefact"):
+    with pytest.raises(FleetError, match="it names directories and units"):
         store.path(name, FP)
     with pytest.raises(FleetError, match="is not a fingerprint"):
         store.path("m", "../" + FP)

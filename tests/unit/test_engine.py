@@ -11,23 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trtllm.fleet.plugins.module_utils import _fingerprint
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact_store import ArtifactStore
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine import BuildFailed
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_job import Job
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import release
-from unit.engine_fakes import FakeHost, make_host, write_safetensors
+from unit.engine_fakes import FakeHost, arranged_host, write_safetensors
 
 OTHER_IMAGE = "sha256:" + "b" * 64
 
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
-    made = make_host(tmp_path / "host")
-    monkeypatch.setenv("PATH", f"{made.home / 'bin'}:/usr/bin:/bin")
-    monkeypatch.setattr(_fingerprint, "RACY_NS", -(10**15))  # files of this test count as old at once
-    return made
+    return arranged_host(tmp_path, monkeypatch)
 
 
 def snapshot(root: Path) -> dict[str, int]:
@@ -65,9 +61,8 @@ def test_the_container_gets_what_it_needs_and_no_more(host: FakeHost) -> None:
     volumes = [w.split("=", 1)[1] for w in words if w.startswith("--volume")]
     assert f"{host.checkpoint}:{host.checkpoint}:ro" in volumes
     assert all(volume.split(":")[0] == volume.split(":")[1] for volume in volumes), "same path inside as outside"
-    assert [v for v in volumes if v.endswith(":ro")] == [
-        f"{p}:{p}:ro" for p in (host.checkpoint, host.home / "examples")
-    ]
+    read_only = {volume for volume in volumes if volume.endswith(":ro")}
+    assert read_only == {f"{p}:{p}:ro" for p in (host.checkpoint, host.home / "examples")}
     assert any(w.startswith("--label=org.trtllm.fleet.engine=tiny") for w in words)
 
 
@@ -390,7 +385,7 @@ def test_engines_that_differ_in_build_options_share_the_conversion(host: FakeHos
 
 
 def test_the_converted_checkpoint_stays_while_another_build_reads_it(host: FakeHost) -> None:
-    host.engine(name="slow", environment={"FAKE": "build:sleep1"}, options={"max_batch_size": 8}).present()
+    host.engine(name="slow", environment={"FAKE": "build:sleep8"}, options={"max_batch_size": 8}).present()
     host.wait_until(lambda: host.log_says("build begins\nsleeping"))
     host.build()
     assert len(list((host.root / "converted").glob("[0-9a-f]*"))) == 1
@@ -398,34 +393,6 @@ def test_the_converted_checkpoint_stays_while_another_build_reads_it(host: FakeH
     assert not list((host.root / "converted").glob("[0-9a-f]*"))
 
 
-def test_content_that_options_name_counts_and_its_path_does_not(host: FakeHost, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "adapter_model.safetensors").write_bytes(b"adapter")
-    lora = {"lora_plugin": "auto", "lora_dir": [str(tmp_path / "one")]}
-    host.build(options=lora)
-    (words,) = host.calls("run", "--detach")
-    assert f"--volume={tmp_path / 'one'}:{tmp_path / 'one'}:ro" in words
-    assert not host.check(options={**lora, "lora_dir": [str(tmp_path / "two")]})["changed"]
-    (tmp_path / "one" / "adapter_model.safetensors").write_bytes(b"Adapter")
-    (reason,) = host.check(options=lora)["reasons"]
-    assert reason.startswith("lora_dir content: ")
-
-
 def test_names_cannot_lead_out_of_the_root(host: FakeHost) -> None:
-    with pytest.raises(FleetError, match="cannot name an artefact"):
+    with pytest.raises(FleetError, match="it names directories and units"):
         host.engine(name="../escape")
-
-
-def test_links_of_a_download_cache_are_mounted_too(host: FakeHost, tmp_path: Path) -> None:
-    blobs, snapshot_dir = tmp_path / "cache" / "blobs", tmp_path / "cache" / "snapshots" / "r1"
-    blobs.mkdir(parents=True)
-    snapshot_dir.mkdir(parents=True)
-    for number, path in enumerate(host.checkpoint.iterdir()):
-        (blobs / str(number)).write_bytes(path.read_bytes())
-        (snapshot_dir / path.name).symlink_to(f"../../blobs/{number}")
-    made = host.build(checkpoint=snapshot_dir)
-    assert made["changed"]
-    (words,) = host.calls("run", "--detach")
-    assert f"--volume={blobs}:{blobs}:ro" in words
-    assert not host.check()["changed"], "the same content at another path is the same engine"

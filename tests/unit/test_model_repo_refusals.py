@@ -220,7 +220,7 @@ CONTRADICTIONS: list[tuple[Act, str]] = [
     (parameters(tensorrt_llm_bls={"tensorrt_llm_draft_model_name": "draft"}), "tensorrt_llm_bls calls draft"),
     (parameters(ensemble={"triton_max_batch_size": 8}, preprocessing={"triton_max_batch_size": 4}), "is over max_bat"),
     (entries({}, {}), "have the same prefix ''"),
-    (entries({}, {"prefix": "b/"}), "cannot start a model's name"),
+    (entries({}, {"prefix": "b/"}), "prefix is 'b/'; it names directories"),
     (
         entries(
             {"parameters": {LLM: {"gpu_device_ids": "0"}}},
@@ -247,7 +247,7 @@ CONTRADICTIONS: list[tuple[Act, str]] = [
     (lambda host: host.repository(host.entry(tokenizer_dir="/nowhere")).present(), "bring the checkpoint onto the"),
     (lambda host: host.repository(host.entry(engine_dir=str(host.tokenizer()))).present(), "neither build_config nor"),
     (lambda host: (host.tokenizer(config="{"), host.present()), "config.json cannot be read as JSON"),
-    (options(name="a/b"), "cannot name an artefact"),
+    (options(name="a/b"), "name is 'a/b'; it names directories"),
     (options(layout="llmap"), "layout is 'llmap'; expected one of inflight_batcher_llm, llmapi"),
     # templates that are not the release's
     (
@@ -366,7 +366,7 @@ EARLY: list[tuple[dict[str, Any], str]] = [
     ({"entries": [{"models": (LLM,), "parameters": {BLS: {"bls_instance_count": 1}}}]}, "but models leaves tensorrt"),
     ({"entries": [{"gpu_memory_mib": 0}]}, "the option gpu_memory_mib is 0; it takes a whole number of at least 1"),
     ({"entries": [{"gpu_memory_mib": -5}]}, "the option gpu_memory_mib is -5"),
-    ({"entries": [{}, {"prefix": "b" * 201}]}, "use up to 200 letters, digits"),
+    ({"entries": [{}, {"prefix": "b" * 201}]}, "use at most 128 letters, digits"),
     ({"entries": [{}, {"prefix": "b_"}], "release": "0.8.0"}, "cannot serve several models from one repository"),
     (
         {
@@ -377,8 +377,8 @@ EARLY: list[tuple[dict[str, Any], str]] = [
         },
         "both name 0, and models of one repository must not share it",
     ),
-    ({"entries": [{}], "name": "a/b"}, "cannot name an artefact"),
-    ({"entries": [{}], "name": ".."}, "cannot name an artefact"),
+    ({"entries": [{}], "name": "a/b"}, "it names directories"),
+    ({"entries": [{}], "name": ".."}, "it names directories"),
     (
         {"entries": [{"parameters": {LLM: {"model": "/other"}}}], "layout": "llmapi"},
         "model '/other' (from parameters.tensorrt_llm.model) contradicts '/t'",

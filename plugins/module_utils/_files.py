@@ -1,0 +1,52 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writing and removing so that a reader, or a crash, sees the old state or the whole new one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write *content* to *path*: aside, on disk, and there by one rename."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Put a file, or the entries of a directory, on disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(root: Path) -> None:
+    """Put every file and directory below *root* on disk, directories last."""
+    for directory, _, names in os.walk(root, topdown=False):
+        for name in names:
+            sync(os.path.join(directory, name))
+        sync(directory)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole directory that may be absent."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)

@@ -1,0 +1,45 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What every module of the collection does alike: judge its paths, and fail with one sentence, never a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_absolute
+
+
+@contextlib.contextmanager
+def one_sentence(module: AnsibleModule, result: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Around all that a module does: a refusal, and whatever the host refuses, fail the module with a sentence.
+
+    *result* is returned beside it, as it is by then.
+    """
+    try:
+        check_paths(module.argument_spec, module.params)
+        yield
+    except FleetError as error:
+        module.fail_json(msg=str(error), **{**(result or {}), **error.details})
+    except OSError as error:
+        module.fail_json(msg=sentence(error, module.params.get("root") or "The host"), **(result or {}))
+
+
+def check_paths(spec: Mapping[str, Any], given: Mapping[str, Any], where: str = "") -> None:
+    """Refuse what was given for an option of type path, at any depth, and is no absolute path on one line."""
+    for option, about in spec.items():
+        value, name = given.get(option), f"{where}{option}"
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [value]
+        if "path" in (about.get("type"), about.get("elements")):
+            for path in values:
+                check_absolute(path, name)
+        elif about.get("options"):
+            for number, inner in enumerate(values):
+                at = f"{name}[{number}]." if isinstance(value, list) else f"{name}."
+                check_paths(about["options"], inner, at)
