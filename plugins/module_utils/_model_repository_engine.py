@@ -13,8 +13,9 @@ from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import fingerprint
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, version_key
+from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release
 from ansible_collections.trtllm.fleet.plugins.module_utils._tokenizer import read_json
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 
 # TensorRT-LLM's word for the element type -> bytes.
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float": 4, "half": 2, "fp8": 1, "int8": 1}

@@ -14,7 +14,8 @@ from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_engine import Engine
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, version_key
+from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release
+from ansible_collections.trtllm.fleet.plugins.module_utils._sizes import MIB
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import (
     MODELS,
     MULTIMODAL,
@@ -25,6 +26,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema impo
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_values import id_lists, is_true
 from ansible_collections.trtllm.fleet.plugins.module_utils._tokenizer import Tokenizer
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 
 LLM, BLS, PRE, POST, ENSEMBLE = "tensorrt_llm", "tensorrt_llm_bls", "preprocessing", "postprocessing", "ensemble"
 
@@ -38,7 +40,6 @@ INSTANCES = {
 }
 # The first release with upstream's multi-model (orchestrator) mode.
 FIRST_ORCHESTRATOR = "0.9.0"
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)

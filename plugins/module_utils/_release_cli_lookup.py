@@ -25,9 +25,9 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release import (
     LAST_ENGINE_RELEASE,
     RELEASES,
     Release,
-    version_key,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli_data import CHOICES, TOOLS
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 
 BUILD_TOOL, QUANTIZE_TOOL = "trtllm-build", "quantization/quantize.py"
 

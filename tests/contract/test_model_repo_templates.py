@@ -24,7 +24,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository imp
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_engine import Engine
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_resolve import EntryRequest, Resolver
 from ansible_collections.trtllm.fleet.plugins.module_utils._pbtxt import SCALAR, fill, parse, placeholders
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import release, version_key
+from ansible_collections.trtllm.fleet.plugins.module_utils._release import release
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import (
     MODELS,
     MULTIMODAL,
@@ -32,6 +32,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema impo
     parameters_of,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._tokenizer import Tokenizer
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 from google.protobuf import text_format
 
 sys.path.insert(0, str(Path(tritonclient.__file__).parent / "grpc"))  # importable without the grpc package
