@@ -5,7 +5,7 @@ What an image is made from is hashed and written into its label ``org.trtllm.fle
 inputs are never built twice. Nothing is downloaded inside the build: wheels come through the machine's pip
 configuration and are copied, so an image is buildable wherever pip and a Debian mirror (or ``base``) work.
 
-Cache (``${TRTLLM_FLEET_CACHE:-~/.cache/trtllm-fleet}``): ``rootfs/<key>.tar.zst`` and ``site/<key>/``, both
+Cache (`cache_dir`): ``rootfs/<key>.tar.zst`` and ``site/<key>/``, both
 content-addressed by what was asked for, both safe to delete.
 """
 
@@ -25,6 +25,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "collections"))
+
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._cache import cache_dir
 
 INPUTS_LABEL = "org.trtllm.fleet.inputs"
 RECIPE = "1"  # part of every key: raise it when this file changes what an image contains
@@ -49,11 +53,6 @@ class BuiltImage:
     built: bool  # False: it was there already
     seconds: float
     size: int  # bytes
-
-
-def cache_dir() -> Path:
-    """Where downloads and base file systems are kept between builds."""
-    return Path(os.environ.get("TRTLLM_FLEET_CACHE") or Path.home() / ".cache" / "trtllm-fleet")
 
 
 def podman_command() -> str:
