@@ -16,6 +16,7 @@ from typing import Any, Optional
 from ansible_collections.trtllm.fleet.plugins.module_utils import _launch
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._gpu import cdi_name
+from ansible_collections.trtllm.fleet.plugins.module_utils._labels import label
 from ansible_collections.trtllm.fleet.plugins.module_utils._quadlet import PODMAN, command_line
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import release as release_of
 
@@ -199,9 +200,9 @@ def read_only_paths(replica: Replica) -> list[str]:
 def labels(replica: Replica) -> dict[str, str]:
     """What `podman inspect` and status tell of a replica, beside what podman knows itself."""
     return {
-        "trtllm.fleet.replica": str(replica["name"]),
-        "trtllm.fleet.model": str(replica["model"]),
-        "trtllm.fleet.release": release_of(str(replica["release"])).version,
+        label("replica"): str(replica["name"]),
+        label("model"): str(replica["model"]),
+        label("release"): release_of(str(replica["release"])).version,
     }
 
 
