@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Build the project's container images: base by mmdebstrap, wheels from outside, then podman.
 
-What an image is made from is hashed and written into its label ``org.trtllm.fleet.inputs``; the same
+What an image is made from is hashed and written into its label `INPUTS`; the same
 inputs are never built twice. Nothing is downloaded inside the build: wheels come through the machine's pip
 configuration and are copied, so an image is buildable wherever pip and a Debian mirror (or ``base``) work.
 
-Cache (``${TRTLLM_FLEET_CACHE:-~/.cache/trtllm-fleet}``): ``rootfs/<key>.tar.zst`` and ``site/<key>/``, both
+Cache (`cache_dir`): ``rootfs/<key>.tar.zst`` and ``site/<key>/``, both
 content-addressed by what was asked for, both safe to delete.
 """
 
@@ -26,7 +26,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-INPUTS_LABEL = "org.trtllm.fleet.inputs"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "collections"))
+
+from ansible_collections.trtllm.fleet.plugins.module_utils import _labels
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._cache import cache_dir
+
 RECIPE = "1"  # part of every key: raise it when this file changes what an image contains
 
 DEBIAN_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -49,11 +53,6 @@ class BuiltImage:
     built: bool  # False: it was there already
     seconds: float
     size: int  # bytes
-
-
-def cache_dir() -> Path:
-    """Where downloads and base file systems are kept between builds."""
-    return Path(os.environ.get("TRTLLM_FLEET_CACHE") or Path.home() / ".cache" / "trtllm-fleet")
 
 
 def podman_command() -> str:
@@ -102,7 +101,7 @@ def build_image(
         + ([_file_digest(wheels_requirements)] if wheels_requirements else [])
         + [f"{path}\0{mode:o}\0{digest}" for path, mode, digest in _context_files(context_dir, files)]
     )
-    if not rebuild and _label(reference) == inputs:
+    if not rebuild and _inputs(reference) == inputs:
         return _built(reference, inputs, False, started)
     base_reference = base or _base_image(base_packages, suite, variant, machine, base_key)
     site = wheels_requirements and unpack_wheels(wheels_requirements, python_version, suite, machine)
@@ -119,7 +118,7 @@ def build_image(
         # namespace or cgroup can be made for a build container.
         _run(
             [podman_command(), "build", "--isolation", "chroot", "--layers=false", "--tag", reference]
-            + [f"--label={INPUTS_LABEL}={inputs}", "--file", str(stage / "Containerfile")]
+            + [f"--label={_labels.INPUTS}={inputs}", "--file", str(stage / "Containerfile")]
             + [*options, str(stage)],
             f"podman could not build {reference}",
             log,
@@ -258,8 +257,9 @@ def _image_field(reference: str, template: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _label(reference: str) -> str | None:
-    return _image_field(reference, f'{{{{ index .Labels "{INPUTS_LABEL}" }}}}')
+def _inputs(reference: str) -> str | None:
+    """What the image was made from, as its label says; None where there is no such image, or no label."""
+    return _labels.read(json.loads(_image_field(reference, "{{json .Labels}}") or "null"), "inputs")
 
 
 def _built(reference: str, inputs: str, built: bool, started: float) -> BuiltImage:

@@ -12,19 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO / "collections"))
+
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._cache import cache_dir
+
+__all__ = ["REPO", "VENV", "StageError", "Stages", "cache_dir", "main_guard"]
+
 VENV = REPO / ".venv"
 
 
 class StageError(Exception):
     """A stage failed; the message is the one sentence that the user reads."""
-
-
-def cache_dir() -> Path:
-    """Where downloads, images and test hosts are kept between checkouts."""
-    named = os.environ.get("TRTLLM_FLEET_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trtllm-fleet"
 
 
 @dataclass

@@ -16,6 +16,7 @@ from ansible.utils.display import Display
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import inspect_checkpoint
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import tree_digest
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._cache import cache_dir
 
 MODULE = "trtllm.fleet.trtllm_checkpoint"
 display = Display()
@@ -23,10 +24,7 @@ display = Display()
 
 def local_index(source: Path) -> Path:
     """Where the controller keeps the digests of *source*, so that it reads the weights once for all hosts."""
-    cache = os.environ.get("TRTLLM_FLEET_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "trtllm-fleet"
-    )
-    directory = Path(cache) / "digests"
+    directory = cache_dir() / "digests"
     directory.mkdir(parents=True, exist_ok=True)
     return directory / f"{hashlib.sha256(os.fsencode(source)).hexdigest()[:32]}.json"
 

@@ -24,8 +24,8 @@ from typing import Any
 from ansible_collections.trtllm.fleet.plugins.module_utils import _engine_runner, _podman
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._files import write_atomically
+from ansible_collections.trtllm.fleet.plugins.module_utils._labels import label
 
-LABEL = "org.trtllm.fleet"
 TAIL_BYTES = 1 << 16
 LAST_LINE_LENGTH = 120
 # What upstream's tools put before each line: the time (ours is shown) and their own name.
@@ -164,9 +164,9 @@ class Job:
                 ["python3", str(self.directory / "runner.py"), str(self.directory / "spec.json")],
                 name=self.container,
                 labels={
-                    f"{LABEL}.engine": self.name,
-                    f"{LABEL}.fingerprint": self.fingerprint,
-                    f"{LABEL}.job": identity,
+                    label("engine"): self.name,
+                    label("fingerprint"): self.fingerprint,
+                    label("job"): identity,
                 },
                 volumes=[f"{self.directory}:{self.directory}", f"{self.log.parent}:{self.log.parent}", *volumes],
                 devices=devices,

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.trtllm.fleet.plugins.module_utils import _gpu_host_base
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import Checkpoint, ModelConfig
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import RANKS, world_size
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._gpu import Gpu
+from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_host_system import System
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release
 from ansible_collections.trtllm.fleet.plugins.module_utils._release_rules import check_layers
+from ansible_collections.trtllm.fleet.plugins.module_utils._sizes import GIB, MIB, gib
 
-GIB = 1 << 30
 # Checks that rest on an estimate, or on a matrix, and that an operator may know better about.
 SKIPPABLE = ("disk", "host_memory", "gpu_memory", "compute_capability")
 
@@ -26,7 +28,7 @@ SKIPPABLE = ("disk", "host_memory", "gpu_memory", "compute_capability")
 HOST_MEMORY_FACTOR = 2.5
 # Weights of the rank, and what building needs beside them: reported 19.4 GB for an 18.5 GB model.
 GPU_MEMORY_FACTOR, GPU_MEMORY_EXTRA = 1.05, GIB
-DISK_EXTRA = 64 << 20
+DISK_EXTRA = 64 * MIB
 
 _BYTES_OF_DTYPE = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8_e4m3fn": 1.0}
 # Bytes for each parameter after quantisation; the scales are small beside it.
@@ -46,27 +48,9 @@ class Host:
     @classmethod
     def of(cls, root: Path) -> Host:
         """Ask the file system that will hold *root*, and the kernel."""
-        existing = root
-        while not existing.exists():
-            existing = existing.parent
-        status = os.statvfs(existing)
-        return cls(status.f_bavail * status.f_frsize, _memory_available())
-
-
-def _memory_available() -> int | None:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as stream:
-            for line in stream:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        return None
-    return None
-
-
-def gib(size: float) -> str:
-    """Bytes for a sentence: ``26.0 GiB``, or MiB below one."""
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / (1 << 20):.1f} MiB"
+        system, path = System(), os.path.abspath(root)
+        free = _gpu_host_base.disks(system, [path]).get(path, {}).get("free_bytes")
+        return cls(free, _gpu_host_base.memory(system)["available_bytes"])
 
 
 def engine_bytes(checkpoint: Checkpoint, options: Mapping[str, Any], dtype: str | None) -> int:

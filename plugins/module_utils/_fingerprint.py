@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._files import write_atomically
 from ansible_collections.trtllm.fleet.plugins.module_utils._pagecache import CacheState
+from ansible_collections.trtllm.fleet.plugins.module_utils._sizes import MIB
 
-MIB = 1 << 20
 BLOCK = 4 * MIB
 MAX_THREADS = 16
 BUFFER_BUDGET = 24 * MIB  # of all threads together, so that a module stays far below 64 MB

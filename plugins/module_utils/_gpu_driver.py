@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_host_base import version_tuple
+from ansible_collections.trtllm.fleet.plugins.module_utils._sizes import MIB
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 
-MIB = 1024**2
 DRIVER_VERSION = re.compile(r"\d{3}\.\d{2,3}(?:\.\d{2})?$")
 
 
@@ -83,7 +83,7 @@ def plan(host: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str
         )
     if refusals:
         return {"needed": True, "refusals": refusals}
-    held = max((entry["upstream"] for entry in installed.values()), key=version_tuple, default=None)
+    held = max((entry["upstream"] for entry in installed.values()), key=version_key, default=None)
     target = _target(context, held, refusals)
     versioned = _versioned_packages(context, table, flavor)
     modules = _module_packages(context, table, flavor)
@@ -234,7 +234,7 @@ def _target(context: Context, held: Optional[str], refusals: list[str]) -> Optio
     """
     version = str(context.settings["version"] or "")
     if held and not context.settings["allow_downgrade"]:
-        lower = version_tuple(version) < version_tuple(held) if version else context.branch < version_tuple(held)[0]
+        lower = version_key(version) < version_key(held) if version else context.branch < version_key(held)[0]
         if lower:
             refusals.append(
                 f"driver {held} is installed and {version or context.branch} is older; set"
@@ -242,7 +242,7 @@ def _target(context: Context, held: Optional[str], refusals: list[str]) -> Optio
             )
     if version:
         return version
-    if held and version_tuple(held)[0] == context.branch and not context.settings["upgrade"]:
+    if held and version_key(held)[0] == context.branch and not context.settings["upgrade"]:
         return held
     return None
 
@@ -363,4 +363,4 @@ def versions(listing: str, branch: str = "") -> list[str]:
         upstream = re.split(r"[-~+]", word.split(":", 1)[-1])[0]
         if DRIVER_VERSION.match(upstream) and upstream.split(".")[0] == (branch or upstream.split(".")[0]):
             found.add(upstream)
-    return sorted(found, key=version_tuple)
+    return sorted(found, key=version_key)

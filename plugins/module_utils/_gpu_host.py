@@ -12,6 +12,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils import _gpu_host_base
 from ansible_collections.trtllm.fleet.plugins.module_utils import _gpu_host_cdi as cdi
 from ansible_collections.trtllm.fleet.plugins.module_utils import _gpu_host_nvidia as nvidia
 from ansible_collections.trtllm.fleet.plugins.module_utils import _gpu_host_pci as pci
+from ansible_collections.trtllm.fleet.plugins.module_utils import _nvidia_smi
 from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_host_system import System
 
 SUBSETS = ("gpus", "podman", "packages", "units")
@@ -70,7 +71,7 @@ def gather(
 
 def _gpu_facts(system: System, release: str, ask: bool) -> dict[str, Any]:
     on_bus, switches = pci.nvidia_devices(system)
-    state, message, answered = nvidia.smi(system) if ask else ("not_asked", "", [])
+    state, message, answered = _nvidia_smi.read(system) if ask else ("not_asked", "", [])
     version, flavor = nvidia.loaded(system)
     gpus = nvidia.merge(on_bus, answered)
     releases = sorted({release, *base.kernel(system)["installed"]} - {""})

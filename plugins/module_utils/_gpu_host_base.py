@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_host_system import System
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 
 EFI_SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 # Written by the gpu_driver role; Ansible shows it as ansible_local too.
@@ -127,12 +128,6 @@ def disks(system: System, paths: Sequence[str]) -> dict[str, dict[str, Any]]:
     return result
 
 
-def version_tuple(text: str) -> tuple[int, ...]:
-    """Return the numbers at the start of a version: V(4.9.3-dev) is (4, 9, 3)."""
-    match = re.match(r"\d+(?:\.\d+)*", text.strip())
-    return tuple(int(part) for part in match.group(0).split(".")) if match else ()
-
-
 def podman(system: System) -> Optional[dict[str, Any]]:
     """Return version, runtime, network backend and storage of podman; None where it is not installed."""
     answer = system.run(["podman", "--version"])
@@ -141,7 +136,7 @@ def podman(system: System) -> Optional[dict[str, Any]]:
         return None
     found: dict[str, Any] = {
         "version": match.group(1),
-        "cdi": version_tuple(match.group(1)) >= (4, 1),
+        "cdi": version_key(match.group(1)) >= (4, 1),
         "quadlet": any(system.exists(path) for path in QUADLET_GENERATORS),
         "runtime": None,
         "network_backend": None,

@@ -15,11 +15,11 @@ import re
 from typing import Any, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _gpu_host_yaml as yaml
+from ansible_collections.trtllm.fleet.plugins.module_utils._gpu import CDI_KIND
 from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_host_system import System
 
 # In rising priority: a device of a later directory hides one of the same name in an earlier one.
 DIRECTORIES = ("/etc/cdi", "/var/run/cdi")
-GPU_KIND = "nvidia.com/gpu"
 _DRIVER_FILE = re.compile(r"lib(?:cuda|nvidia-ml)\.so\.(\d+\.\d+(?:\.\d+)?)$")
 
 
@@ -43,7 +43,7 @@ def read(system: System, gpus: Optional[list[dict[str, Any]]]) -> dict[str, Any]
                     problems.extend(_stale(system, path, spec))
     problems.extend(_duplicates(specs))
     declared = {device for spec in specs for device in spec["devices"]}
-    if gpus is not None and any(spec["kind"] == GPU_KIND for spec in specs):
+    if gpus is not None and any(spec["kind"] == CDI_KIND for spec in specs):
         problems.extend(_differences(declared, gpus))
     return {"specs": specs, "devices": sorted(declared), "problems": problems}
 
@@ -142,7 +142,7 @@ def device_names(gpus: list[dict[str, Any]]) -> set[str]:
 
 def _differences(declared: set[str], gpus: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Compare declared devices with those nvidia-smi lists: a MIG change or a lost GPU shows here."""
-    short = {name.split("=", 1)[1] for name in declared if name.startswith(GPU_KIND + "=")}
+    short = {name.split("=", 1)[1] for name in declared if name.startswith(CDI_KIND + "=")}
     indices = {name for name in short if re.fullmatch(r"\d+(:\d+)?", name)}
     live = device_names(gpus)
     uuids = {gpu["uuid"] for gpu in gpus}

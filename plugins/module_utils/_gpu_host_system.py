@@ -11,52 +11,17 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import stat
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Optional
 
-# nvidia-smi hangs for minutes on a GPU that fell off the bus; the facts must come back all the same.
-COMMAND_TIMEOUT_S = 60
-
-
-class Answer(NamedTuple):
-    """What a command said. *rc* is 127 where there is no such command and 124 where it ran too long."""
-
-    rc: int
-    out: str
-    err: str = ""
-
+from ansible_collections.trtllm.fleet.plugins.module_utils._command import Answer, run_command
 
 Runner = Callable[[Sequence[str]], Answer]
 DeviceNumber = Callable[[Path], Optional[tuple[int, int]]]
 DiskUsage = Callable[[Path], Optional[tuple[int, int]]]
-
-
-def run_command(argv: Sequence[str]) -> Answer:
-    """Run *argv* in the C locale and never raise: a missing command is an answer too."""
-    environment = {**os.environ, "LC_ALL": "C", "LANGUAGE": "C"}
-    # A module's PATH often lacks sbin, where modinfo and mokutil may be.
-    environment["PATH"] = environment.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
-    if shutil.which(argv[0], path=environment["PATH"]) is None:
-        return Answer(127, "", f"{argv[0]}: not found")
-    try:
-        done = subprocess.run(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env=environment,
-            timeout=COMMAND_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Answer(124, "", f"{argv[0]} gave no answer within {COMMAND_TIMEOUT_S} s")
-    except OSError as error:
-        return Answer(126, "", f"{argv[0]}: {error.strerror}")
-    return Answer(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
 def device_number(path: Path) -> Optional[tuple[int, int]]:

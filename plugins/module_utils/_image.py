@@ -11,12 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.trtllm.fleet.plugins.module_utils import _podman
+from ansible_collections.trtllm.fleet.plugins.module_utils import _labels, _podman
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import file_sha256, fingerprint, tree_digest
-
-# The label that tells from which inputs an image was built.
-LABEL = "trtllm.fleet.inputs"
 
 
 @dataclass
@@ -144,11 +141,11 @@ class ImageManager:
                 "build_args": dict(self.request.build_args),
             }
         )
-        if before is not None and before.labels.get(LABEL) == inputs:
+        if before is not None and _labels.read(before.labels, "inputs") == inputs:
             return False, before, "built from the same inputs"
         if self.check_mode:
             return True, before, "would be built"
-        argv = ["build", "--quiet", "--tag", self.request.name, "--label", f"{LABEL}={inputs}"]
+        argv = ["build", "--quiet", "--tag", self.request.name, "--label", f"{_labels.INPUTS}={inputs}"]
         argv += ["--file", str(containerfile), f"--tls-verify={str(self.request.tls_verify).lower()}"]
         if self.request.isolation:
             argv += ["--isolation", self.request.isolation]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import version_key
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 
 TRITONSERVER = "/opt/tritonserver/bin/tritonserver"
 MPIRUN = ["mpirun", "--allow-run-as-root"]

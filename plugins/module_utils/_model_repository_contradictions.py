@@ -16,10 +16,11 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_ent
     Resolved,
     conflict,
 )
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, version_key
+from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import parameters_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_values import id_lists, is_true
 from ansible_collections.trtllm.fleet.plugins.module_utils._tokenizer import Tokenizer
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 
 MIB = 1 << 20
 

@@ -14,8 +14,9 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_ent
     Value,
     conflict,
 )
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, version_key
+from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_values import id_lists
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 
 # The first release with upstream's multi-model (orchestrator) mode.
 FIRST_ORCHESTRATOR = "0.9.0"

@@ -18,9 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.trtllm.fleet.plugins.module_utils._command import SEARCH_PATH
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_in
 
-SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NO_TIMEOUT = None
 
 
@@ -96,10 +97,10 @@ def check(arguments: Sequence[str], *, timeout: float | None = NO_TIMEOUT, what:
 
 def version() -> tuple[int, ...]:
     """podman's version as numbers, e.g. ``(5, 4, 2)``."""
-    match = re.search(r"\d+(?:\.\d+)+", check(["--version"]))
-    if match is None:
+    found = version_in(check(["--version"]))
+    if not found:
         raise PodmanError("'podman --version' printed no version; check the installation of podman.")
-    return tuple(int(part) for part in match.group().split("."))
+    return found
 
 
 def _image(reference: str, *options: str) -> str | None:

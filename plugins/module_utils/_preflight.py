@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_host_base import version_tuple
+from ansible_collections.trtllm.fleet.plugins.module_utils._gpu import CDI_KIND, cdi_name
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, release
+from ansible_collections.trtllm.fleet.plugins.module_utils._sizes import GIB
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 
 OLDEST_PODMAN_WITH_CDI = (4, 1)
 NOT_SEEN = "it could not be looked at: the error above says why"
-GIB = 1024**3
 COLUMNS = ("host", "system", "GPUs", "driver", "CC", "CDI", "podman", "verdict")
 
 
@@ -154,7 +155,7 @@ def _find(gpus: Sequence[Mapping[str, Any]], name: str) -> tuple[Optional[Mappin
 
 
 def _branch(version: Optional[str]) -> int:
-    numbers = version_tuple(version or "")
+    numbers = version_key(version or "")
     return numbers[0] if numbers else 0
 
 
@@ -212,13 +213,13 @@ def _check_compute_capability(chosen: Sequence[Mapping[str, Any]], want: Wanted,
 
 def _check_cdi(host: Mapping[str, Any], want: Wanted, found: _Findings) -> None:
     cdi = host["cdi"]
-    declared = {name.split("=", 1)[1] for name in cdi["devices"] if name.startswith("nvidia.com/gpu=")}
+    declared = {name.split("=", 1)[1] for name in cdi["devices"] if name.startswith(f"{CDI_KIND}=")}
     managed = bool(host["pci_gpus"]) and want.manage_cdi
     absent = [name for name in want.gpus if name not in declared]
     if absent and managed:
         found.todo.append("write the CDI specification")
     elif absent and not any("asked for" in reason for reason in found.reasons):
-        names = ", ".join(f"nvidia.com/gpu={name}" for name in absent)
+        names = ", ".join(cdi_name(name) for name in absent)
         found.reasons.append(f"no CDI specification declares {names}; generate one with nvidia-ctk cdi generate")
     for problem in cdi["problems"]:
         text = f"CDI: {problem['message']}"
@@ -236,7 +237,7 @@ def _check_podman(host: Mapping[str, Any], want: Wanted, found: _Findings) -> No
     podman = host["podman"]
     if podman is None:
         found.todo.append("install podman")
-    elif version_tuple(podman["version"]) < OLDEST_PODMAN_WITH_CDI:
+    elif version_key(podman["version"]) < OLDEST_PODMAN_WITH_CDI:
         found.reasons.append(f"podman {podman['version']} cannot hand over CDI devices; 4.1 or newer is needed")
     elif podman["error"]:
         found.reasons.append(f"podman does not answer: {podman['error']}")

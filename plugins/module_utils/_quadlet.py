@@ -37,6 +37,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._quadlet_keys import 
     Key,
     Version,
 )
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_in
 
 Unit = Mapping[str, Mapping[str, Any]]
 Lines = list[tuple[str, str]]
@@ -66,10 +67,10 @@ def podman_version(text: Union[str, Sequence[int], None]) -> Version:
     if text is None or text == "":
         return NEWEST
     given = text if isinstance(text, str) else ".".join(str(part) for part in text)
-    match = re.search(r"(\d+)\.(\d+)", given)
-    if not match:
+    numbers = version_in(given)
+    if not numbers:
         raise FleetError(f"{given!r} is not a version of podman; give it as for example '5.4.2'.")
-    version = (int(match.group(1)), int(match.group(2)))
+    version = (numbers[0], numbers[1])
     if version < OLDEST:
         raise FleetError(
             f"podman {version[0]}.{version[1]} cannot hand GPUs to a container by CDI name, which needs "

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 
 IMAGE_REPOSITORY = "nvcr.io/nvidia/tritonserver"
 IMAGE_SUFFIX = "-trtllm-python-py3"
@@ -60,12 +61,6 @@ class Release:
         """The GPUs it is made for, e.g. ``["8.0", "9.0"]``; Turing (7.5) never was in upstream's matrix."""
         known = [cc for cc, (first, end) in _COMPUTE.items() if first <= self.key < end]
         return sorted(known, key=version_key)
-
-
-def version_key(version: str) -> tuple[int, ...]:
-    """``"0.10.0"`` -> ``(0, 10, 0)``: the leading numbers only, without rc1 or post1."""
-    match = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
 def span(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

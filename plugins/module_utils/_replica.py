@@ -15,6 +15,8 @@ from typing import Any, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _launch
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._gpu import cdi_name
+from ansible_collections.trtllm.fleet.plugins.module_utils._labels import label
 from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_name
 from ansible_collections.trtllm.fleet.plugins.module_utils._quadlet import PODMAN, command_line
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import release as release_of
@@ -22,7 +24,6 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release import relea
 PREFIX = "triton-"
 PORTS = (("http_port", "HTTP"), ("grpc_port", "gRPC"), ("metrics_port", "metrics"))
 PORT_BASE, PORTS_PER_REPLICA = 8000, 10
-CDI_KIND = "nvidia.com/gpu"
 # What a start may wait for; systemd ignores those that a host does not have.
 AFTER = [
     "network-online.target",
@@ -85,7 +86,7 @@ def triton_service(replica: Replica) -> dict[str, Any]:
         "Image": replica["image"],
         "Pull": "never",
         "Network": "host",
-        "AddDevice": [cdi_device(gpu) for gpu in replica.get("gpus") or []],
+        "AddDevice": [cdi_name(gpu) for gpu in replica.get("gpus") or []],
         "ShmSize": replica["shm_size"],
         "Ulimit": ["memlock=-1:-1", "stack=67108864:67108864"],
         "PidsLimit": -1,
@@ -200,9 +201,9 @@ def read_only_paths(replica: Replica) -> list[str]:
 def labels(replica: Replica) -> dict[str, str]:
     """What `podman inspect` and status tell of a replica, beside what podman knows itself."""
     return {
-        "trtllm.fleet.replica": str(replica["name"]),
-        "trtllm.fleet.model": str(replica["model"]),
-        "trtllm.fleet.release": release_of(str(replica["release"])).version,
+        label("replica"): str(replica["name"]),
+        label("model"): str(replica["model"]),
+        label("release"): release_of(str(replica["release"])).version,
     }
 
 
@@ -314,12 +315,6 @@ def service_section(name: str, replica: Replica) -> dict[str, Any]:
     if replica.get("start_timeout") is not None:
         section["TimeoutStartSec"] = int(replica["start_timeout"])
     return section
-
-
-def cdi_device(gpu: Any) -> str:
-    """The CDI name of a GPU: an index, ``0:1`` (a MIG instance), a UUID, ``all``, or a full name as it is."""
-    text = str(gpu)
-    return text if "=" in text or text.startswith("/") else f"{CDI_KIND}={text}"
 
 
 def check_names(replicas: Sequence[Replica]) -> None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 import time
 from pathlib import PurePosixPath
 from typing import Any, Optional
 
-from ansible_collections.trtllm.fleet.plugins.module_utils import _podman, _quadlet
+from ansible_collections.trtllm.fleet.plugins.module_utils import _nvidia_smi, _podman, _quadlet
+from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_host_system import System
 from ansible_collections.trtllm.fleet.plugins.module_utils._replica import PREFIX, host_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost, UnitState
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_record import ReleaseRecord
@@ -57,17 +56,12 @@ def container_health() -> dict[str, str]:
 
 
 def gpu_memory() -> dict[str, tuple[int, int]]:
-    """Used and total MiB of each GPU, by index and by UUID; empty where there is no GPU."""
-    if not shutil.which("nvidia-smi"):
-        return {}
-    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total,memory.free", "--format=csv,noheader,nounits"]
-    done = subprocess.run(query, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    """Used and total MiB of each GPU, by index and by UUID; empty where there is no GPU, or no driver that answers."""
     found: dict[str, tuple[int, int]] = {}
-    for line in done.stdout.splitlines():
-        cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) == 4 and cells[2].isdigit() and cells[3].isdigit():
-            figures = (int(cells[2]) - int(cells[3]), int(cells[2]))
-            found[cells[0]] = found[cells[1]] = figures
+    for gpu in _nvidia_smi.read(System()).gpus:
+        total, free = gpu["memory_mib"], gpu["memory_free_mib"]
+        if total is not None and free is not None:
+            found[str(gpu["index"])] = found[gpu["uuid"]] = (total - free, total)
     return found
 
 

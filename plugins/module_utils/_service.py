@@ -25,8 +25,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._files import write_a
 from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_name
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost, UnitState, error_line
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_record import ReleaseRecord
+from ansible_collections.trtllm.fleet.plugins.module_utils._sizes import GIB
 
-GIB = 2**30
 # Growing pauses between restarts, and the first systemd that has them; an older one gets a fixed pause.
 BACK_OFF = ("RestartSteps", "RestartMaxDelaySec")
 BACK_OFF_FIRST = 254

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Union
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, nearest
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, release, version_key
+from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, release
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_llmapi import normalise_llmapi
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_values import KINDS, NO_LIMITS, Limits, same
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 
 INFLIGHT, LLMAPI = "inflight_batcher_llm", "llmapi"
 LAYOUTS = (INFLIGHT, LLMAPI)

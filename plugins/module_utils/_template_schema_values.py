@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, nearest
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import version_key
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 
 # What the C++ backend (GetParameter<bool>) takes; in a protobuf field the upper-case forms do not parse.
 BOOLS = {

@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import version_key
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton_client import (
     GenerateClient,
     TritonError,
@@ -26,6 +25,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._triton_client import
     requests_served,
     trt_llm_metrics,
 )
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 
 # The request of the source document, word for word.
 DOCUMENT_REQUEST = {

@@ -24,7 +24,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_eng
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_entry import EntryRequest
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_resolve import Resolver
 from ansible_collections.trtllm.fleet.plugins.module_utils._pbtxt import SCALAR, fill, parse, placeholders
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import RELEASES, release, version_key
+from ansible_collections.trtllm.fleet.plugins.module_utils._release import RELEASES, release
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import (
     MODELS,
     MULTIMODAL,
@@ -32,6 +32,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema impo
     parameters_of,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._tokenizer import Tokenizer
+from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 from contract.facts import model_repository_params
 from google.protobuf import text_format
 

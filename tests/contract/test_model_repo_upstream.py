@@ -25,6 +25,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository imp
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_entry import EntryRequest
 from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_request import RepositoryRequest
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import release
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._cache import cache_dir
 
 pytestmark = pytest.mark.slow
 
@@ -48,11 +49,6 @@ QUESTION = {
 }
 
 
-def cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.environ.get("TRTLLM_FLEET_CACHE") or f"{home}/trtllm-fleet")
-
-
 @pytest.fixture(scope="module")
 def clone() -> Path:
     path = os.environ.get("TENSORRTLLM_BACKEND_DIR")
@@ -63,7 +59,7 @@ def clone() -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Path:
-    path = cache() / "demo" / "tiny-llama"
+    path = cache_dir() / "demo" / "tiny-llama"
     if not (path / "config.json").is_file():
         pytest.skip(f"{path} is not there; `make demo` makes it")
     return path
@@ -72,7 +68,7 @@ def checkpoint() -> Path:
 @pytest.fixture(scope="module")
 def environment(clone: Path, repo_dir: Path) -> Path:
     """A virtual environment with Triton's server and what upstream's models import."""
-    place = cache() / "upstream-models"
+    place = cache_dir() / "upstream-models"
     ready = place / "ready"
     if not ready.exists():
         subprocess.run([PYTHON, "-m", "venv", "--clear", place], check=True)

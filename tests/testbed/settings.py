@@ -5,9 +5,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "collections"))
+
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._cache import cache_dir
 
 from .errors import BedError
 
@@ -93,9 +98,8 @@ class Settings:
 
 
 def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
-    """Read TRTLLM_FLEET_CACHE, XDG_CACHE_HOME and TRTLLM_TESTBED_SUBNET."""
-    home = Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME", "/root")) / ".cache")
-    cache = Path(env.get("TRTLLM_FLEET_CACHE") or home / "trtllm-fleet") / "testbed"
+    """Read the cache directory and TRTLLM_TESTBED_SUBNET."""
+    cache = cache_dir(env) / "testbed"
     text = env.get("TRTLLM_TESTBED_SUBNET") or DEFAULT_SUBNET
     try:
         subnet = ipaddress.IPv4Network(text)

@@ -162,7 +162,9 @@ print(kind, "ends", flush=True)
 
 NVIDIA_SMI = """#!/bin/sh
 echo x >> "{home}/smi-calls"
-cat "{home}/gpus.csv"
+while IFS=, read -r index name capability total free uuid; do
+  echo "$index,$name,$uuid, 00000000:0$index:00.0,$total,$free, 580.95.05,$capability, Disabled, Enabled"
+done < "{home}/gpus.csv"
 """
 
 CONFIG = {

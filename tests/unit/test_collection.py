@@ -38,8 +38,12 @@ def ansible(root: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_module_and_filter_is_documented_with_examples(installed: Path, repo_dir: Path) -> None:
-    for kind, pattern in (("module", "modules/[a-z]*.py"), ("filter", "filter/*.yml")):
+def test_every_module_filter_and_lookup_is_documented_with_examples(installed: Path, repo_dir: Path) -> None:
+    for kind, pattern in (
+        ("module", "modules/[a-z]*.py"),
+        ("filter", "filter/*.yml"),
+        ("lookup", "lookup/*.py"),
+    ):
         names = [f"trtllm.fleet.{path.stem}" for path in (repo_dir / "plugins").glob(pattern)]
         done = ansible(installed, "ansible-doc", "-t", kind, "--json", *names)
         documented = json.loads(done.stdout)

@@ -63,7 +63,7 @@ def test_the_container_gets_what_it_needs_and_no_more(host: FakeHost) -> None:
     assert all(volume.split(":")[0] == volume.split(":")[1] for volume in volumes), "same path inside as outside"
     read_only = {volume for volume in volumes if volume.endswith(":ro")}
     assert read_only == {f"{p}:{p}:ro" for p in (host.checkpoint, host.home / "examples")}
-    assert any(w.startswith("--label=org.trtllm.fleet.engine=tiny") for w in words)
+    assert any(w.startswith("--label=trtllm.fleet.engine=tiny") for w in words)
 
 
 def test_no_change_costs_one_podman_call_and_writes_nothing(host: FakeHost) -> None:

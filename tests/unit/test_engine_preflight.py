@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import Checkpoint, parse_config
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_preflight import (
-    GIB,
     Host,
     check_ranks,
     engine_bytes,
     preflight,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._gpu import Gpu, identity, parse_mig, parse_query
+from ansible_collections.trtllm.fleet.plugins.module_utils._gpu import Gpu, identity
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import release
+from ansible_collections.trtllm.fleet.plugins.module_utils._sizes import GIB
 from unit.engine_fakes import FakeHost, make_host
 
 CONFIG = {
@@ -132,19 +132,6 @@ def test_nothing_is_written_before_a_refusal(tmp_path: Path, monkeypatch: pytest
     assert not (host.root / "jobs").exists()
     assert not (host.root / "converted").exists()
     assert not (host.root / "engines" / "tiny").exists()
-
-
-def test_gpus_as_nvidia_smi_prints_them() -> None:
-    (gpu,) = parse_query("1, NVIDIA H100 80GB HBM3, 9.0, 81559, 80000, GPU-1\n")
-    assert (gpu.index, gpu.compute_capability, gpu.memory_free) == (1, "9.0", 80000 << 20)
-    with pytest.raises(FleetError, match="not understood"):
-        parse_query("NVIDIA-SMI has failed\n")
-    slices = parse_mig(
-        "GPU 0: NVIDIA H100 (UUID: GPU-1)\n"
-        "  MIG 1g.10gb     Device  0: (UUID: MIG-a)\n"
-        "  MIG 3g.40gb     Device  1: (UUID: MIG-b)\n"
-    )
-    assert slices == {"0:0": (0, "1g.10gb"), "MIG-a": (0, "1g.10gb"), "0:1": (0, "3g.40gb"), "MIG-b": (0, "3g.40gb")}
 
 
 def test_one_engine_is_for_one_kind_of_gpu() -> None:

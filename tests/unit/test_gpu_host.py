@@ -14,7 +14,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils import (
     _gpu_host_nvidia,
     _gpu_host_pci,
 )
-from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_host_system import System, run_command
+from ansible_collections.trtllm.fleet.plugins.module_utils._command import run_command
+from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_host_system import System
 from fake_host import CLOSED_MODULE, MISMATCH, NO_COMMUNICATION, QUERY, FakeHost, row
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._image import (
-    LABEL,
     ImageManager,
     ImageRequest,
     inspect,
     repository,
 )
+from ansible_collections.trtllm.fleet.plugins.module_utils._labels import INPUTS
 
 NAME = "reg:5000/triton:1"
 
@@ -134,10 +134,10 @@ def test_a_build_is_repeated_only_when_its_inputs_differ(tmp_path: Path) -> None
     assert ImageManager(request, podman).ensure()[0] is True
     build = next(call for call in podman.calls if call[1] == "build")
     label = build[build.index("--label") + 1]
-    assert label.startswith(f"{LABEL}=")
+    assert label.startswith(f"{INPUTS}=")
     assert [build[i + 1] for i, word in enumerate(build) if word == "--build-arg"] == ["A=1", "B=2"]
 
-    podman = Podman(__=image(labels={LABEL: label.split("=", 1)[1]}))
+    podman = Podman(__=image(labels={INPUTS: label.split("=", 1)[1]}))
     assert ImageManager(request, podman).ensure()[0] is False
     (tmp_path / "Containerfile").write_text("FROM scratch\nENV X=1\n")
     assert ImageManager(request, podman, check_mode=True).ensure()[0] is True

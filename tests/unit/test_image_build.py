@@ -23,7 +23,10 @@ case "$1 $2" in
          case "$4" in *Labels*) cat "$FAKE/label" ;; *) echo "built 1000000" ;; esac ;;
     esac ;;
   "build "*)
-    for word; do case "$word" in --label=*) echo "${word##*=}" > "$FAKE/label" ;; esac; done
+    for word; do
+      pair=${word#--label=}
+      test "$pair" = "$word" || printf '{"%s":"%s"}' "${pair%%=*}" "${pair#*=}" > "$FAKE/label"
+    done
     for last; do :; done; ls "$last" > "$FAKE/context" ;;
 esac
 """
@@ -66,6 +69,19 @@ def test_the_same_inputs_build_nothing(context: Path) -> None:
     (context / "source" / ".mypy_cache").mkdir()
     (context / "source" / ".mypy_cache" / "cache.db").write_bytes(b"what a tool remembers")
     assert not build(context)
+
+
+def test_an_image_with_the_label_of_the_first_versions_is_not_built_again(context: Path) -> None:
+    build(context)
+    label = context.parent / "fake" / "label"
+    label.write_text(label.read_text().replace('"trtllm.fleet.', '"org.trtllm.fleet.'))
+    assert not build(context)
+
+
+def test_an_image_of_somebody_else_is_built(context: Path) -> None:
+    label = context.parent / "fake" / "label"
+    label.write_text("null\n")
+    assert build(context)
 
 
 def test_a_changed_source_argument_or_mode_builds_again(context: Path) -> None:

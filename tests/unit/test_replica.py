@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils import _quadlet, _replica
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._gpu import cdi_name
 
 SETTINGS: dict[str, Any] = {
     "release": "1.2.1",
@@ -86,10 +87,12 @@ def test_triton_gives_up_on_requests_before_it_is_given_up(options: dict[str, An
         ("0:1", "nvidia.com/gpu=0:1"),
         ("MIG-5b3c", "nvidia.com/gpu=MIG-5b3c"),
         ("vendor.com/net=eth0", "vendor.com/net=eth0"),
+        ("/dev/nvidia0", "/dev/nvidia0"),
     ],
 )
 def test_devices_by_cdi_name(gpu: object, device: str) -> None:
-    assert _replica.cdi_device(gpu) == device
+    container = services(replica("a", gpus=[gpu]))[0]["unit"]["Container"]
+    assert container["AddDevice"] == [device] == [cdi_name(gpu)], "an engine and its replica get the same device"
 
 
 @pytest.mark.parametrize(
