@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The reference of all roles, from their argument specs: ``docs.py`` writes it, ``docs.py --check`` compares."""
+"""What is generated from one source: ``docs.py`` writes it, ``docs.py --check`` compares.
+
+* ``docs/reference.md``, the reference of all roles, from their argument specs and the table of platforms;
+* the platforms in ``meta/main.yml`` of the roles that prepare hosts, from the same table.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ OUT = REPO / "docs" / "reference.md"
 # The order in which site.yml uses them.
 ROLES = [
     "fleet",
+    "gpu_host",
     "gpu_driver",
     "container_toolkit",
     "podman",
@@ -27,6 +32,9 @@ ROLES = [
     "triton",
     "openai_gateway",
 ]
+PLATFORMS = REPO / "roles" / "gpu_host" / "vars" / "main.yml"
+# The roles that know one system from another.
+HOST_ROLES = ("gpu_host", "podman", "gpu_driver", "container_toolkit")
 HEAD = """# Reference of the roles
 
 Generated from `roles/*/meta/argument_specs.yml` by `make docs`. Modules document themselves:
@@ -62,9 +70,40 @@ def rows(options: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from rows(option["options"], f"{prefix}{name}{'[]' if option.get('type') == 'list' else ''}.")
 
 
+def platforms() -> dict[str, dict[str, Any]]:
+    """The supported systems, one row each."""
+    rows_: dict[str, dict[str, Any]] = yaml.safe_load(PLATFORMS.read_text(encoding="utf-8"))["__gpu_host_platforms"]
+    return rows_
+
+
+def supported_systems() -> str:
+    """The table of supported systems."""
+    lines = [
+        "\n## Supported systems\n\n",
+        "| system | packages | podman of its own | NVIDIA's driver repository |\n|---|---|---|---|\n",
+    ]
+    for row in platforms().values():
+        lines.append(f"| {row['name']} | {row['manager']} | {row['podman']} | `{row['nvidia']}` |\n")
+    return "".join(lines) + "\nEL is RHEL, Rocky, Alma or CentOS. Each on x86_64 and aarch64.\n"
+
+
+def galaxy_platforms(role: str) -> str:
+    """``meta/main.yml`` of *role* with the platforms of the table."""
+    text = (REPO / "roles" / role / "meta" / "main.yml").read_text(encoding="utf-8")
+    versions: dict[str, list[str]] = {}
+    for row in platforms().values():
+        name, version = row["galaxy"]
+        versions.setdefault(name, []).append(version)
+    block = "".join(
+        f"    - name: {name}\n      versions: [{', '.join(json.dumps(v) if v.isdigit() else v for v in found)}]\n"
+        for name, found in versions.items()
+    )
+    return re.sub(r"(  platforms:\n)(?:    .*\n)+", rf"\g<1>{block}", text)
+
+
 def reference() -> str:
     """The whole page."""
-    parts = [HEAD]
+    parts = [HEAD, supported_systems()]
     for role in ROLES:
         specs = REPO / "roles" / role / "meta" / "argument_specs.yml"
         main = yaml.safe_load(specs.read_text(encoding="utf-8"))["argument_specs"]["main"]
@@ -78,15 +117,26 @@ def reference() -> str:
     return "".join(parts)
 
 
+def generated() -> dict[Path, str]:
+    """Every generated file with its text."""
+    metas = {REPO / "roles" / role / "meta" / "main.yml": galaxy_platforms(role) for role in HOST_ROLES}
+    return {OUT: reference(), **metas}
+
+
 def main() -> int:
-    text = reference()
+    stale = {
+        path: text
+        for path, text in generated().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
+    names = ", ".join(str(path.relative_to(REPO)) for path in stale)
     if "--check" in sys.argv[1:]:
-        if not OUT.exists() or OUT.read_text(encoding="utf-8") != text:
-            print("docs: docs/reference.md is not what the argument specs say; run `make docs`.", file=sys.stderr)
-            return 1
-        return 0
-    OUT.write_text(text, encoding="utf-8")
-    print(f"docs: wrote {OUT.relative_to(REPO)}")
+        if stale:
+            print(f"docs: {names} is not what its source says; run `make docs`.", file=sys.stderr)
+        return 1 if stale else 0
+    for path, text in stale.items():
+        path.write_text(text, encoding="utf-8")
+    print(f"docs: wrote {names}" if stale else "docs: all is as its source says")
     return 0
 
 
