@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -19,16 +20,16 @@ from starlette.types import ASGIApp
 from openai_gateway import __version__
 from openai_gateway.config import GatewayConfig
 from openai_gateway.errors import ApiError
-from openai_gateway.generation import Ask, Ending, ServedModel
+from openai_gateway.generation import Finish, GenerateRequest, ServedModel
 from openai_gateway.health import ready
 from openai_gateway.metrics import Metrics, RequestMeter
-from openai_gateway.responses import Shape, event
+from openai_gateway.responses import ResponseBuilder, event
 from openai_gateway.schema import ChatRequest, CompletionRequest, GenerationRequest
 from openai_gateway.serving import (
     CLIENT_GONE,
     ClientGone,
     EventStream,
-    Front,
+    GatewayMiddleware,
     Keys,
     error_response,
     while_connected,
@@ -68,16 +69,18 @@ class Gateway:
         model = self.model(body.model)
         body.check_extra()
         ask = _ask(model, body)
-        shape = Shape(model.name, chat, body.include_usage)
+        shape = ResponseBuilder(model.name, chat, body.include_usage)
         meter = RequestMeter(self.metrics, model.name, endpoint, started, log)
         if body.stream:
             return await self._stream(http, model, ask, shape, meter)
         with meter:
-            text, ending = await while_connected(http.receive, _whole(model, ask, meter))
-            meter.ended(ending)
-            return JSONResponse(shape.whole(text, ending))
+            text, finish = await while_connected(http.receive, _whole(model, ask, meter))
+            meter.finished(finish)
+            return JSONResponse(shape.whole(text, finish))
 
-    async def _stream(self, http: Request, model: ServedModel, ask: Ask, shape: Shape, meter: RequestMeter) -> Response:
+    async def _stream(
+        self, http: Request, model: ServedModel, ask: GenerateRequest, shape: ResponseBuilder, meter: RequestMeter
+    ) -> Response:
         """Begin a stream once the first piece is there, so that an error before it has its own status."""
         pieces = model.answer(ask)
         try:
@@ -89,7 +92,7 @@ class Gateway:
 
         async def events() -> AsyncGenerator[bytes, None]:
             yield shape.opening()
-            item: str | Ending | None = first
+            item: str | Finish | None = first
             try:
                 while isinstance(item, str):
                     meter.text()
@@ -99,8 +102,8 @@ class Gateway:
                 meter.close(error)
                 yield event(error.body())
                 return
-            if isinstance(item, Ending):
-                meter.ended(item)
+            if isinstance(item, Finish):
+                meter.finished(item)
                 yield shape.closing(item)
                 meter.close()
 
@@ -111,7 +114,7 @@ class Gateway:
         return EventStream(events(), finish)
 
 
-def _ask(model: ServedModel, body: GenerationRequest) -> Ask:
+def _ask(model: ServedModel, body: GenerationRequest) -> GenerateRequest:
     chat = isinstance(body, ChatRequest)
     if isinstance(body, ChatRequest):
         text = model.tokenizer.render(body.messages, model.name)
@@ -120,22 +123,22 @@ def _ask(model: ServedModel, body: GenerationRequest) -> Ask:
         text = body.prompt
     max_tokens, param = body.limit()
     sampling, optional = body.sampling()
-    return Ask(text, chat, max_tokens, param, sampling, optional, tuple(body.stop or ()), bool(body.stream))
+    return GenerateRequest(text, chat, max_tokens, param, sampling, optional, tuple(body.stop or ()), bool(body.stream))
 
 
-async def _next(pieces: AsyncIterator[str | Ending]) -> str | Ending | None:
-    return await anext(pieces, None)  # noqa: F821 - the project's linter assumes Python 3.9
+async def _next(pieces: AsyncIterator[str | Finish]) -> str | Finish | None:
+    return await anext(pieces, None)
 
 
-async def _whole(model: ServedModel, ask: Ask, meter: RequestMeter) -> tuple[str, Ending]:
+async def _whole(model: ServedModel, ask: GenerateRequest, meter: RequestMeter) -> tuple[str, Finish]:
     parts: list[str] = []
     async with aclosing(model.answer(ask)) as pieces:
         async for piece in pieces:
-            if isinstance(piece, Ending):
+            if isinstance(piece, Finish):
                 return "".join(parts), piece
             meter.text()
             parts.append(piece)
-    raise AssertionError("an answer ends with its Ending or an exception")
+    raise AssertionError("an answer ends with its Finish or an exception")
 
 
 def create_app(
@@ -159,7 +162,7 @@ def create_app(
     app.state.gateway = gateway
     _routes(app, gateway)
     _errors(app)
-    return Front(app, Keys(keys), config.max_body_bytes)
+    return GatewayMiddleware(app, Keys(keys), config.max_body_bytes)
 
 
 def _routes(app: FastAPI, gateway: Gateway) -> None:
@@ -191,12 +194,12 @@ def _routes(app: FastAPI, gateway: Gateway) -> None:
         return JSONResponse(detail, 200 if is_ready else 503)
 
     @app.get("/metrics")
-    async def metrics() -> PlainTextResponse:
+    async def metrics() -> Response:
         for served in gateway.models.values():
             for replica in served.replicas.replicas:
-                gateway.metrics.outstanding.set(served.name, replica.url, value=replica.outstanding)
-                gateway.metrics.resting.set(served.name, replica.url, value=replica.failures)
-        return PlainTextResponse(gateway.metrics.render(), media_type="text/plain; version=0.0.4")
+                gateway.metrics.outstanding.labels(served.name, replica.url).set(replica.outstanding)
+                gateway.metrics.failures.labels(served.name, replica.url).set(replica.failures)
+        return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _errors(app: FastAPI) -> None:
@@ -219,7 +222,7 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(_http: Request, _error: Exception) -> Response:
-        return error_response(ApiError(500, "The gateway made a mistake; its log says which."))
+        return error_response(ApiError(500, "Internal error; the gateway's log says which."))
 
 
 def _invalid(error: RequestValidationError) -> ApiError:

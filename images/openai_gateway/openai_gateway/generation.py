@@ -24,7 +24,7 @@ RETRY_ELSEWHERE = {"model_not_ready", "upstream_error"}  # a fault of this repli
 
 
 @dataclass(frozen=True)
-class Ask:
+class GenerateRequest:
     """A request stripped of what is OpenAI's."""
 
     text: str
@@ -38,10 +38,10 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Ending:
+class Finish:
     """How an answer ended."""
 
-    finish_reason: str  # stop or length
+    reason: str  # stop or length
     prompt_tokens: int
     completion_tokens: int
 
@@ -92,8 +92,8 @@ class ServedModel:
         self._http = http
         self._warned = False
 
-    async def answer(self, ask: Ask) -> AsyncGenerator[str | Ending, None]:
-        """Yield the answer's text in pieces and its Ending last.
+    async def answer(self, ask: GenerateRequest) -> AsyncGenerator[str | Finish, None]:
+        """Yield the answer's text in pieces and its Finish last.
 
         Another replica is tried as long as nothing was yielded. Raises ApiError.
         """
@@ -127,7 +127,7 @@ class ServedModel:
             retry_after=5,
         )
 
-    async def on_replica(self, replica: Replica, ask: Ask) -> AsyncGenerator[str | Ending, None]:
+    async def on_replica(self, replica: Replica, ask: GenerateRequest) -> AsyncGenerator[str | Finish, None]:
         """Yield the answer of one replica."""
         client = TritonClient(self._http, replica.url)
         interface = replica.interface
@@ -190,7 +190,7 @@ class ServedModel:
             )
         return right
 
-    def _budget(self, ask: Ask, prompt: Prompt) -> int:
+    def _budget(self, ask: GenerateRequest, prompt: Prompt) -> int:
         """Return how many tokens the answer may have; raise ApiError 400 where the context is too short."""
         limit, wanted = self.max_seq_len, ask.max_tokens
         if limit is None:
@@ -217,7 +217,7 @@ class ServedModel:
         words = (self.tokenizer.token(i) for i in self.tokenizer.end_ids[1:])
         return [word for word in words if word]
 
-    def _ending(self, text: AnswerText, counts: _Counts, prompt: Prompt, max_tokens: int) -> Ending:
+    def _ending(self, text: AnswerText, counts: _Counts, prompt: Prompt, max_tokens: int) -> Finish:
         """Say why the answer ended, and what it cost.
 
         The engine's own count is exact and also holds the token that ended the answer. Without it (releases
@@ -229,7 +229,7 @@ class ServedModel:
             written = self.tokenizer.count(text.text if text.stopped else text.generated)
         reached = max(written, counts.texts if counts.written is None else 0) >= max_tokens
         reason = "length" if reached and not text.stopped else "stop"
-        return Ending(reason, counts.read or prompt.tokens, written)
+        return Finish(reason, counts.read or prompt.tokens, written)
 
 
 def _text(response: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openai_gateway.errors import ConfigError, unsupported
+from openai_gateway.errors import unsupported
 
 TRUE_WORDS = {"true", "1", "t", "y", "yes"}
 FALSE_WORDS = {"false", "0", "f", "n", "no"}
@@ -41,17 +41,17 @@ RELEASES: tuple[ReleaseRow, ...] = (
 RENAMED = {"seed": ("seed", "random_seed"), "min_tokens": ("min_tokens", "min_length")}
 
 
-def parse_release(version: str, where: str) -> tuple[int, ...]:
+def parse_release(version: str) -> tuple[int, ...]:
     """Return (0, 7, 2) for "0.7.2"; a suffix like rc1 is left out."""
     match = re.match(r"^v?(\d+)\.(\d+)(?:\.(\d+))?", version)
     if not match:
-        raise ConfigError(f"{where}: release '{version}' is no TensorRT-LLM version; write for example 1.2.1")
+        raise ValueError(f"release '{version}' is no TensorRT-LLM version; write for example 1.2.1")
     return tuple(int(part) for part in match.groups(default="0"))
 
 
 def release_row(version: str) -> ReleaseRow:
     """Return the row of the table that *version* falls into."""
-    parsed = parse_release(version, "model")
+    parsed = parse_release(version)
     return next(row for row in RELEASES if parsed >= row.first)
 
 

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from openai_gateway.generation import Ending
+from openai_gateway.generation import Finish
 
 
 def event(value: Any) -> bytes:
@@ -20,17 +20,17 @@ def event(value: Any) -> bytes:
 DONE = b"data: [DONE]\n\n"
 
 
-def usage(ending: Ending) -> dict[str, int]:
+def usage(finish: Finish) -> dict[str, int]:
     """Return OpenAI's usage object."""
     return {
-        "prompt_tokens": ending.prompt_tokens,
-        "completion_tokens": ending.completion_tokens,
-        "total_tokens": ending.prompt_tokens + ending.completion_tokens,
+        "prompt_tokens": finish.prompt_tokens,
+        "completion_tokens": finish.completion_tokens,
+        "total_tokens": finish.prompt_tokens + finish.completion_tokens,
     }
 
 
 @dataclass(frozen=True)
-class Shape:
+class ResponseBuilder:
     """How one endpoint words its answers."""
 
     model: str
@@ -39,14 +39,14 @@ class Shape:
     created: int = field(default_factory=lambda: int(time.time()))
     token: str = field(default_factory=lambda: secrets.token_hex(12))
 
-    def whole(self, text: str, ending: Ending) -> dict[str, Any]:
+    def whole(self, text: str, finish: Finish) -> dict[str, Any]:
         """Return a complete answer."""
-        choice: dict[str, Any] = {"index": 0, "finish_reason": ending.finish_reason, "logprobs": None}
+        choice: dict[str, Any] = {"index": 0, "finish_reason": finish.reason, "logprobs": None}
         if self.chat:
             choice["message"] = {"role": "assistant", "content": text, "refusal": None}
         else:
             choice["text"] = text
-        return {**self._head("chat.completion"), "choices": [choice], "usage": usage(ending)}
+        return {**self._head("chat.completion"), "choices": [choice], "usage": usage(finish)}
 
     def opening(self) -> bytes:
         """Return the chunk that begins a stream: chat names the role there."""
@@ -56,12 +56,12 @@ class Shape:
         """Return the chunk with *text*."""
         return self._chunk({"content": text} if self.chat else text, None)
 
-    def closing(self, ending: Ending) -> bytes:
+    def closing(self, finish: Finish) -> bytes:
         """Return the chunks that end a stream."""
-        last = self._chunk({} if self.chat else "", ending.finish_reason)
+        last = self._chunk({} if self.chat else "", finish.reason)
         if self.include_usage:
             head = self._head("chat.completion.chunk")
-            last += event({**head, "choices": [], "usage": usage(ending)})
+            last += event({**head, "choices": [], "usage": usage(finish)})
         return last + DONE
 
     def _chunk(self, content: Any, finish_reason: str | None) -> bytes:

@@ -100,7 +100,7 @@ class Keys:
             raise ApiError(401, f"{said} Send it as 'Authorization: Bearer KEY'.", code="invalid_api_key")
 
 
-class Front:
+class GatewayMiddleware:
     """Outermost layer: request id, API key on /v1, limit of the body, and one log line without any content."""
 
     def __init__(self, app: ASGIApp, keys: Keys, max_body_bytes: int) -> None:

@@ -46,7 +46,7 @@ class TritonClient:
         self._url = url
 
     async def interface(self, entry_model: str, release: str) -> Interface:
-        """Ask how *entry_model* declared itself, and the models it calls."""
+        """GenerateRequest how *entry_model* declared itself, and the models it calls."""
         entry = await self._config(entry_model)
         if entry is None:
             raise ApiError(503, f"Triton at {self._url} has no model '{entry_model}'.", retry_after=5)

@@ -3,15 +3,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "images" / "openai_gateway"))
-
 from openai_gateway.text import AnswerText, StopFilter, TextAssembler
 
 ALPHABET = "ab€😀 \n"

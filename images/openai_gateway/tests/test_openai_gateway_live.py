@@ -18,13 +18,12 @@ from typing import Any
 import pytest
 
 pytest.importorskip("fastapi", reason="images/openai_gateway/requirements.txt is not installed")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "images" / "openai_gateway"))
 
 import httpx
 import openai
-from unit.openai_gateway_fakes import FakeTriton, free_port, make_checkpoint, model_entry, serving
+from openai_gateway_fakes import FakeTriton, free_port, make_checkpoint, model_entry, serving
 
-SOURCE = Path(__file__).resolve().parents[2] / "images" / "openai_gateway"
+SOURCE = Path(__file__).resolve().parents[1]
 KEY = "sk-test-0123456789"
 
 
@@ -148,7 +147,7 @@ def test_a_client_that_goes_away_stops_the_work_in_triton(
     with contextlib.suppress(httpx.ReadTimeout), request as answer:
         next(answer.iter_bytes())
     assert wait_for(lambda: triton.cancelled == 1)
-    assert "\nopenai_gateway_requests_running 0\n" in httpx.get(f"{url}/metrics").text
+    assert "\nopenai_gateway_requests_running 0.0\n" in httpx.get(f"{url}/metrics").text
 
 
 def test_a_stop_sequence_stops_the_work_in_triton(client: openai.OpenAI, triton: FakeTriton) -> None:
@@ -181,9 +180,9 @@ def test_sigterm_lets_running_requests_finish(triton: FakeTriton, checkpoint: Pa
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"models": []}, "at least one model"),
+        ({"models": []}, "'models' is []; it should have at least one entry"),
         ({"prot": 1}, "did you mean 'port'"),
-        ({"port": 99999}, "from 0 to 65535"),
+        ({"port": 99999}, "'port' is 99999; it should be less than or equal to 65535"),
         ({"api_keys_file": "/nowhere"}, "cannot read the API keys /nowhere"),
     ],
 )

@@ -16,7 +16,7 @@ import pytest
 from tensorrt_llm import communicator, parameters
 from tensorrt_llm.errors import TrtllmError
 from tensorrt_llm.mapping import Mapping
-from unit.triton_cpu_fakes import (
+from triton_cpu_fakes import (
     GOLDEN,
     FakeError,
     FakeFamily,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ from typing import Any
 import pytest
 
 pytest.importorskip("fastapi", reason="images/openai_gateway/requirements.txt is not installed")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "images" / "openai_gateway"))
 
 import httpx
 from openai_gateway.app import create_app
 from openai_gateway.config import parse_config
-from unit.openai_gateway_fakes import OLD_INPUTS, OLD_OUTPUTS, FakeTriton, make_checkpoint, model_entry
+from openai_gateway_fakes import OLD_INPUTS, OLD_OUTPUTS, FakeTriton, make_checkpoint, model_entry
 
 A, B = "http://a:8000", "http://b:8000"
 Client = Callable[..., httpx.Response]
@@ -456,11 +454,11 @@ def test_metrics_count_requests_tokens_and_seconds(send: Client) -> None:
     send("/v1/completions", ask(stream=True))
     send("/v1/completions", ask(max_tokens=9999))
     text = send("/metrics").text
-    labels = 'model="tiny",endpoint="completions"'
-    assert f'openai_gateway_requests_total{{{labels},code="200"}} 2' in text
-    assert f'openai_gateway_requests_total{{{labels},code="400"}} 1' in text
-    assert f'openai_gateway_completion_tokens_total{{model="tiny"}} {2 * usage["completion_tokens"]}' in text
-    assert f'openai_gateway_request_seconds_bucket{{{labels},le="+Inf"}} 3' in text
-    assert f"openai_gateway_first_token_seconds_count{{{labels}}} 2" in text
-    assert "openai_gateway_requests_running 0" in text
-    assert f'openai_gateway_replica_requests{{model="tiny",replica="{A}"}} 0' in text
+    labels = 'endpoint="completions",model="tiny"'
+    assert f'openai_gateway_requests_total{{code="200",{labels}}} 2.0' in text
+    assert f'openai_gateway_requests_total{{code="400",{labels}}} 1.0' in text
+    assert f'openai_gateway_completion_tokens_total{{model="tiny"}} {2.0 * usage["completion_tokens"]}' in text
+    assert 'openai_gateway_request_seconds_bucket{endpoint="completions",le="+Inf",model="tiny"} 3.0' in text
+    assert f"openai_gateway_first_token_seconds_count{{{labels}}} 2.0" in text
+    assert "openai_gateway_requests_running 0.0" in text
+    assert f'openai_gateway_replica_requests{{model="tiny",replica="{A}"}} 0.0' in text
