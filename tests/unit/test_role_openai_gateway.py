@@ -49,7 +49,7 @@ def test_the_gateway_reads_what_the_role_writes() -> None:
     (model,) = config.models
     assert (config.address, config.port, config.shutdown_timeout) == ("0.0.0.0", 3000, 60)
     assert model.urls == tuple(MODEL["urls"])  # type: ignore[arg-type]
-    assert (model.release, model.max_seq_len, model.default_max_tokens) == ("1.2.1", None, 1024)
+    assert (model.release, model.max_seq_len, model.default_max_tokens) == ("1.2.1", None, None)
     assert config.api_keys_file is None
 
 

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-import httpx
+from aiohttp.abc import AbstractResolver
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 from openai_gateway import __version__
 from openai_gateway.config import GatewayConfig
 from openai_gateway.errors import ApiError
-from openai_gateway.generation import Finish, GenerateRequest, ServedModel
+from openai_gateway.generation import Finish, GenerateRequest, Piece, ServedModel
 from openai_gateway.health import ready
 from openai_gateway.metrics import Metrics, RequestMeter
 from openai_gateway.responses import ResponseBuilder, event
@@ -31,16 +31,21 @@ from openai_gateway.serving import (
     EventStream,
     GatewayMiddleware,
     Keys,
+    WhileConnected,
     error_response,
-    while_connected,
+    parse_body,
 )
+from openai_gateway.triton import session
+
+DEFAULT_MAX_TOKENS = {"chat.completions": 1024, "completions": 16}
 
 
 class Gateway:
     """What the endpoints share."""
 
-    def __init__(self, config: GatewayConfig, http: httpx.AsyncClient) -> None:
-        self.models = {model.name: ServedModel(model, http) for model in config.models}
+    def __init__(self, config: GatewayConfig) -> None:
+        self.config = config
+        self.models = {model.name: ServedModel(model) for model in config.models}
         self.metrics = Metrics()
         self.started = int(time.time())
 
@@ -60,62 +65,75 @@ class Gateway:
         card = {"id": model.name, "object": "model", "created": self.started, "owned_by": "trtllm.fleet"}
         return {**card, "max_model_len": model.max_seq_len} if model.max_seq_len else card
 
-    async def respond(self, http: Request, body: GenerationRequest, chat: bool) -> Response:
+    async def respond(self, http: Request, body: GenerationRequest, endpoint: str) -> Response:
         """Answer a completion or a chat completion."""
-        started = time.monotonic()
-        endpoint = "chat.completions" if chat else "completions"
         log: dict[str, Any] = http.state.log
-        log["model"] = body.model
         model = self.model(body.model)
-        body.check_extra()
-        ask = _ask(model, body)
-        shape = ResponseBuilder(model.name, chat, body.include_usage)
-        meter = RequestMeter(self.metrics, model.name, endpoint, started, log)
-        if body.stream:
-            return await self._stream(http, model, ask, shape, meter)
-        with meter:
-            text, finish = await while_connected(http.receive, _whole(model, ask, meter))
-            meter.finished(finish)
-            return JSONResponse(shape.whole(text, finish))
-
-    async def _stream(
-        self, http: Request, model: ServedModel, ask: GenerateRequest, shape: ResponseBuilder, meter: RequestMeter
-    ) -> Response:
-        """Begin a stream once the first piece is there, so that an error before it has its own status."""
-        pieces = model.answer(ask)
+        log["model"] = model.name
+        meter = RequestMeter(self.metrics, model.name, endpoint, http.state.started, log)
         try:
-            first = await while_connected(http.receive, _next(pieces))
+            body.check_extra()
+            asked = _generate_request(model, body, endpoint, http.state.request_id)
+            options = body.stream_options
+            builder = ResponseBuilder(
+                model.name,
+                asked.chat,
+                include_usage=bool(options and (options.include_usage or options.continuous_usage_stats)),
+                usage_always=bool(options and options.continuous_usage_stats),
+            )
+            if body.stream:
+                return await self._stream(http, model, asked, builder, meter)
+            async with WhileConnected(http.receive):
+                text, finish = await _whole(model, asked, meter)
         except BaseException as error:
             meter.close(error)
-            await pieces.aclose()
+            raise
+        meter.finished(finish)
+        meter.close()
+        return Response(json.dumps(builder.whole(text, finish)).encode(), media_type="application/json")
+
+    async def _stream(
+        self,
+        http: Request,
+        model: ServedModel,
+        asked: GenerateRequest,
+        builder: ResponseBuilder,
+        meter: RequestMeter,
+    ) -> Response:
+        """Begin a stream once the first piece is there, so that an error before it has its own status."""
+        answer = model.answer(asked)
+        try:
+            async with WhileConnected(http.receive):
+                first = await anext(answer)
+        except BaseException:
+            await answer.aclose()
             raise
 
         async def events() -> AsyncGenerator[bytes, None]:
-            yield shape.opening()
-            item: str | Finish | None = first
+            item = first
+            before = builder.opening()
             try:
-                while isinstance(item, str):
+                while not isinstance(item, Finish):
                     meter.text()
-                    yield shape.piece(item)
-                    item = await _next(pieces)
+                    yield before + builder.pieces(item)
+                    before = b""
+                    item = await anext(answer)
             except ApiError as error:
                 meter.close(error)
                 yield event(error.body())
                 return
-            if isinstance(item, Finish):
-                meter.finished(item)
-                yield shape.closing(item)
-                meter.close()
+            meter.finished(item)
+            yield before + builder.closing(item)
+            meter.close()
 
         async def finish() -> None:
             meter.close(ClientGone())  # unless it was closed before
-            await pieces.aclose()
+            await answer.aclose()
 
         return EventStream(events(), finish)
 
 
-def _ask(model: ServedModel, body: GenerationRequest) -> GenerateRequest:
-    chat = isinstance(body, ChatRequest)
+def _generate_request(model: ServedModel, body: GenerationRequest, endpoint: str, request_id: str) -> GenerateRequest:
     if isinstance(body, ChatRequest):
         text = model.tokenizer.render(body.messages, model.name)
     else:
@@ -123,49 +141,57 @@ def _ask(model: ServedModel, body: GenerationRequest) -> GenerateRequest:
         text = body.prompt
     max_tokens, param = body.limit()
     sampling, optional = body.sampling()
-    return GenerateRequest(text, chat, max_tokens, param, sampling, optional, tuple(body.stop or ()), bool(body.stream))
+    return GenerateRequest(
+        text=text,
+        chat=isinstance(body, ChatRequest),
+        max_tokens=max_tokens,
+        limit_param=param,
+        sampling=sampling,
+        optional=optional,
+        stop=tuple(body.stop or ()),
+        default_max_tokens=model.config.default_max_tokens or DEFAULT_MAX_TOKENS[endpoint],
+        id=request_id,
+    )
 
 
-async def _next(pieces: AsyncIterator[str | Finish]) -> str | Finish | None:
-    return await anext(pieces, None)
-
-
-async def _whole(model: ServedModel, ask: GenerateRequest, meter: RequestMeter) -> tuple[str, Finish]:
-    parts: list[str] = []
-    async with aclosing(model.answer(ask)) as pieces:
-        async for piece in pieces:
-            if isinstance(piece, Finish):
-                return "".join(parts), piece
+async def _whole(model: ServedModel, asked: GenerateRequest, meter: RequestMeter) -> tuple[str, Finish]:
+    parts: list[Piece] = []
+    async with aclosing(model.answer(asked)) as answer:
+        async for item in answer:
+            if isinstance(item, Finish):
+                return "".join([piece.text for piece in parts]), item
             meter.text()
-            parts.append(piece)
+            parts += item
     raise AssertionError("an answer ends with its Finish or an exception")
 
 
-def create_app(
-    config: GatewayConfig, keys: tuple[str, ...] = (), transport: httpx.AsyncBaseTransport | None = None
-) -> ASGIApp:
-    """Return the ASGI application. *transport* replaces the network in tests. Raises ConfigError."""
-    http = httpx.AsyncClient(
-        transport=transport,
-        timeout=httpx.Timeout(config.request_timeout, connect=config.connect_timeout, pool=None),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-        trust_env=False,  # Triton is never behind the proxy that the environment names
-    )
-    gateway = Gateway(config, http)
+def create_app(config: GatewayConfig, keys: tuple[str, ...] = (), resolver: AbstractResolver | None = None) -> ASGIApp:
+    """Return the ASGI application. *resolver* finds the replicas' hosts in place of DNS. Raises ConfigError."""
+    gateway = Gateway(config)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with http:
+        async with session(config.request_timeout, config.connect_timeout, resolver=resolver) as http:
+            for model in gateway.models.values():
+                model.http = http
             yield
 
     app = FastAPI(title="OpenAI gateway", version=__version__, lifespan=lifespan, openapi_url=None, docs_url=None)
     app.state.gateway = gateway
     _routes(app, gateway)
     _errors(app)
-    return GatewayMiddleware(app, Keys(keys), config.max_body_bytes)
+    known = {getattr(route, "path", "") for route in app.routes}
+
+    def refused(model: str, path: str, status: int) -> None:
+        endpoint = path.removeprefix("/v1/").replace("/", ".") if path in known else "other"
+        gateway.metrics.refused(model, endpoint, status)
+
+    return GatewayMiddleware(app, Keys(keys), refused)
 
 
 def _routes(app: FastAPI, gateway: Gateway) -> None:
+    limit = gateway.config.max_body_bytes
+
     @app.get("/v1/models")
     async def models() -> JSONResponse:
         return JSONResponse({"object": "list", "data": [gateway.card(model) for model in gateway.models.values()]})
@@ -175,12 +201,12 @@ def _routes(app: FastAPI, gateway: Gateway) -> None:
         return JSONResponse(gateway.card(gateway.model(name)))
 
     @app.post("/v1/completions")
-    async def completions(http: Request, body: CompletionRequest) -> Response:
-        return await gateway.respond(http, body, chat=False)
+    async def completions(http: Request) -> Response:
+        return await gateway.respond(http, await parse_body(http, CompletionRequest, limit), "completions")
 
     @app.post("/v1/chat/completions")
-    async def chat_completions(http: Request, body: ChatRequest) -> Response:
-        return await gateway.respond(http, body, chat=True)
+    async def chat_completions(http: Request) -> Response:
+        return await gateway.respond(http, await parse_body(http, ChatRequest, limit), "chat.completions")
 
     @app.get("/health")
     async def health() -> PlainTextResponse:
@@ -214,28 +240,9 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(http: Request, error: HTTPException) -> Response:
         words = {404: f"Unknown request URL: {http.method} {http.url.path}.", 405: "Method not allowed."}
-        return error_response(ApiError(error.status_code, words.get(error.status_code, str(error.detail))))
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_http: Request, error: RequestValidationError) -> Response:
-        return error_response(_invalid(error))
+        message = words.get(error.status_code, str(error.detail))
+        return error_response(ApiError(error.status_code, message, more_headers=error.headers))
 
     @app.exception_handler(Exception)
     async def unexpected(_http: Request, _error: Exception) -> Response:
         return error_response(ApiError(500, "Internal error; the gateway's log says which."))
-
-
-def _invalid(error: RequestValidationError) -> ApiError:
-    """Word the first thing wrong with a body as OpenAI does."""
-    first = error.errors()[0]
-    message = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "json_invalid":
-        detail = first.get("ctx", {}).get("error", message)
-        return ApiError(400, f"The body of the request is not valid JSON: {detail}.")
-    path = [part for part in first["loc"] if part != "body"]
-    if not path:
-        return ApiError(400, f"The body of the request must be a JSON object: {message}.")
-    param = str(path[0]) + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path[1:])
-    if first["type"] == "missing":
-        return ApiError(400, f"You must provide '{param}'.", param=param)
-    return ApiError(400, f"Invalid '{param}': {message[:1].lower()}{message[1:]}.", param=param)

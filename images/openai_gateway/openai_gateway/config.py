@@ -45,7 +45,8 @@ class ModelConfig(_Settings):
     release: Text  # TensorRT-LLM version: decides the names of tensors
     # Tokens of prompt and answer together; None: the checkpoint's own limit.
     max_seq_len: Annotated[Whole, Field(ge=2)] | None = None
-    default_max_tokens: Annotated[Whole, Field(ge=1)] = 1024  # cap of an answer when the client names none
+    # Cap of an answer when the client names none; None: 1024 in chat, and 16 in completions as OpenAI has it.
+    default_max_tokens: Annotated[Whole, Field(ge=1)] | None = None
     chat_template: Path | None = None  # a file that replaces the checkpoint's template
 
     @field_validator("urls")
@@ -79,6 +80,7 @@ class GatewayConfig(_Settings):
     request_timeout: Seconds = 600.0  # seconds without a byte from Triton before a request is given up
     connect_timeout: Seconds = 5.0  # seconds to reach a replica
     shutdown_timeout: Annotated[Whole, Field(ge=0)] = 60  # seconds that running requests get after SIGTERM
+    read_timeout: Seconds = 60.0  # seconds in which a client must have sent its request
     max_body_bytes: Annotated[Whole, Field(ge=1024)] = 8 * 1024 * 1024
 
     @field_validator("models")

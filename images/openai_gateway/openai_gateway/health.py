@@ -47,6 +47,8 @@ async def _state(model: ServedModel, replica: Replica) -> str:
         except Unreachable as error:
             problem = str(error)
         except ApiError as error:
+            if error.code == "overloaded":
+                return "ready"  # its queue is full of requests that it works on
             problem = error.message
         except TimeoutError:
             # It may only be busy, so it does not rest.
@@ -60,6 +62,6 @@ async def _state(model: ServedModel, replica: Replica) -> str:
 
 async def _one_token(model: ServedModel, replica: Replica) -> None:
     async with aclosing(model.on_replica(replica, ONE_TOKEN)) as pieces:
-        async for piece in pieces:
-            if isinstance(piece, Finish) and piece.completion_tokens < 1:
+        async for item in pieces:
+            if isinstance(item, Finish) and item.completion_tokens < 1:
                 raise ApiError(502, "the model wrote no token", code="upstream_error")

@@ -86,8 +86,8 @@ class Interface:
         max_tokens: int,
         *,
         stream: bool,
-        sampling: Mapping[str, int | float],
-        optional: Mapping[str, int | float],
+        sampling: Mapping[str, Any],
+        optional: Mapping[str, Any],
         stop: Sequence[str],
     ) -> dict[str, Any]:
         """Build the body of generate or generate_stream.

@@ -14,6 +14,7 @@ from openai_gateway.generation import Finish
 from openai_gateway.serving import CLIENT_GONE, ClientGone
 
 LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each counter
 
 
@@ -31,8 +32,13 @@ class Metrics:
         self.completion_tokens = Counter("completion_tokens", "Tokens written.", ("model",), **given)
         self.duration = Histogram("request_seconds", "From request to last byte.", both, **seconds)
         self.first_token = Histogram("first_token_seconds", "From request to first text.", both, **seconds)
+        self.token = Histogram("token_seconds", "From one token to the next.", both, buckets=TOKEN_BUCKETS, **given)
         self.outstanding = Gauge("replica_requests", "Requests at work by replica.", replica, **given)
         self.failures = Gauge("replica_failures", "Failures in a row by replica.", replica, **given)
+
+    def refused(self, model: str, endpoint: str, status: int) -> None:
+        """Count a request that was refused before any model was asked; *model* may be empty."""
+        self.requests.labels(model, endpoint, str(status)).inc()
 
     def render(self) -> bytes:
         """Return the whole exposition."""
@@ -44,16 +50,17 @@ class RequestMeter:
 
     def __init__(self, metrics: Metrics, model: str, endpoint: str, started: float, log: dict[str, Any]) -> None:
         self._metrics, self._labels, self._started, self._log = metrics, (model, endpoint), started, log
-        self._first = True
+        self._first_text: float | None = None
         self._open = True
         self._code = 500
+        log["counted"] = True
         metrics.running.inc()
 
     def text(self) -> None:
         """Text is there; only the first time counts."""
-        if self._first:
-            self._first = False
-            seconds = time.monotonic() - self._started
+        if self._first_text is None:
+            self._first_text = time.monotonic()
+            seconds = self._first_text - self._started
             self._metrics.first_token.labels(*self._labels).observe(seconds)
             self._log["first_token"] = f"{seconds:.3f}s"
 
@@ -64,6 +71,9 @@ class RequestMeter:
         self._metrics.completion_tokens.labels(self._labels[0]).inc(finish.completion_tokens)
         self._log.update(prompt=finish.prompt_tokens, completion=finish.completion_tokens)
         self._log["finish"] = finish.reason
+        if self._first_text is not None and finish.completion_tokens > 1:
+            each = (time.monotonic() - self._first_text) / (finish.completion_tokens - 1)
+            self._metrics.token.labels(*self._labels).observe(each)
 
     def close(self, error: BaseException | None = None) -> None:
         """The request is over; *error* is what ended it."""

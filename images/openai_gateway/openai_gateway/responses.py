@@ -6,10 +6,11 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
-from openai_gateway.generation import Finish
+from openai_gateway.generation import Finish, Piece
+
+DONE = b"data: [DONE]\n\n"
 
 
 def event(value: Any) -> bytes:
@@ -17,65 +18,71 @@ def event(value: Any) -> bytes:
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
-DONE = b"data: [DONE]\n\n"
-
-
-def usage(finish: Finish) -> dict[str, int]:
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     """Return OpenAI's usage object."""
     return {
-        "prompt_tokens": finish.prompt_tokens,
-        "completion_tokens": finish.completion_tokens,
-        "total_tokens": finish.prompt_tokens + finish.completion_tokens,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
     }
 
 
-@dataclass(frozen=True)
 class ResponseBuilder:
     """How one endpoint words its answers."""
 
-    model: str
-    chat: bool
-    include_usage: bool = False
-    created: int = field(default_factory=lambda: int(time.time()))
-    token: str = field(default_factory=lambda: secrets.token_hex(12))
+    def __init__(self, model: str, chat: bool, include_usage: bool = False, usage_always: bool = False) -> None:
+        """*include_usage*: a stream ends with the counts; *usage_always*: each of its chunks has them so far."""
+        self._chat, self._include_usage, self._usage_always = chat, include_usage, usage_always
+        self._head = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}",
+            "object": "chat.completion" if chat else "text_completion",
+            "created": int(time.time()),
+            "model": model,
+        }
+        if chat:
+            self._stream_head = {**self._head, "object": "chat.completion.chunk"}
+        else:
+            self._stream_head = self._head
+        # Every piece of a stream has the same event around its text, so that is written once.
+        around = self._chunk(self._delta(""), None)
+        self._before, _, self._after = around.rpartition(b'""')
 
     def whole(self, text: str, finish: Finish) -> dict[str, Any]:
         """Return a complete answer."""
         choice: dict[str, Any] = {"index": 0, "finish_reason": finish.reason, "logprobs": None}
-        if self.chat:
+        if self._chat:
             choice["message"] = {"role": "assistant", "content": text, "refusal": None}
         else:
             choice["text"] = text
-        return {**self._head("chat.completion"), "choices": [choice], "usage": usage(finish)}
+        return {**self._head, "choices": [choice], "usage": usage(finish.prompt_tokens, finish.completion_tokens)}
 
     def opening(self) -> bytes:
         """Return the chunk that begins a stream: chat names the role there."""
-        return self._chunk({"role": "assistant", "content": ""}, None) if self.chat else b""
+        return self._chunk({"role": "assistant", "content": ""}, None) if self._chat else b""
 
-    def piece(self, text: str) -> bytes:
-        """Return the chunk with *text*."""
-        return self._chunk({"content": text} if self.chat else text, None)
+    def pieces(self, pieces: list[Piece]) -> bytes:
+        """Return the chunks of *pieces*."""
+        if self._usage_always:
+            chunks = [self._chunk(self._delta(p.text), None, usage(p.read, p.written)) for p in pieces]
+            return b"".join(chunks)
+        before, after = self._before, self._after
+        return b"".join([before + json.dumps(piece.text).encode() + after for piece in pieces])
 
     def closing(self, finish: Finish) -> bytes:
         """Return the chunks that end a stream."""
-        last = self._chunk({} if self.chat else "", finish.reason)
-        if self.include_usage:
-            head = self._head("chat.completion.chunk")
-            last += event({**head, "choices": [], "usage": usage(finish)})
+        counts = usage(finish.prompt_tokens, finish.completion_tokens)
+        last = self._chunk({} if self._chat else "", finish.reason, counts)
+        if self._include_usage:
+            last += event({**self._stream_head, "choices": [], "usage": counts})
         return last + DONE
 
-    def _chunk(self, content: Any, finish_reason: str | None) -> bytes:
-        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish_reason}
-        choice["delta" if self.chat else "text"] = content
-        chunk = {**self._head("chat.completion.chunk"), "choices": [choice]}
-        if self.include_usage:
-            chunk["usage"] = None
-        return event(chunk)
+    def _delta(self, text: str) -> Any:
+        return {"content": text} if self._chat else text
 
-    def _head(self, chat_object: str) -> dict[str, Any]:
-        return {
-            "id": f"{'chatcmpl' if self.chat else 'cmpl'}-{self.token}",
-            "object": chat_object if self.chat else "text_completion",
-            "created": self.created,
-            "model": self.model,
-        }
+    def _chunk(self, content: Any, finish_reason: str | None, counts: dict[str, int] | None = None) -> bytes:
+        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish_reason}
+        choice["delta" if self._chat else "text"] = content
+        chunk: dict[str, Any] = {**self._stream_head, "choices": [choice]}
+        if self._include_usage:
+            chunk["usage"] = counts if self._usage_always else None
+        return event(chunk)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from openai_gateway.errors import ApiError, unsupported
 
 MAX_STOPS = 16
+INT32 = 2**31 - 1
 
 # Parameters that change nothing in an answer: taken and left alone.
 IGNORED = {
@@ -28,33 +29,37 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": ("none",), "web_search_options": (),
 }  # fmt: skip
 
+Limit = Annotated[int, Field(ge=1, le=INT32)]
+Count = Annotated[int, Field(ge=0, le=INT32)]
+
 
 class StreamOptions(BaseModel):
     """``stream_options``."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class GenerationRequest(BaseModel):
     """What completions and chat completions have in common. null is "not given" everywhere."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
     model: str
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Limit | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: list[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     # Beyond OpenAI's API, as other servers of open models have them.
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=INT32)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    min_tokens: Count | None = None
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -86,22 +91,17 @@ class GenerationRequest(BaseModel):
         if self.stream_options is not None and not self.stream:
             raise ApiError(400, "'stream_options' is only allowed when 'stream' is true.", param="stream_options")
 
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with a chunk of usage counts."""
-        return bool(self.stream_options and self.stream_options.include_usage)
-
     def limit(self) -> tuple[int | None, str]:
         """Return the greatest number of tokens of the answer, and the parameter that says so."""
         return self.max_tokens, "max_tokens"
 
-    def sampling(self) -> tuple[dict[str, int | float], dict[str, int | float]]:
+    def sampling(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return (what the client asked for, what goes along) as the names of Triton's newest inputs.
 
         TensorRT-LLM picks the likeliest token unless top_k or top_p say otherwise, and its seed is 0 unless
         one is given; OpenAI's default is temperature 1, top_p 1 and chance. So the gateway says all of it.
         """
-        asked: dict[str, int | float] = {}
+        asked: dict[str, Any] = {}
         for name in ("presence_penalty", "frequency_penalty"):
             if value := getattr(self, name):
                 asked[name] = float(value)
@@ -111,11 +111,10 @@ class GenerationRequest(BaseModel):
             asked["min_tokens"] = self.min_tokens
         if self.temperature == 0 or self.top_p == 0 or self.top_k == 1:
             return asked, {"top_k": 1}
-        optional: dict[str, int | float] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-        optional["seed"] = secrets.randbits(63)
+        optional: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": secrets.randbits(63)}
         for name in ("temperature", "top_p", "top_k"):
             if (given := getattr(self, name)) is not None:
-                asked[name] = given
+                asked[name] = max(given, 0)  # -1 is another way to say that top_k is off
         if self.seed is not None:
             asked["seed"] = self.seed % 2**64
         return asked, {name: value for name, value in optional.items() if name not in asked}
@@ -140,7 +139,7 @@ class ChatRequest(GenerationRequest):
     """``POST /v1/chat/completions``."""
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Limit | None = None
 
     @field_validator("messages")
     @classmethod
@@ -164,6 +163,8 @@ def _message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
         if message.get(name):
             raise unsupported(f"{where}.{name}")
     content = message.get("content")
+    if content is None and isinstance(message.get("refusal"), str):
+        content = message["refusal"]
     if isinstance(content, list):
         content = "\n".join(_part(f"{where}.content[{i}]", part) for i, part in enumerate(content))
     if not isinstance(content, str):
@@ -176,6 +177,9 @@ def _message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _part(where: str, part: Any) -> str:
-    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+    # A refusal is a part of OpenAI's own answers, so it comes back in the history.
+    kind = part.get("type") if isinstance(part, dict) else None
+    text = part.get(kind) if kind in ("text", "refusal") else None
+    if not isinstance(text, str):
         raise ApiError(400, f"'{where}' must be a part of type text; others are not supported.", param=where)
-    return str(part["text"])
+    return text

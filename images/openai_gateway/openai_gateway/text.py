@@ -23,6 +23,8 @@ class StopFilter:
 
     def feed(self, piece: str) -> str:
         """Return what is safe to show after *piece*; nothing more once a stop sequence was found."""
+        if not self._stops:
+            return piece
         if self.hit is not None:
             return ""
         text = self._held + piece
@@ -56,25 +58,39 @@ class TextAssembler:
     *cumulative*: each response repeats everything so far; otherwise each brings only what is new. An end made
     of U+FFFD is kept back, for it may be the first bytes of a character; so are spaces at the end in
     cumulative mode, because a tokenizer's clean-up may still take them away (" ." becomes "."). What is left
-    of a character at the very end was cut off by the limit of tokens and is never shown.
+    of a character at the very end is not shown where the limit of tokens cut it off.
     """
 
     def __init__(self, cumulative: bool) -> None:
         self._cumulative = cumulative
-        self.text = ""  # all that came, complete or not
+        self._so_far = ""  # cumulative: the last response
         self._shown = 0
+        self._parts: list[str] = []  # otherwise: all that came
+        self._held = ""
+
+    @property
+    def text(self) -> str:
+        """All that came, complete or not."""
+        return self._so_far if self._cumulative else "".join(self._parts)
 
     def feed(self, piece: str) -> str:
         """Return the text that *piece* completes."""
-        self.text = piece if self._cumulative else self.text + piece
-        whole = self.text.rstrip(REPLACEMENT)
         if self._cumulative:
-            whole = whole.rstrip(" ")
-        return self._release(whole)
+            self._so_far = piece
+            return self._release(piece.rstrip(REPLACEMENT).rstrip(" "))
+        self._parts.append(piece)
+        if self._held:
+            piece = self._held + piece
+        whole = piece.rstrip(REPLACEMENT)
+        self._held = piece[len(whole) :]
+        return whole
 
-    def flush(self) -> str:
-        """Return the rest at the end of the answer."""
-        return self._release(self.text.rstrip(REPLACEMENT))
+    def flush(self, *, cut_off: bool) -> str:
+        """Return the rest at the end of the answer; *cut_off*: the limit of tokens ended it."""
+        if self._cumulative:
+            return self._release(self._so_far.rstrip(REPLACEMENT) if cut_off else self._so_far)
+        rest, self._held = self._held, ""
+        return "" if cut_off else rest
 
     def _release(self, whole: str) -> str:
         new = whole[self._shown :]
@@ -94,9 +110,9 @@ class AnswerText:
         """Return what a client may see after *piece*, possibly nothing yet."""
         return self._keep(self._filter.feed(self._assembler.feed(piece)))
 
-    def finish(self) -> str:
-        """Return the rest once Triton has said all."""
-        rest = self._filter.feed(self._assembler.flush())
+    def finish(self, *, cut_off: bool) -> str:
+        """Return the rest once Triton has said all; *cut_off*: the limit of tokens ended it."""
+        rest = self._filter.feed(self._assembler.flush(cut_off=cut_off))
         return self._keep(rest + self._filter.flush())
 
     @property

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The checkpoint's tokenizer: exact counts, special tokens, chat template, one BOS and never two."""
+"""The checkpoint's tokenizer: counts, special tokens, chat template, one BOS and never two."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,8 @@ from openai_gateway.errors import ApiError, ConfigError
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 PROBE = "Two words, then more: a1 b2."  # to learn whether tokens decoded one by one add up
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What is sent to Triton, and how many tokens the engine will read."""
-
-    text: str
-    tokens: int
+SMALL = 2048  # characters that are tokenised faster than a thread is asked to
+THREADS = ThreadPoolExecutor(2, "tokenizer")
 
 
 class CheckpointTokenizer:
@@ -51,7 +46,9 @@ class CheckpointTokenizer:
             key: text for key in SPECIAL_TOKENS if (text := _content(config.get(key, extra.get(key))))
         }
         self.bos = self.special_tokens.get("bos_token")
-        self._bos_id = self._tokenizer.token_to_id(self.bos) if self.bos else None
+        self._adds_bos = self._begins_with_bos(PROBE, 1)
+        # Some tokenizers put no BOS before a text that has one.
+        self._doubles_bos = self._adds_bos and self._begins_with_bos(f"{self.bos}{PROBE}", 2)
         generation = _json(directory / "generation_config.json", where)
         checkpoint = _json(directory / "config.json", where)
         self.end_ids = self._end_ids(generation, checkpoint)
@@ -62,31 +59,44 @@ class CheckpointTokenizer:
 
     def count(self, text: str, *, special: bool = False) -> int:
         """Return the number of tokens of *text*; with *special* also those the tokenizer adds around it."""
-        return len(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        # The batch call lets other threads run meanwhile; the one for a single text does not.
+        return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=special)[0])
+
+    async def count_up_to(self, limit: int, text: str, *, special: bool) -> tuple[int, bool]:
+        """Return the number of tokens of *text*, and whether it is exact.
+
+        A text that is much too long is counted only as far as it takes to know that, so that the work is bounded by
+        *limit* and not by what somebody sends. Long texts are counted in a thread.
+        """
+        if len(text) <= SMALL:
+            return self.count(text, special=special), True
+        loop = asyncio.get_running_loop()
+        begin = text[: 8 * limit]  # characters: a token of text has four on average
+        if len(begin) < len(text):
+            tokens = await loop.run_in_executor(THREADS, self.count, begin)
+            if tokens > limit:
+                return tokens, False
+        return await loop.run_in_executor(THREADS, lambda: self.count(text, special=special)), True
 
     def token(self, token_id: int) -> str | None:
         """Return the text of a token."""
         text = self._tokenizer.id_to_token(token_id)
         return None if text is None else str(text)
 
-    def prompt(self, text: str, adds_special_tokens: bool, *, chat: bool) -> Prompt:
+    def prompt(self, text: str, adds_special_tokens: bool, *, chat: bool) -> str:
         """Return *text* as Triton's preprocessing must get it so that the model reads exactly one BOS.
 
         A chat template usually writes BOS itself. Where preprocessing adds it as well
         (*adds_special_tokens*), the leading text of BOS is taken away. A plain prompt gets BOS as the tokenizer
         alone would put it, also where preprocessing adds nothing.
         """
-        bos, bos_id = self.bos, self._bos_id
-        if bos and bos_id is not None:
-            with_special = self._tokenizer.encode(text, add_special_tokens=True).ids
-            tokenizer_adds = with_special[:1] == [bos_id] and not (
-                text.startswith(bos) and with_special[:2] != [bos_id, bos_id]
-            )
-            if adds_special_tokens and tokenizer_adds and text.startswith(bos):
-                text = text.removeprefix(bos)
-            elif not adds_special_tokens and not chat and tokenizer_adds and not text.startswith(bos):
-                text = bos + text
-        return Prompt(text, self.count(text, special=adds_special_tokens))
+        bos = self.bos
+        if bos and self._adds_bos:
+            if adds_special_tokens and self._doubles_bos:
+                return text.removeprefix(bos)
+            if not adds_special_tokens and not chat and not text.startswith(bos):
+                return bos + text
+        return text
 
     def render(self, messages: Sequence[Mapping[str, Any]], model: str) -> str:
         """Apply the chat template."""
@@ -98,6 +108,13 @@ class CheckpointTokenizer:
                 param="messages",
             )
         return self.chat.render(messages)
+
+    def _begins_with_bos(self, text: str, times: int) -> bool:
+        """Whether the tokenizer itself makes *text* begin with that many BOS."""
+        if not self.bos:
+            return False
+        ids = self._tokenizer.encode(text, add_special_tokens=True).ids
+        return bool(ids[:times] == [self._tokenizer.token_to_id(self.bos)] * times)
 
     def _end_ids(self, generation: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> tuple[int, ...]:
         """Return every token that ends an answer, the tokenizer's own EOS first."""

@@ -9,17 +9,22 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import httpx
 import uvicorn
+from aiohttp.abc import AbstractResolver
+from openai_gateway.app import create_app
+from openai_gateway.config import parse_config
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+T = TypeVar("T")
 NEWEST_INPUTS = [
     "text_input",
     "max_tokens",
@@ -106,7 +111,6 @@ class FakeTriton:
         self.inputs: list[str] = options.get("inputs", NEWEST_INPUTS)
         self.outputs: list[str] = options.get("outputs", NEWEST_OUTPUTS)
         self.add_special_tokens: str = options.get("add_special_tokens", "True")
-        self.counts_so_far: bool = options.get("counts_so_far", False)
         self.delay: float = options.get("delay", 0.0)
         self.last_response_is_empty: bool = options.get("last_response_is_empty", False)
         self.fail: tuple[int, str] | None = None  # status and words of an error instead of an answer
@@ -168,7 +172,7 @@ class FakeTriton:
     async def _generate(self, request: Request) -> Response:
         body = await request.json()
         self.seen.append(body)
-        await self._wait(request)
+        await asyncio.sleep(self.delay)  # the real one does not notice either that its client has gone
         if self.fail:
             return JSONResponse({"error": self.fail[1]}, self.fail[0])
         if self.last_response_is_empty or (self.decoupled and body.get("stream")):
@@ -193,7 +197,7 @@ class FakeTriton:
         if body.get("stream"):
             for i in range(len(ids)):
                 shown = ids[: i + 1] if self.cumulative else ids[i : i + 1]
-                responses.append(self._response(body, self.tokenizer.decode(shown), i + 1 if self.counts_so_far else 1))
+                responses.append(self._response(body, self.tokenizer.decode(shown), 1))
         else:
             responses.append(self._response(body, self.tokenizer.decode(ids), len(ids)))
         if self.last_response_is_empty:
@@ -211,14 +215,87 @@ class FakeTriton:
             if sent < len(responses) and self.fail_after is None:
                 self.cancelled += 1
 
-    async def _wait(self, request: Request) -> None:
-        """Work for ``delay`` seconds, and notice a client that goes away meanwhile."""
-        until = time.monotonic() + self.delay
-        while time.monotonic() < until:
-            if await request.is_disconnected():
-                self.cancelled += 1
-                return
-            await asyncio.sleep(0.01)
+
+class Network(AbstractResolver):
+    """Hosts by name: each fake is served on the loopback address; a host that is None refuses connections."""
+
+    def __init__(self, **hosts: FakeTriton | None) -> None:
+        self.hosts = hosts
+        self._ports: dict[str, int] = {}
+        self._servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
+
+    async def start(self) -> None:
+        """Serve the fakes in the running loop."""
+        for name, fake in self.hosts.items():
+            self._ports[name] = free_port()
+            if fake is None:
+                continue
+            config = uvicorn.Config(fake.app, port=self._ports[name], log_level="error", lifespan="off")
+            server = uvicorn.Server(config)
+            self._servers.append((server, asyncio.create_task(server._serve())))
+            while not server.started:
+                await asyncio.sleep(0.001)
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> Any:
+        """Return what aiohttp's connector wants to know of a host."""
+        found = {"hostname": host, "host": "127.0.0.1", "port": self._ports[host]}
+        return [{**found, "family": socket.AF_INET, "proto": 0, "flags": socket.AI_NUMERICHOST}]
+
+    async def close(self) -> None:
+        """End the fakes."""
+        for server, task in self._servers:
+            server.should_exit = server.force_exit = True
+            await task
+
+
+class Gateway:
+    """A gateway in front of *network*; called, it sends one request."""
+
+    def __init__(self, network: Network, *models: dict[str, Any], keys: tuple[str, ...] = (), **top: Any) -> None:
+        self.app = create_app(parse_config({"models": list(models), **top}, "test.yml"), keys, resolver=network)
+        self._network = network
+        self.loop = asyncio.new_event_loop()
+        self._stack = contextlib.AsyncExitStack()
+        self.run(self._start())
+
+    async def _start(self) -> None:
+        await self._network.start()
+        fastapi: Any = self.app._app  # type: ignore[attr-defined]
+        await self._stack.enter_async_context(fastapi.router.lifespan_context(fastapi))
+        transport = httpx.ASGITransport(app=self.app)
+        self.client = await self._stack.enter_async_context(
+            httpx.AsyncClient(transport=transport, base_url="http://gw")
+        )
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run *work* in the gateway's loop."""
+        return self.loop.run_until_complete(work)
+
+    async def send(self, path: str, body: Any = None, **more: Any) -> httpx.Response:
+        """Send one request: GET without a body."""
+        if body is None and "content" not in more:
+            return await self.client.get(path, **more)
+        if isinstance(body, (str, bytes)):
+            return await self.client.post(path, content=body, **more)
+        return await self.client.post(path, json=body, **more)
+
+    def __call__(self, path: str, body: Any = None, **more: Any) -> httpx.Response:
+        return self.run(self.send(path, body, **more))
+
+    def close(self) -> None:
+        """End all that was started."""
+        self.run(self._stack.aclose())
+        self.run(self._network.close())
+        self.loop.close()
+
+
+OPEN: list[Gateway] = []
+
+
+def gateway(network: Network, *models: dict[str, Any], keys: tuple[str, ...] = (), **top: Any) -> Gateway:
+    """Return a gateway that is closed when its test ends."""
+    OPEN.append(Gateway(network, *models, keys=keys, **top))
+    return OPEN[-1]
 
 
 def free_port() -> int:

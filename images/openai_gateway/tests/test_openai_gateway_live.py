@@ -25,6 +25,7 @@ from openai_gateway_fakes import FakeTriton, free_port, make_checkpoint, model_e
 
 SOURCE = Path(__file__).resolve().parents[1]
 KEY = "sk-test-0123456789"
+POST = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
 
 
 @contextlib.contextmanager
@@ -75,8 +76,13 @@ def checkpoint(triton: FakeTriton, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def url(triton: FakeTriton, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    directory = tmp_path_factory.mktemp("gateway")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gateway") / "log"
+
+
+@pytest.fixture(scope="module")
+def url(triton: FakeTriton, checkpoint: Path, log: Path) -> Iterator[str]:
+    directory = log.parent
     keys = directory / "keys"
     keys.touch(mode=0o600)
     keys.write_text(f"{KEY}\n")
@@ -85,7 +91,10 @@ def url(triton: FakeTriton, checkpoint: Path, tmp_path_factory: pytest.TempPathF
             model_entry(checkpoint, backend),
             model_entry(checkpoint, "http://127.0.0.1:9", name="down"),
         ]
-        with running(directory, {"models": models, "api_keys_file": str(keys)}) as (_process, address):
+        with running(directory, {"models": models, "api_keys_file": str(keys), "read_timeout": 1}) as (
+            _process,
+            address,
+        ):
             yield address
     assert KEY not in (directory / "log").read_text()
 
@@ -140,7 +149,7 @@ def test_the_official_client_raises_the_right_errors(client: openai.OpenAI, url:
 def test_a_client_that_goes_away_stops_the_work_in_triton(
     client: openai.OpenAI, url: str, triton: FakeTriton, stream: bool
 ) -> None:
-    triton.delay = 0.1 if stream else 5.0
+    triton.delay = 0.1
     body = {"model": "tiny", "prompt": "Hi", "stream": stream}
     headers = {"Authorization": f"Bearer {KEY}"}
     request = httpx.stream("POST", f"{url}/v1/completions", json=body, headers=headers, timeout=0.5)
@@ -148,6 +157,51 @@ def test_a_client_that_goes_away_stops_the_work_in_triton(
         next(answer.iter_bytes())
     assert wait_for(lambda: triton.cancelled == 1)
     assert "\nopenai_gateway_requests_running 0.0\n" in httpx.get(f"{url}/metrics").text
+
+
+def test_abandoned_requests_do_not_keep_the_next_one_waiting(
+    client: openai.OpenAI, url: str, triton: FakeTriton
+) -> None:
+    triton.delay = 0.5
+    host, port = url.removeprefix("http://").split(":")
+    body = json.dumps({"model": "tiny", "prompt": "Hi"}).encode()
+    head = f"{POST}Content-Length: {len(body)}\r\n\r\n"
+    for _ in range(20):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode() + body)
+            time.sleep(0.02)
+    assert wait_for(lambda: triton.cancelled == len(triton.seen) > 10)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /v1/models HTTP/1.1\r\nX-Much: " + b"x" * 200_000, b"431"),
+        (b"GET /v1/models HTTP/1.1\r\nX-Little: x", b"408"),
+        (
+            b"POST /v1/completions HTTP/1.1\r\nAuthorization: Bearer "
+            + KEY.encode()
+            + b"\r\nContent-Length: 9\r\n\r\n{",
+            b"408",
+        ),
+        (b"", b"408"),
+    ],
+)
+def test_nobody_keeps_a_connection_by_never_finishing_a_request(url: str, sent: bytes, status: bytes) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(sent)
+        assert connection.recv(4096).split(b" ")[1] == status
+        with contextlib.suppress(ConnectionResetError):  # what was not read of a head
+            assert connection.recv(4096) == b""
+
+
+def test_nothing_that_a_client_sends_passes_for_a_line_or_a_field_of_the_log(url: str, log: Path) -> None:
+    httpx.get(f"{url}/v1/%0aINFO%20forged")
+    httpx.get(f"{url}/v1/models", headers={"X-Request-Id": "x status=200 id=forged"})
+    text = log.read_text()
+    assert "\nINFO forged" not in text and "status=200 id=forged" not in text
+    assert r'"/v1/\nINFO forged" status=401' in text
 
 
 def test_a_stop_sequence_stops_the_work_in_triton(client: openai.OpenAI, triton: FakeTriton) -> None:

@@ -82,7 +82,7 @@ def test_without_a_template_chat_is_refused_and_completions_work(tmp_path: Path)
     tokenizer = CheckpointTokenizer(model(make_checkpoint(tmp_path / "c", template=None)))
     with pytest.raises(ApiError, match="has no chat template"):
         tokenizer.render(MESSAGES, "tiny")
-    assert tokenizer.prompt("Hi", True, chat=False).tokens > 1
+    assert tokenizer.prompt("Hi", True, chat=False) == "Hi"
 
 
 def test_a_checkpoint_says_what_ends_an_answer_and_how_its_tokens_join(tmp_path: Path) -> None:

@@ -273,7 +273,8 @@ def output_values(result: Result, options: OutputOptions) -> dict[str, npt.NDArr
         if result.generation_logits is None
         else result.generation_logits[None, None],
         "num_input_tokens": one(options.prompt),
-        "num_output_tokens": one(result.generated),
+        # As upstream's backend has it: what is new in this response, so that the responses of a stream add up.
+        "num_output_tokens": one(len(result.log_probs)),
         "kv_cache_alloc_new_blocks": one(result.cache_blocks if timing else 0),
         "kv_cache_alloc_total_blocks": one(result.cache_blocks if timing else 0),
         "arrival_time_ns": one(timing.arrival if timing else 0),
