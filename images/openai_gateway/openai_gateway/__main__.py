@@ -51,6 +51,7 @@ def serve(config: GatewayConfig) -> None:
             log_config=None,
             log_level="warning",
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=config.shutdown_timeout,

@@ -26,10 +26,11 @@ from openai_gateway.metrics import Metrics, RequestMeter
 from openai_gateway.responses import ResponseBuilder, event
 from openai_gateway.schema import ChatRequest, CompletionRequest, GenerationRequest
 from openai_gateway.serving import (
-    CLIENT_GONE,
+    INTERNAL,
     ClientGone,
     EventStream,
     GatewayMiddleware,
+    Handler,
     Keys,
     WhileConnected,
     error_response,
@@ -149,6 +150,7 @@ def _generate_request(model: ServedModel, body: GenerationRequest, endpoint: str
         sampling=sampling,
         optional=optional,
         stop=tuple(body.stop or ()),
+        stream=bool(body.stream),
         default_max_tokens=model.config.default_max_tokens or DEFAULT_MAX_TOKENS[endpoint],
         id=request_id,
     )
@@ -180,18 +182,29 @@ def create_app(config: GatewayConfig, keys: tuple[str, ...] = (), resolver: Abst
     app.state.gateway = gateway
     _routes(app, gateway)
     _errors(app)
-    known = {getattr(route, "path", "") for route in app.routes}
+    handlers = _handlers(gateway)
+    known = {getattr(route, "path", "") for route in app.routes} | handlers.keys()
 
     def refused(model: str, path: str, status: int) -> None:
         endpoint = path.removeprefix("/v1/").replace("/", ".") if path in known else "other"
         gateway.metrics.refused(model, endpoint, status)
 
-    return GatewayMiddleware(app, Keys(keys), refused)
+    return GatewayMiddleware(app, Keys(keys), handlers, refused)
+
+
+def _handlers(gateway: Gateway) -> dict[str, Handler]:
+    limit = gateway.config.max_body_bytes
+
+    async def completions(http: Request) -> Response:
+        return await gateway.respond(http, await parse_body(http, CompletionRequest, limit), "completions")
+
+    async def chat_completions(http: Request) -> Response:
+        return await gateway.respond(http, await parse_body(http, ChatRequest, limit), "chat.completions")
+
+    return {"/v1/completions": completions, "/v1/chat/completions": chat_completions}
 
 
 def _routes(app: FastAPI, gateway: Gateway) -> None:
-    limit = gateway.config.max_body_bytes
-
     @app.get("/v1/models")
     async def models() -> JSONResponse:
         return JSONResponse({"object": "list", "data": [gateway.card(model) for model in gateway.models.values()]})
@@ -199,14 +212,6 @@ def _routes(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> JSONResponse:
         return JSONResponse(gateway.card(gateway.model(name)))
-
-    @app.post("/v1/completions")
-    async def completions(http: Request) -> Response:
-        return await gateway.respond(http, await parse_body(http, CompletionRequest, limit), "completions")
-
-    @app.post("/v1/chat/completions")
-    async def chat_completions(http: Request) -> Response:
-        return await gateway.respond(http, await parse_body(http, ChatRequest, limit), "chat.completions")
 
     @app.get("/health")
     async def health() -> PlainTextResponse:
@@ -233,10 +238,6 @@ def _errors(app: FastAPI) -> None:
     async def api_error(_http: Request, error: ApiError) -> Response:
         return error_response(error)
 
-    @app.exception_handler(ClientGone)
-    async def client_gone(_http: Request, _error: ClientGone) -> Response:
-        return Response(status_code=CLIENT_GONE)
-
     @app.exception_handler(HTTPException)
     async def http_error(http: Request, error: HTTPException) -> Response:
         words = {404: f"Unknown request URL: {http.method} {http.url.path}.", 405: "Method not allowed."}
@@ -245,4 +246,4 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(_http: Request, _error: Exception) -> Response:
-        return error_response(ApiError(500, "Internal error; the gateway's log says which."))
+        return error_response(INTERNAL)

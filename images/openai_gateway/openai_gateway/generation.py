@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -23,6 +24,7 @@ from openai_gateway.triton import TritonClient, Unreachable
 LOG = logging.getLogger("openai_gateway")
 # What another replica may do better, and whether it tells against this one.
 COUNTS_AGAINST = {"model_not_ready": True, "upstream_error": True, "upstream_refusal": False, "overloaded": False}
+PROCESS, SERIAL = secrets.token_hex(4), itertools.count()
 SPECIAL_ROOM = 8  # tokens that a tokenizer may put around a text
 
 
@@ -39,7 +41,7 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
     stream: bool = False
     default_max_tokens: int = 1024
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    id: str = ""
 
 
 class Piece(NamedTuple):
@@ -71,12 +73,15 @@ class _Counts:
     def feed(self, response: Mapping[str, Any], text: str) -> None:
         """Take in one response."""
         self.responses += 1
-        self.texts += bool(text)
-        read, new = _number(response.get("num_input_tokens")), _number(response.get("num_output_tokens"))
-        if read:
-            self.read = read
+        if text:
+            self.texts += 1
+        if self.read is None:
+            self.read = _number(response.get("num_input_tokens")) or None
+        new = response.get("num_output_tokens")
+        if type(new) is not int:
+            new = _number(new)
         if new is not None:
-            self.written = (self.written or 0) + new
+            self.written = new if self.written is None else self.written + new
 
     @property
     def so_far(self) -> int:
@@ -154,20 +159,29 @@ class ServedModel:
             stop=[*self._end_words(), *request.stop],
         )
         # Two requests of one client may have one id, but a BLS model stops what it calls by its id.
-        payload["id"] = f"{request.id}-{secrets.token_hex(4)}"
+        payload["id"] = f"{request.id}-{PROCESS}-{next(SERIAL)}"
         text = AnswerText(request.stop, cumulative=stream and interface.cumulative)
         counts = _Counts()
-        async with aclosing(self._responses(client, payload, interface)) as responses:
+        # A decoupled model is always asked to stream: only then does Triton notice that a client went away.
+        responses = client.generate(self.config.entry_model, payload, stream=interface.decoupled)
+        async with aclosing(responses):
             async for batch in responses:
                 self.replicas.answering(replica)
-                pieces = []
+                pieces: list[Piece] = []
+                texts: list[str] = []
                 for response in batch:
                     raw = _text(response)
                     counts.feed(response, raw)
+                    if not request.stream:
+                        texts.append(raw)
+                        continue
                     if new := text.feed(raw):
                         pieces.append(Piece(new, counts.read or prompt_tokens or 0, counts.so_far))
                     if text.stopped:
                         break
+                # Nobody sees the pieces of a whole answer, so what came together is taken together.
+                if texts and (new := text.feed_all(texts)):
+                    pieces.append(Piece(new, 0, 0))
                 if pieces:
                     yield pieces
                 if text.stopped:
@@ -181,21 +195,6 @@ class ServedModel:
         if new := text.finish(cut_off=reason == "length"):
             yield [Piece(new, read, written)]
         yield Finish(reason, read, written)
-
-    async def _responses(
-        self, client: TritonClient, payload: dict[str, Any], interface: Interface
-    ) -> AsyncGenerator[list[dict[str, Any]], None]:
-        """Yield Triton's responses.
-
-        A decoupled model is always asked by generate_stream: only there does Triton notice that a client went away.
-        """
-        model = self.config.entry_model
-        if not interface.decoupled:
-            yield [await client.generate(model, payload)]
-            return
-        async with aclosing(client.generate_stream(model, payload)) as responses:
-            async for batch in responses:
-                yield batch
 
     def _can_stream(self, interface: Interface) -> bool:
         """Whether pieces as Triton sends them make the right text; if not, an answer is one whole piece."""
@@ -260,9 +259,11 @@ class ServedModel:
 def _text(response: Mapping[str, Any]) -> str:
     """Return text_output, of the first beam if there are several."""
     value = response.get("text_output", "")
+    if type(value) is str:
+        return value
     if isinstance(value, list):
         value = value[0] if value else ""
-    return value if isinstance(value, str) else str(value)
+    return str(value)
 
 
 def _number(value: Any) -> int | None:

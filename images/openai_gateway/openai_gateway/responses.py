@@ -4,18 +4,21 @@
 from __future__ import annotations
 
 import json
-import secrets
+import random
 import time
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from openai_gateway.generation import Finish, Piece
 
+ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+RANDOM = random.Random()  # seeded by the system; ids must differ, not be secret
 DONE = b"data: [DONE]\n\n"
 
 
 def event(value: Any) -> bytes:
     """Return one server-sent event. ASCII only, so that no client's idea of a line end can break it."""
-    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + ENCODE(value).encode() + b"\n\n"
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
@@ -34,7 +37,7 @@ class ResponseBuilder:
         """*include_usage*: a stream ends with the counts; *usage_always*: each of its chunks has them so far."""
         self._chat, self._include_usage, self._usage_always = chat, include_usage, usage_always
         self._head = {
-            "id": f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}",
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{RANDOM.getrandbits(96):024x}",
             "object": "chat.completion" if chat else "text_completion",
             "created": int(time.time()),
             "model": model,
@@ -43,9 +46,7 @@ class ResponseBuilder:
             self._stream_head = {**self._head, "object": "chat.completion.chunk"}
         else:
             self._stream_head = self._head
-        # Every piece of a stream has the same event around its text, so that is written once.
-        around = self._chunk(self._delta(""), None)
-        self._before, _, self._after = around.rpartition(b'""')
+        self._around: tuple[bytes, bytes] | None = None
 
     def whole(self, text: str, finish: Finish) -> dict[str, Any]:
         """Return a complete answer."""
@@ -65,8 +66,12 @@ class ResponseBuilder:
         if self._usage_always:
             chunks = [self._chunk(self._delta(p.text), None, usage(p.read, p.written)) for p in pieces]
             return b"".join(chunks)
-        before, after = self._before, self._after
-        return b"".join([before + json.dumps(piece.text).encode() + after for piece in pieces])
+        if self._around is None:
+            # Every piece of a stream has the same event around its text, so that is written once.
+            before, _, after = self._chunk(self._delta(""), None).rpartition(b'""')
+            self._around = before, after
+        before, after = self._around
+        return b"".join([before + encode_basestring_ascii(piece.text).encode() + after for piece in pieces])
 
     def closing(self, finish: Finish) -> bytes:
         """Return the chunks that end a stream."""

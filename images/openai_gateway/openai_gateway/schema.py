@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from openai_gateway.errors import ApiError, unsupported
 
+RANDOM = random.Random()
 MAX_STOPS = 16
 INT32 = 2**31 - 1
 
@@ -111,7 +112,7 @@ class GenerationRequest(BaseModel):
             asked["min_tokens"] = self.min_tokens
         if self.temperature == 0 or self.top_p == 0 or self.top_k == 1:
             return asked, {"top_k": 1}
-        optional: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": secrets.randbits(63)}
+        optional: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": RANDOM.getrandbits(63)}
         for name in ("temperature", "top_p", "top_k"):
             if (given := getattr(self, name)) is not None:
                 asked[name] = max(given, 0)  # -1 is another way to say that top_k is off

@@ -85,6 +85,10 @@ class TextAssembler:
         self._held = piece[len(whole) :]
         return whole
 
+    def join(self, pieces: Sequence[str]) -> str:
+        """Return one piece that says what *pieces* say."""
+        return pieces[-1] if self._cumulative else "".join(pieces)
+
     def flush(self, *, cut_off: bool) -> str:
         """Return the rest at the end of the answer; *cut_off*: the limit of tokens ended it."""
         if self._cumulative:
@@ -109,6 +113,10 @@ class AnswerText:
     def feed(self, piece: str) -> str:
         """Return what a client may see after *piece*, possibly nothing yet."""
         return self._keep(self._filter.feed(self._assembler.feed(piece)))
+
+    def feed_all(self, pieces: Sequence[str]) -> str:
+        """Do the same for several pieces at once."""
+        return self._keep(self._filter.feed(self._assembler.feed(self._assembler.join(pieces))))
 
     def finish(self, *, cut_off: bool) -> str:
         """Return the rest once Triton has said all; *cut_off*: the limit of tokens ended it."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 import aiohttp
+from pydantic_core import from_json
 
 from openai_gateway.errors import ApiError
 from openai_gateway.interface import Interface, describe, steps_of
@@ -17,6 +18,7 @@ from openai_gateway.interface import Interface, describe, steps_of
 # Triton waits for idle connections before it stops, so they are not kept for long.
 KEEP_ALIVE = 2.0
 JSON = {"Content-Type": "application/json"}
+ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 NETWORK = (aiohttp.ClientError, OSError)  # TimeoutError is an OSError
 CONFIG_TIMEOUT = 10.0  # seconds
 # A timer that fires this late tells of a busy gateway, not of a dead replica.
@@ -80,31 +82,22 @@ class TritonClient:
         called = {name: await self._config(name) for name in steps_of(entry)}
         return describe(release, entry, called)
 
-    async def generate(self, model: str, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the one response of *model*, which must not be decoupled.
-
-        Triton finishes such a request even when nobody waits any more. Raises Unreachable, or ApiError with Triton's
-        words.
-        """
-        answer = await self._post(f"{self._url}/v2/models/{model}/generate", payload)
-        try:
-            return _response(answer.status, await answer.read())
-        except NETWORK as error:
-            raise _unreachable(error, self._url) from None
-        finally:
-            answer.close()
-
-    async def generate_stream(
-        self, model: str, payload: Mapping[str, Any]
+    async def generate(
+        self, model: str, payload: Mapping[str, Any], *, stream: bool
     ) -> AsyncGenerator[list[dict[str, Any]], None]:
         """Yield the responses of *model* as they come, together those that come together.
 
-        Closing the iterator closes the connection, which is how Triton learns that nobody waits any more.
+        *stream*: ask by generate_stream, which is for decoupled models. Closing the iterator closes the connection,
+        which is how Triton learns that nobody waits any more; without *stream* it does not notice. Raises
+        Unreachable, or ApiError with Triton's words.
         """
-        answer = await self._post(f"{self._url}/v2/models/{model}/generate_stream", payload)
+        body = ENCODE(payload).encode()
+        url = f"{self._url}/v2/models/{model}/generate{'_stream' if stream else ''}"
+        answer = await self._send("POST", url, self._http.timeout, data=body, headers=JSON)
         try:
-            if answer.status != 200:
-                _response(answer.status, await answer.read())
+            if answer.status != 200 or not stream:
+                yield [_response(answer.status, await answer.read())]
+                return
             rest = b""
             # Lines end at "\n" alone: Triton does not escape U+2028 and the like inside its JSON, so that a splitter
             # for text lines would break a response in two.
@@ -118,10 +111,6 @@ class TritonClient:
             raise _unreachable(error, self._url) from None
         finally:
             answer.close()  # a connection whose answer was read to its end is back in the pool and stays open
-
-    async def _post(self, url: str, payload: Mapping[str, Any]) -> aiohttp.ClientResponse:
-        body = json.dumps(payload, separators=(",", ":")).encode()
-        return await self._send("POST", url, self._http.timeout, data=body, headers=JSON)
 
     async def _config(self, model: str) -> dict[str, Any] | None:
         url = f"{self._url}/v2/models/{model}/config"
@@ -180,9 +169,9 @@ def _data(line: bytes) -> bytes:
 def _response(status: int, body: bytes) -> dict[str, Any]:
     """Return Triton's response, or raise what it really means: an error may come with status 200."""
     try:
-        value = json.loads(body.decode("utf-8", "replace"))
+        value = from_json(body)
     except ValueError:
-        value = None
+        value = _lenient(body)
     message = value.get("error") if isinstance(value, dict) else None
     if message is not None:
         raise refusal(status, str(message))
@@ -192,6 +181,15 @@ def _response(status: int, body: bytes) -> dict[str, Any]:
             502, f"Triton answered {status} with {len(body)} bytes that are no response.", code="upstream_error"
         )
     return value
+
+
+def _lenient(body: bytes) -> Any:
+    """Read what may hold half a character of UTF-8 or of UTF-16; None if it is no JSON all the same."""
+    try:
+        value = json.loads(body.decode("utf-8", "replace"))
+    except ValueError:
+        return None
+    return json.loads(json.dumps(value).encode("utf-8", "replace")) if value is not None else None
 
 
 def refusal(status: int, message: str) -> ApiError:
