@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -23,7 +23,8 @@ from openai_gateway.errors import ApiError
 from openai_gateway.generation import Finish, GenerateRequest, Piece, ServedModel
 from openai_gateway.health import ready
 from openai_gateway.metrics import Metrics, RequestMeter
-from openai_gateway.responses import ResponseBuilder, event
+from openai_gateway.prompts import Plan, plan
+from openai_gateway.responses import Builder, ChatBuilder, CompletionBuilder
 from openai_gateway.schema import ChatRequest, CompletionRequest, GenerationRequest
 from openai_gateway.serving import (
     INTERNAL,
@@ -34,11 +35,11 @@ from openai_gateway.serving import (
     Keys,
     WhileConnected,
     error_response,
+    merged,
     parse_body,
+    together,
 )
 from openai_gateway.triton import session
-
-DEFAULT_MAX_TOKENS = {"chat.completions": 1024, "completions": 16}
 
 
 class Gateway:
@@ -66,43 +67,35 @@ class Gateway:
         card = {"id": model.name, "object": "model", "created": self.started, "owned_by": "trtllm.fleet"}
         return {**card, "max_model_len": model.max_seq_len} if model.max_seq_len else card
 
-    async def respond(self, http: Request, body: GenerationRequest, endpoint: str) -> Response:
-        """Answer a completion or a chat completion."""
+    async def respond(
+        self, http: Request, body: GenerationRequest, endpoint: str, builder_of: Callable[[Plan], Builder]
+    ) -> Response:
+        """Answer a request that asks for text."""
         log: dict[str, Any] = http.state.log
         model = self.model(body.model)
         log["model"] = model.name
         meter = RequestMeter(self.metrics, model.name, endpoint, http.state.started, log)
         try:
-            body.check_extra()
-            asked = _generate_request(model, body, endpoint, http.state.request_id)
-            options = body.stream_options
-            builder = ResponseBuilder(
-                model.name,
-                asked.chat,
-                include_usage=bool(options and (options.include_usage or options.continuous_usage_stats)),
-                usage_always=bool(options and options.continuous_usage_stats),
-            )
+            planned = plan(model, body, http.state.request_id, stream=bool(body.stream))
+            builder = builder_of(planned)
             if body.stream:
-                return await self._stream(http, model, asked, builder, meter)
+                return await self._stream(http, model, planned, builder, meter)
             async with WhileConnected(http.receive):
-                text, finish = await _whole(model, asked, meter)
+                answers = await together([_whole(model, asked, meter) for asked in planned.requests])
         except BaseException as error:
             meter.close(error)
             raise
-        meter.finished(finish)
+        total = _total(planned, [finish for _, finish in answers])
+        meter.finished(total)
         meter.close()
-        return Response(json.dumps(builder.whole(text, finish)).encode(), media_type="application/json")
+        whole = builder.whole(_best(planned, answers), total)
+        return Response(json.dumps(whole).encode(), media_type="application/json")
 
     async def _stream(
-        self,
-        http: Request,
-        model: ServedModel,
-        asked: GenerateRequest,
-        builder: ResponseBuilder,
-        meter: RequestMeter,
+        self, http: Request, model: ServedModel, planned: Plan, builder: Builder, meter: RequestMeter
     ) -> Response:
         """Begin a stream once the first piece is there, so that an error before it has its own status."""
-        answer = model.answer(asked)
+        answer = merged([model.answer(asked) for asked in planned.requests])
         try:
             async with WhileConnected(http.receive):
                 first = await anext(answer)
@@ -111,20 +104,30 @@ class Gateway:
             raise
 
         async def events() -> AsyncGenerator[bytes, None]:
-            item = first
-            before = builder.opening()
+            finishes: dict[int, Finish] = {}
+            choice, item = first
+            data = builder.opening()
             try:
-                while not isinstance(item, Finish):
-                    meter.text()
-                    yield before + builder.pieces(item)
-                    before = b""
-                    item = await anext(answer)
+                while True:
+                    if isinstance(item, Finish):
+                        finishes[choice] = item
+                        data += builder.finished(choice, item)
+                        if len(finishes) == len(planned.requests):
+                            break
+                    else:
+                        meter.text()
+                        data += builder.pieces(choice, item)
+                    if data:
+                        yield data
+                    data = b""
+                    choice, item = await anext(answer)
             except ApiError as error:
                 meter.close(error)
-                yield event(error.body())
+                yield data + builder.error(error)
                 return
-            meter.finished(item)
-            yield before + builder.closing(item)
+            total = _total(planned, [finishes[i] for i in sorted(finishes)])
+            meter.finished(total)
+            yield data + builder.closing(total)
             meter.close()
 
         async def finish() -> None:
@@ -134,37 +137,38 @@ class Gateway:
         return EventStream(events(), finish)
 
 
-def _generate_request(model: ServedModel, body: GenerationRequest, endpoint: str, request_id: str) -> GenerateRequest:
-    if isinstance(body, ChatRequest):
-        text = model.tokenizer.render(body.messages, model.name)
-    else:
-        assert isinstance(body, CompletionRequest)
-        text = body.prompt
-    max_tokens, param = body.limit()
-    sampling, optional = body.sampling()
-    return GenerateRequest(
-        text=text,
-        chat=isinstance(body, ChatRequest),
-        max_tokens=max_tokens,
-        limit_param=param,
-        sampling=sampling,
-        optional=optional,
-        stop=tuple(body.stop or ()),
-        stream=bool(body.stream),
-        default_max_tokens=model.config.default_max_tokens or DEFAULT_MAX_TOKENS[endpoint],
-        id=request_id,
-    )
-
-
-async def _whole(model: ServedModel, asked: GenerateRequest, meter: RequestMeter) -> tuple[str, Finish]:
+async def _whole(model: ServedModel, asked: GenerateRequest, meter: RequestMeter) -> tuple[list[Piece], Finish]:
     parts: list[Piece] = []
     async with aclosing(model.answer(asked)) as answer:
         async for item in answer:
             if isinstance(item, Finish):
-                return "".join([piece.text for piece in parts]), item
+                return parts, item
             meter.text()
             parts += item
     raise AssertionError("an answer ends with its Finish or an exception")
+
+
+def _total(planned: Plan, finishes: list[Finish]) -> Finish:
+    """Return what all answers cost: a prompt counts once, however many answers it got."""
+    if planned.one:
+        return finishes[0]
+    prompts = sum(finish.prompt_tokens for finish in finishes[:: planned.each])
+    return Finish(finishes[0].reason, prompts, sum(finish.completion_tokens for finish in finishes))
+
+
+def _best(planned: Plan, answers: list[tuple[list[Piece], Finish]]) -> list[tuple[list[Piece], Finish]]:
+    """Return the answers that are shown: of each prompt's, those that the model found likeliest per token."""
+    if planned.each == planned.keep:
+        return answers
+
+    def likelihood(answer: tuple[list[Piece], Finish]) -> float:
+        values = [value for piece in answer[0] for _, value in piece.tokens]
+        return sum(values) / len(values) if values else float("-inf")
+
+    best = []
+    for begin in range(0, len(answers), planned.each):
+        best += sorted(answers[begin : begin + planned.each], key=likelihood, reverse=True)[: planned.keep]
+    return best
 
 
 def create_app(config: GatewayConfig, keys: tuple[str, ...] = (), resolver: AbstractResolver | None = None) -> ASGIApp:
@@ -196,10 +200,18 @@ def _handlers(gateway: Gateway) -> dict[str, Handler]:
     limit = gateway.config.max_body_bytes
 
     async def completions(http: Request) -> Response:
-        return await gateway.respond(http, await parse_body(http, CompletionRequest, limit), "completions")
+        body = await parse_body(http, CompletionRequest, limit)
+        options = body.stream_options
+        return await gateway.respond(
+            http, body, "completions", lambda plan: CompletionBuilder(body.model, plan, options)
+        )
 
     async def chat_completions(http: Request) -> Response:
-        return await gateway.respond(http, await parse_body(http, ChatRequest, limit), "chat.completions")
+        body = await parse_body(http, ChatRequest, limit)
+        options, top = body.stream_options, bool(body.top_logprobs)
+        return await gateway.respond(
+            http, body, "chat.completions", lambda plan: ChatBuilder(body.model, plan, options, top=top)
+        )
 
     return {"/v1/completions": completions, "/v1/chat/completions": chat_completions}
 

@@ -7,7 +7,7 @@ import difflib
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
@@ -48,6 +48,8 @@ class ModelConfig(_Settings):
     # Cap of an answer when the client names none; None: 1024 in chat, and 16 in completions as OpenAI has it.
     default_max_tokens: Annotated[Whole, Field(ge=1)] | None = None
     chat_template: Path | None = None  # a file that replaces the checkpoint's template
+    # How the model writes calls of tools; None: as its chat template shows.
+    tool_call_parser: Literal["hermes", "mistral", "llama3", "json"] | None = None
 
     @field_validator("urls")
     @classmethod

@@ -8,6 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+# Parameters that may be of several kinds, in words.
+ALTERNATIVES = {
+    "prompt": "must be a text, a list of texts, the tokens of a text, or a list of such, and not empty",
+    "tool_choice": "must be 'none', 'auto', 'required' or name a function",
+    "guided_json": "must be a JSON schema as an object or a text",
+}
+
 
 class ConfigError(Exception):
     """The gateway cannot start: one sentence with what was given, what was expected and what to do."""
@@ -74,6 +81,11 @@ def invalid_body(error: ValidationError) -> ApiError:
     path = list(first["loc"])
     if not path:
         return ApiError(400, f"The body of the request must be a JSON object: {message}.")
+    if first["type"] == "missing" and len(path) == 1:
+        return ApiError(400, f"You must provide '{path[0]}'.", param=str(path[0]))
+    if path[0] in ALTERNATIVES:
+        # The rest of the path says which of them was tried first.
+        return ApiError(400, f"Invalid '{path[0]}': {ALTERNATIVES[str(path[0])]}.", param=str(path[0]))
     param = str(path[0]) + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path[1:])
     if first["type"] == "missing":
         return ApiError(400, f"You must provide '{param}'.", param=param)

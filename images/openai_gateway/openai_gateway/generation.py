@@ -8,13 +8,13 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import aiohttp
 
 from openai_gateway.config import ModelConfig
-from openai_gateway.errors import ApiError
+from openai_gateway.errors import ApiError, unsupported
 from openai_gateway.interface import Interface
 from openai_gateway.replicas import Replica, ReplicaSet
 from openai_gateway.text import AnswerText
@@ -39,8 +39,14 @@ class GenerateRequest:
     sampling: Mapping[str, Any]  # asked for by the client
     optional: Mapping[str, Any]  # added by the gateway
     stop: tuple[str, ...] = ()
-    stream: bool = False
+    stop_tokens: tuple[str, ...] = ()  # texts of tokens that end the answer, cut by nobody
+    include_stop: bool = False
+    ignore_end: bool = False  # the model's own end tokens are nothing special
+    logprobs: bool = False
+    stream: bool = False  # somebody sees the pieces
     default_max_tokens: int = 1024
+    names: Mapping[str, str] = field(default_factory=dict)  # inputs of Triton that the client calls otherwise
+    echo: str = ""  # shown before the answer
     id: str = ""
 
 
@@ -50,6 +56,7 @@ class Piece(NamedTuple):
     text: str
     read: int  # tokens of the prompt, 0 while they are not known
     written: int  # tokens of the answer so far
+    tokens: tuple[tuple[str, float], ...] = ()  # the text and the log probability of each
 
 
 @dataclass(frozen=True)
@@ -150,17 +157,25 @@ class ServedModel:
         prompt = self.tokenizer.prompt(request.text, interface.adds_special_tokens, chat=request.chat)
         max_tokens, prompt_tokens = await self._budget(request, prompt, interface)
         stream = self._can_stream(interface)
+        if request.stop_tokens and interface.row.words_are_csv:
+            raise unsupported("stop_token_ids", "is not supported by this model's release")
+        if request.logprobs and not interface.counts_tokens:
+            raise unsupported("logprobs", "needs an engine that counts its tokens, which this release does not")
         payload = interface.payload(
             prompt,
             max_tokens,
             stream=stream,
             sampling=request.sampling,
             optional={**request.optional, **self._end_tokens()},
-            stop=[*self._end_words(), *request.stop],
+            stop=[*(() if request.ignore_end else self._end_words()), *request.stop_tokens, *request.stop],
+            names=request.names,
         )
         # Two requests of one client may have one id, but a BLS model stops what it calls by its id.
         payload["id"] = f"{request.id}-{PROCESS}-{next(SERIAL)}"
-        text = AnswerText(request.stop, cumulative=stream and interface.cumulative)
+        cumulative = stream and interface.cumulative
+        text = AnswerText(request.stop, cumulative, include_stop=request.include_stop)
+        each = request.stream or request.logprobs
+        before = ""
         counts = _Counts()
         # A decoupled model is always asked to stream: only then does Triton notice that a client went away.
         responses = client.generate(self.config.entry_model, payload, stream=interface.decoupled)
@@ -172,16 +187,21 @@ class ServedModel:
                 for response in batch:
                     raw = _text(response)
                     counts.feed(response, raw)
-                    if not request.stream:
+                    if not each:
                         texts.append(raw)
                         continue
-                    if new := text.feed(raw):
-                        pieces.append(Piece(new, counts.read or prompt_tokens or 0, counts.so_far))
+                    tokens: tuple[tuple[str, float], ...] = ()
+                    if request.logprobs:
+                        tokens = self._tokens(response, raw[len(before) :] if cumulative else raw)
+                        before = raw
+                    new = text.feed(raw)
+                    if new or tokens:
+                        pieces.append(Piece(new, counts.read or prompt_tokens or 0, counts.so_far, tokens))
                     if text.stopped:
                         break
                 # Nobody sees the pieces of a whole answer, so what came together is taken together.
                 if texts and (new := text.feed_all(texts)):
-                    pieces.append(Piece(new, 0, 0))
+                    pieces.append(Piece(new, 0, counts.so_far))
                 if pieces:
                     yield pieces
                 if text.stopped:
@@ -232,6 +252,14 @@ class ServedModel:
                 code="context_length_exceeded",
             )
         return min(most, left), tokens
+
+    def _tokens(self, response: Mapping[str, Any], text: str) -> tuple[tuple[str, float], ...]:
+        """Return the tokens that are new in *response*, whose new text is *text*, with their log probabilities."""
+        values = response.get("output_log_probs") or []
+        new = _number(response.get("num_output_tokens")) or 0
+        # Some engines repeat the values of all tokens so far.
+        values = (values if isinstance(values, list) else [values])[-new:] if new else []
+        return tuple(zip(self.tokenizer.split(text, len(values)), map(float, values), strict=True)) if values else ()
 
     def _end_tokens(self) -> dict[str, int]:
         """The ids that end and fill an answer: preprocessing of old releases has no default for them."""

@@ -12,8 +12,9 @@ import random
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
@@ -24,6 +25,7 @@ from openai_gateway.errors import ApiError, invalid_body
 
 LOG = logging.getLogger("openai_gateway")
 Body = TypeVar("Body", bound=BaseModel)
+T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 INTERNAL = ApiError(500, "Internal error; the gateway's log says which.")
 RANDOM = random.Random()
@@ -62,6 +64,60 @@ class WhileConnected:
             assert self._task is not None
             if not self._task.uncancel():  # nobody else wants it to end
                 raise ClientGone from None
+
+
+async def together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return the results of *work*, done at once; the first failure ends all of it."""
+    if len(work) == 1:
+        return [await work[0]]
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Failure(NamedTuple):
+    """What ended a source."""
+
+    error: Exception
+
+
+async def merged(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
+    """Yield what *sources* yield, as it comes, with the number of the source; the first failure ends all of them."""
+    if len(sources) == 1:
+        async with aclosing(sources[0]) as only:
+            async for one in only:
+                yield 0, one
+        return
+    queue: asyncio.Queue[tuple[int, T | Failure | None]] = asyncio.Queue(maxsize=1)
+
+    async def pump(number: int, source: AsyncGenerator[T, None]) -> None:
+        try:
+            async with aclosing(source):
+                async for item in source:
+                    await queue.put((number, item))
+            await queue.put((number, None))
+        except Exception as error:
+            await queue.put((number, Failure(error)))
+
+    tasks = [asyncio.create_task(pump(number, source)) for number, source in enumerate(sources)]
+    try:
+        running = len(sources)
+        while running:
+            number, item = await queue.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, Failure):
+                raise item.error
+            else:
+                yield number, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class EventStream(Response):

@@ -16,8 +16,10 @@ class StopFilter:
     is cut into pieces.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
+        """*include*: show the sequence that was found."""
         self._stops = [stop for stop in stops if stop]
+        self._include = include
         self._held = ""
         self.hit: str | None = None
 
@@ -30,9 +32,9 @@ class StopFilter:
         text = self._held + piece
         found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
-            _end, start, self.hit = min(found)
+            end, start, self.hit = min(found)
             self._held = ""
-            return text[:start]
+            return text[: end if self._include else start]
         keep = self._possible_start(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
@@ -105,9 +107,9 @@ class TextAssembler:
 class AnswerText:
     """The pipeline of one answer: whole characters first, then the stop sequences."""
 
-    def __init__(self, stops: Sequence[str], cumulative: bool) -> None:
+    def __init__(self, stops: Sequence[str], cumulative: bool, *, include_stop: bool = False) -> None:
         self._assembler = TextAssembler(cumulative)
-        self._filter = StopFilter(stops)
+        self._filter = StopFilter(stops, include=include_stop)
         self._parts: list[str] = []
 
     def feed(self, piece: str) -> str:

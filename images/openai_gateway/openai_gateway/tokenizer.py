@@ -55,6 +55,8 @@ class CheckpointTokenizer:
         self.max_positions = _positive(checkpoint.get("max_position_embeddings"))
         source = _template_source(directory, config, model.chat_template, where)
         self.chat = ChatTemplate(source, self.special_tokens, where) if source else None
+        with_tools = None if model.chat_template else _named_templates(config).get("tool_use")
+        self.chat_with_tools = ChatTemplate(with_tools, self.special_tokens, where) if with_tools else None
         self.concatenative = self._is_concatenative()
 
     def count(self, text: str, *, special: bool = False) -> int:
@@ -78,6 +80,37 @@ class CheckpointTokenizer:
                 return tokens, False
         return await loop.run_in_executor(THREADS, lambda: self.count(text, special=special)), True
 
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of *text*, without any that the tokenizer adds around it."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones included."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def text_of(self, ids: Sequence[int], param: str) -> str:
+        """Return the text that Triton's preprocessing turns into these tokens; raise 400 where there is none."""
+        unknown = next((i for i in ids if self._tokenizer.id_to_token(i) is None), None)
+        if unknown is not None:
+            raise ApiError(400, f"'{param}' holds {unknown}, which is no token of this model.", param=param)
+        text = self.decode(ids)
+        if self.encode(text) != list(ids):
+            raise ApiError(
+                400,
+                f"The tokens in '{param}' are not those of their text, and Triton's entry models take text alone; "
+                "send the text.",
+                param=param,
+            )
+        return text
+
+    def split(self, text: str, count: int) -> list[str]:
+        """Return the texts of the *count* tokens that make *text*; where that cannot be told, all is in the first."""
+        if count > 1:
+            offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+            if len(offsets) == count:
+                return [text[begin:end] for begin, end in offsets]
+        return [text, *[""] * (count - 1)]
+
     def token(self, token_id: int) -> str | None:
         """Return the text of a token."""
         text = self._tokenizer.id_to_token(token_id)
@@ -98,8 +131,18 @@ class CheckpointTokenizer:
                 return bos + text
         return text
 
-    def render(self, messages: Sequence[Mapping[str, Any]], model: str) -> str:
-        """Apply the chat template."""
+    def template(self, *, tools: bool) -> str:
+        """Return the source of the chat template, of the one for *tools* where there is one."""
+        used = self.chat_with_tools if tools and self.chat_with_tools else self.chat
+        return used.source if used else ""
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model's family marks its thoughts."""
+        return self._tokenizer.token_to_id("</think>") is not None
+
+    def render(self, messages: Sequence[Mapping[str, Any]], model: str, **more: Any) -> str:
+        """Apply the chat template; *more*: what else it gets."""
         if self.chat is None:
             raise ApiError(
                 400,
@@ -107,7 +150,8 @@ class CheckpointTokenizer:
                 "gateway's configuration.",
                 param="messages",
             )
-        return self.chat.render(messages)
+        template = self.chat_with_tools if more.get("tools") and self.chat_with_tools else self.chat
+        return template.render(messages, **more)
 
     def _begins_with_bos(self, text: str, times: int) -> bool:
         """Whether the tokenizer itself makes *text* begin with that many BOS."""
@@ -164,6 +208,13 @@ def _positive(value: Any) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
+def _named_templates(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the templates of a checkpoint that has several."""
+    found = config.get("chat_template")
+    several = found if isinstance(found, list) else []
+    return {str(t.get("name")): t.get("template") for t in several if isinstance(t, dict)}
+
+
 def _template_source(directory: Path, config: Mapping[str, Any], override: Path | None, where: str) -> str | None:
     """Return the chat template: the configured file, chat_template.jinja, or tokenizer_config.json's.
 
@@ -177,7 +228,7 @@ def _template_source(directory: Path, config: Mapping[str, Any], override: Path 
             raise ConfigError(f"{where}: cannot read the chat template {path}: {error.strerror}") from None
     found = config.get("chat_template")
     if isinstance(found, list):
-        named = {str(t.get("name")): t.get("template") for t in found if isinstance(t, dict)}
+        named = _named_templates(config)
         found = named.get("default", next(iter(named.values())) if len(named) == 1 else None)
         if found is None:
             raise ConfigError(

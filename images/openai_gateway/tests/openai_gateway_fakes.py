@@ -9,7 +9,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +46,11 @@ NEWEST_INPUTS = [
     "return_num_output_tokens",
     "beam_width",
     "stream",
+    "length_penalty",
+    "embedding_bias_words",
+    "embedding_bias_weights",
+    "guided_decoding_guide_type",
+    "guided_decoding_guide",
 ]
 NEWEST_OUTPUTS = ["text_output", "cum_log_probs", "output_log_probs", "num_input_tokens", "num_output_tokens"]
 OLD_INPUTS = [
@@ -73,7 +78,9 @@ TEMPLATE = (
 )
 
 
-def make_checkpoint(directory: Path, *, sentencepiece: bool = False, template: Any = TEMPLATE) -> Path:
+def make_checkpoint(
+    directory: Path, *, sentencepiece: bool = False, template: Any = TEMPLATE, added: Sequence[str] = ()
+) -> Path:
     """Write a tokenizer that puts <s> before a text, and what belongs to it."""
     directory.mkdir(parents=True, exist_ok=True)
     special = ["<unk>", "<s>", "</s>", "<|eot|>"]
@@ -90,6 +97,7 @@ def make_checkpoint(directory: Path, *, sentencepiece: bool = False, template: A
     text = "What is machine learning? The quick brown fox jumps over the lazy dog. Hello, world! User: 0123456789"
     tokenizer.train_from_iterator([text, "Two words, then more: a1 b2."] * 5, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.add_tokens(list(added))
     tokenizer.save(str(directory / "tokenizer.json"))
     config = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": "<unk>"}
     if template is not None:
@@ -113,6 +121,7 @@ class FakeTriton:
         self.add_special_tokens: str = options.get("add_special_tokens", "True")
         self.delay: float = options.get("delay", 0.0)
         self.last_response_is_empty: bool = options.get("last_response_is_empty", False)
+        self.guided: str = options.get("guided", "${guided_decoding_backend}")
         self.fail: tuple[int, str] | None = None  # status and words of an error instead of an answer
         self.fail_after: int | None = None  # responses before an error in the middle of a stream
         self.seen: list[dict[str, Any]] = []
@@ -144,7 +153,11 @@ class FakeTriton:
                 "input": [{"name": "QUERY"}],
                 "parameters": {"add_special_tokens": {"string_value": self.add_special_tokens}},
             },
-            "tensorrt_llm": {"input": [{"name": "input_ids"}], "model_transaction_policy": yes},
+            "tensorrt_llm": {
+                "input": [{"name": "input_ids"}],
+                "model_transaction_policy": yes,
+                "parameters": {"guided_decoding_backend": {"string_value": self.guided}},
+            },
         }
         if name not in known:
             return JSONResponse({"error": f"Request for unknown model: '{name}' is not found"}, 400)
@@ -167,6 +180,8 @@ class FakeTriton:
         }
         if body.get("return_num_output_tokens") and "num_output_tokens" in self.outputs:
             response |= {"num_input_tokens": self._read(body), "num_output_tokens": new}
+        if body.get("return_log_probs"):
+            response["output_log_probs"] = [-0.5] * new
         return response
 
     async def _generate(self, request: Request) -> Response:
