@@ -13,19 +13,29 @@ from aiohttp.abc import AbstractResolver
 from fastapi import FastAPI
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from openai_gateway import __version__
+from openai_gateway.anthropic_messages import CountRequest, MessagesBuilder, MessagesRequest
 from openai_gateway.config import GatewayConfig
 from openai_gateway.errors import ApiError
 from openai_gateway.generation import Finish, GenerateRequest, Piece, ServedModel
 from openai_gateway.health import ready
 from openai_gateway.metrics import Metrics, RequestMeter
-from openai_gateway.prompts import Plan, plan
+from openai_gateway.openai_responses import ResponsesBuilder, ResponsesRequest
+from openai_gateway.openapi import Endpoint, document
+from openai_gateway.prompts import Plan, plan, render
 from openai_gateway.responses import Builder, ChatBuilder, CompletionBuilder
-from openai_gateway.schema import ChatRequest, CompletionRequest, GenerationRequest
+from openai_gateway.schema import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    GenerationRequest,
+    TokenizeRequest,
+)
 from openai_gateway.serving import (
     INTERNAL,
     ClientGone,
@@ -189,11 +199,17 @@ def create_app(config: GatewayConfig, keys: tuple[str, ...] = (), resolver: Abst
     handlers = _handlers(gateway)
     known = {getattr(route, "path", "") for route in app.routes} | handlers.keys()
 
-    def refused(model: str, path: str, status: int) -> None:
-        endpoint = path.removeprefix("/v1/").replace("/", ".") if path in known else "other"
-        gateway.metrics.refused(model, endpoint, status)
+    def count(model: str, path: str, status: int) -> None:
+        endpoint = path.removeprefix("/v1/").strip("/").replace("/", ".") if path in known else "other"
+        gateway.metrics.counted(model, endpoint, status)
 
-    return GatewayMiddleware(app, Keys(keys), handlers, refused)
+    served: ASGIApp = GatewayMiddleware(app, Keys(keys), handlers, count)
+    if config.cors_origins:
+        served = CORSMiddleware(
+            served, allow_origins=config.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )  # fmt: skip
+    return served
 
 
 def _handlers(gateway: Gateway) -> dict[str, Handler]:
@@ -213,7 +229,65 @@ def _handlers(gateway: Gateway) -> dict[str, Handler]:
             http, body, "chat.completions", lambda plan: ChatBuilder(body.model, plan, options, top=top)
         )
 
-    return {"/v1/completions": completions, "/v1/chat/completions": chat_completions}
+    async def responses(http: Request) -> Response:
+        body = await parse_body(http, ResponsesRequest, limit)
+        return await gateway.respond(http, body.chat(), "responses", lambda plan: ResponsesBuilder(body, plan))
+
+    async def messages(http: Request) -> Response:
+        body = await parse_body(http, MessagesRequest, limit)
+        return await gateway.respond(http, body.chat(), "messages", lambda plan: MessagesBuilder(body.model, plan))
+
+    async def count_tokens(http: Request) -> Response:
+        body = await parse_body(http, CountRequest, limit)
+        model = gateway.model(body.model)
+        return JSONResponse({"input_tokens": len(await _rendered(model, body.chat()))})
+
+    async def tokenize(http: Request) -> Response:
+        body = await parse_body(http, TokenizeRequest, limit)
+        model = gateway.model(body.model)
+        if body.prompt is not None:
+            ids = await model.tokenizer.ids(body.prompt, special=body.add_special_tokens is not False)
+        else:
+            ids = await _rendered(model, body.chat())
+        answer: dict[str, Any] = {"count": len(ids), "max_model_len": model.max_seq_len, "tokens": ids}
+        if body.return_token_strs:
+            answer["token_strs"] = [model.tokenizer.token(i) for i in ids]
+        return JSONResponse(answer)
+
+    async def detokenize(http: Request) -> Response:
+        body = await parse_body(http, DetokenizeRequest, limit)
+        return JSONResponse({"prompt": gateway.model(body.model).tokenizer.decode(body.tokens)})
+
+    async def embeddings(_http: Request) -> Response:
+        raise ApiError(400, "The models here write text and make no embeddings.", code="unsupported_endpoint")
+
+    return {
+        "/v1/completions": completions,
+        "/v1/chat/completions": chat_completions,
+        "/v1/responses": responses,
+        "/v1/messages": messages,
+        "/v1/messages/count_tokens": count_tokens,
+        "/v1/embeddings": embeddings,
+        "/tokenize": tokenize,
+        "/detokenize": detokenize,
+    }
+
+
+ENDPOINTS = {
+    "/v1/completions": Endpoint("Continue one or more prompts", CompletionRequest),
+    "/v1/chat/completions": Endpoint("Answer a conversation", ChatRequest),
+    "/v1/responses": Endpoint("Answer a conversation, as OpenAI's newer API has it", ResponsesRequest),
+    "/v1/messages": Endpoint("Answer a conversation, as Anthropic's API has it", MessagesRequest),
+    "/v1/messages/count_tokens": Endpoint("Count the tokens of a conversation", CountRequest),
+    "/tokenize": Endpoint("The tokens of a text or of a conversation", TokenizeRequest),
+    "/detokenize": Endpoint("The text of tokens", DetokenizeRequest),
+}
+
+
+async def _rendered(model: ServedModel, body: ChatRequest) -> list[int]:
+    """Return the tokens that the engine reads of a conversation: exactly one BOS where the tokenizer has one."""
+    text = model.tokenizer.prompt(render(model, body), True, chat=True)
+    return await model.tokenizer.ids(text, special=True)
 
 
 def _routes(app: FastAPI, gateway: Gateway) -> None:
@@ -235,6 +309,14 @@ def _routes(app: FastAPI, gateway: Gateway) -> None:
             list(gateway.models.values()), any_model=http.query_params.get("require") == "any"
         )
         return JSONResponse(detail, 200 if is_ready else 503)
+
+    @app.get("/version")
+    async def version() -> JSONResponse:
+        return JSONResponse({"version": __version__})
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> JSONResponse:
+        return JSONResponse(document(app, ENDPOINTS))
 
     @app.get("/metrics")
     async def metrics() -> Response:

@@ -82,6 +82,7 @@ class GatewayConfig(_Settings):
     request_timeout: Seconds = 600.0  # seconds without a byte from Triton before a request is given up
     connect_timeout: Seconds = 5.0  # seconds to reach a replica
     shutdown_timeout: Annotated[Whole, Field(ge=0)] = 60  # seconds that running requests get after SIGTERM
+    cors_origins: tuple[Text, ...] = ()  # web pages of which origins may ask; "*" is every one
     read_timeout: Seconds = 60.0  # seconds in which a client must have sent its request
     max_body_bytes: Annotated[Whole, Field(ge=1024)] = 8 * 1024 * 1024
 

@@ -66,6 +66,7 @@ class Finish:
     reason: str  # stop or length
     prompt_tokens: int
     completion_tokens: int
+    stop: str | None = None  # the client's sequence that ended it
 
 
 class _Counts:
@@ -214,7 +215,7 @@ class ServedModel:
             read = self.tokenizer.count(prompt, special=interface.adds_special_tokens)
         if new := text.finish(cut_off=reason == "length"):
             yield [Piece(new, read, written)]
-        yield Finish(reason, read, written)
+        yield Finish(reason, read, written, text.hit)
 
     def _can_stream(self, interface: Interface) -> bool:
         """Whether pieces as Triton sends them make the right text; if not, an answer is one whole piece."""

@@ -36,8 +36,8 @@ class Metrics:
         self.outstanding = Gauge("replica_requests", "Requests at work by replica.", replica, **given)
         self.failures = Gauge("replica_failures", "Failures in a row by replica.", replica, **given)
 
-    def refused(self, model: str, endpoint: str, status: int) -> None:
-        """Count a request that was refused before any model was asked; *model* may be empty."""
+    def counted(self, model: str, endpoint: str, status: int) -> None:
+        """Count a request for which no model was asked; *model* may be empty."""
         self.requests.labels(model, endpoint, str(status)).inc()
 
     def render(self) -> bytes:

@@ -308,6 +308,45 @@ class ChatRequest(GenerationRequest):
         return self.max_tokens, "max_tokens"
 
 
+class TokenizeRequest(BaseModel):
+    """``POST /tokenize``: a text, or a conversation as the chat template makes a prompt of it."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    model: str
+    prompt: str | None = None
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    tools: list[Tool] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool | None = None
+    return_token_strs: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("needs either 'prompt' or 'messages'")
+        return self
+
+    def chat(self) -> ChatRequest:
+        """Return the conversation."""
+        names = ("model", "messages", "tools", "chat_template_kwargs")
+        given: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if self.continue_final_message:
+            given["continue_final_message"] = True
+        else:
+            given["add_generation_prompt"] = self.add_generation_prompt
+        return ChatRequest.model_validate(given)
+
+
+class DetokenizeRequest(BaseModel):
+    """``POST /detokenize``."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    model: str
+    tokens: list[TokenId]
+
+
 def check_top_logprobs(wanted: int, param: str, greedy: bool) -> None:
     """Refuse alternatives to the token that was taken: the entry models return only its own probability."""
     if wanted > 1 or (wanted == 1 and not greedy):

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from openai_gateway.anthropic_messages import error_body
 from openai_gateway.errors import ApiError, invalid_body
 
 LOG = logging.getLogger("openai_gateway")
@@ -207,13 +208,13 @@ class GatewayMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, keys: Keys, handlers: Mapping[str, Handler], refused: Callable[[str, str, int], None]
+        self, app: ASGIApp, keys: Keys, handlers: Mapping[str, Handler], count: Callable[[str, str, int], None]
     ) -> None:
         """*handlers*: of POST by path; *app* has all else.
 
-        *refused* gets the model, the path and the status of requests that nobody else has counted.
+        *count* gets the model, the path and the status of requests that nobody else has counted.
         """
-        self._app, self._keys, self._handlers, self._refused = app, keys, handlers, refused
+        self._app, self._keys, self._handlers, self._count = app, keys, handlers, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -237,7 +238,7 @@ class GatewayMiddleware:
 
         path = scope["path"]
         try:
-            if path.startswith("/v1/"):
+            if path.startswith("/v1/") or path in self._handlers:
                 given = (headers.get(name, b"").decode("latin-1") for name in (b"authorization", b"x-api-key"))
                 self._keys.check(*given)
             handler = self._handlers.get(path)
@@ -249,19 +250,19 @@ class GatewayMiddleware:
                 response = await handler(Request(scope, receive))
                 await response(scope, receive, stamped)
         except ApiError as error:
-            await error_response(error)(scope, receive, stamped)
+            await error_response(error, path)(scope, receive, stamped)
         except ClientGone:
             log["status"] = CLIENT_GONE
         except Exception:
             if path not in self._handlers:
                 raise  # FastAPI has answered
             LOG.exception("request %s failed", request_id)
-            await error_response(INTERNAL)(scope, receive, stamped)
+            await error_response(INTERNAL, path)(scope, receive, stamped)
         finally:
             seconds = time.monotonic() - started
             quiet = path.startswith(("/health", "/metrics"))
             if not quiet and not log.pop("counted", False):
-                self._refused(log.get("model", ""), path, log["status"])
+                self._count(log.get("model", ""), path, log["status"])
             detail = " ".join(f"{key}={_plain(value)}" for key, value in log.items())
             LOG.log(
                 logging.DEBUG if quiet else logging.INFO,
@@ -275,7 +276,8 @@ def _plain(value: Any) -> str:
     return text if PLAIN.fullmatch(text) else json.dumps(text[:256])
 
 
-def error_response(error: ApiError) -> Response:
-    """Return *error* in OpenAI's shape."""
-    body = json.dumps(error.body()).encode()
+def error_response(error: ApiError, path: str = "") -> Response:
+    """Return *error* in the shape of the API that *path* belongs to, OpenAI's by default."""
+    said = error_body(error) if path.startswith("/v1/messages") else error.body()
+    body = json.dumps(said).encode()
     return Response(body, error.status, headers=error.headers(), media_type="application/json")

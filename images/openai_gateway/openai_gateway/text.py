@@ -131,6 +131,11 @@ class AnswerText:
         return self._filter.hit is not None
 
     @property
+    def hit(self) -> str | None:
+        """The stop sequence that ended the answer."""
+        return self._filter.hit
+
+    @property
     def text(self) -> str:
         """All that was released so far."""
         return "".join(self._parts)

@@ -84,6 +84,15 @@ class CheckpointTokenizer:
         """Return the tokens of *text*, without any that the tokenizer adds around it."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    async def ids(self, text: str, *, special: bool) -> list[int]:
+        """Return the tokens of *text* without keeping others waiting; *special*: with those around it."""
+        if len(text) <= SMALL:
+            return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        encoded = await asyncio.get_running_loop().run_in_executor(
+            THREADS, lambda: self._tokenizer.encode_batch_fast([text], add_special_tokens=special)
+        )
+        return list(encoded[0].ids)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of tokens, special ones included."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))

@@ -6,10 +6,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +28,7 @@ from starlette.routing import Route
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 T = TypeVar("T")
+SOURCE = Path(__file__).resolve().parents[1]
 NEWEST_INPUTS = [
     "text_input",
     "max_tokens",
@@ -349,3 +353,40 @@ def model_entry(checkpoint: Path, *urls: str, **more: Any) -> dict[str, Any]:
         "release": "1.2.1",
         **more,
     }
+
+
+@contextlib.contextmanager
+def running(directory: Path, config: dict[str, Any]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run the gateway as its image does; yield the process and its URL."""
+    port = free_port()
+    path = directory / "gateway.yml"
+    path.write_text(json.dumps({"port": port, "shutdown_timeout": 10, **config}))
+    with open(directory / "log", "w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "openai_gateway", "--config", str(path)],
+            env={**os.environ, "PYTHONPATH": str(SOURCE)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            until = time.monotonic() + 20
+            while not answers(port):
+                assert process.poll() is None and time.monotonic() < until, (directory / "log").read_text()
+                time.sleep(0.05)
+            yield process, f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 5) -> bool:
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.02)
+    return condition()

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,48 +21,10 @@ pytest.importorskip("fastapi", reason="images/openai_gateway/requirements.txt is
 
 import httpx
 import openai
-from openai_gateway_fakes import FakeTriton, free_port, make_checkpoint, model_entry, serving
+from openai_gateway_fakes import SOURCE, FakeTriton, make_checkpoint, model_entry, running, serving, wait_for
 
-SOURCE = Path(__file__).resolve().parents[1]
 KEY = "sk-test-0123456789"
 POST = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
-
-
-@contextlib.contextmanager
-def running(directory: Path, config: dict[str, Any]) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run the gateway as its image does; yield the process and its URL."""
-    port = free_port()
-    path = directory / "gateway.yml"
-    path.write_text(json.dumps({"port": port, "shutdown_timeout": 10, **config}))
-    with open(directory / "log", "w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "openai_gateway", "--config", str(path)],
-            env={**os.environ, "PYTHONPATH": str(SOURCE)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        try:
-            until = time.monotonic() + 20
-            while not answers(port):
-                assert process.poll() is None and time.monotonic() < until, (directory / "log").read_text()
-                time.sleep(0.05)
-            yield process, f"http://127.0.0.1:{port}"
-        finally:
-            process.kill()
-            process.wait()
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 5) -> bool:
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.02)
-    return condition()
 
 
 @pytest.fixture(scope="module")
