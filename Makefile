@@ -7,7 +7,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export MOLECULE_GLOB := molecule/*/molecule.yml
 unexport ANSIBLE_INVENTORY ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH
 
-.PHONY: help setup setup-hosts demo clean-demo test lint unit contract molecule bench bench-modules images docs build clean
+.PHONY: help setup setup-hosts demo clean-demo test lint unit contract molecule bench bench-modules bench-gateway images docs build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ bench: setup-hosts ## time the demo's stages, cold and warm, and count remote mo
 bench-modules: setup-hosts ## fingerprints against stat and sha256sum; the demo's service against bare tritonserver
 	@.venv/bin/python tests/bench/bench_fingerprint.py
 	@.venv/bin/python tests/bench/bench_serving.py demo
+
+bench-gateway: setup ## the gateway against a pass-through and the bare backend
+	@.venv/bin/python tests/bench/bench_gateway.py
 
 docs: setup ## generate the reference from argument_specs and DOCUMENTATION
 	@.venv/bin/python tools/docs.py

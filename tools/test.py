@@ -237,7 +237,7 @@ def run(what: str, scenarios: list[str]) -> int:
     """Run one part, or all of it."""
     if what == "sanity":
         return sanity()
-    unit = pytest_stage("unit tests", "tests/unit")
+    unit = pytest_stage("unit tests", "tests/unit", "images")
     contract = pytest_stage(CONTRACT, "tests/contract")
     if what in ("all", "molecule"):
         demo.preflight()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.triton_cpu_fakes import SOURCE, free_port, tiny_checkpoint
+from triton_cpu_fakes import SOURCE, free_port, tiny_checkpoint
 
 IMAGE = "localhost/triton_cpu:1.2.1"
 PODMAN = os.environ.get("PODMAN") or str(SOURCE.parents[2] / "tests/testbed/podman")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from contract.facts import engine_options, model_repository_params
 from tensorrt_llm.options import BUILD_OPTIONS, CONVERT_OPTIONS, Option, parser
-from unit.triton_cpu_fakes import SOURCE
+from triton_cpu_fakes import SOURCE
 
 MODELS = SOURCE / "all_models/inflight_batcher_llm"
 GONE_IN_1_1 = {"--auto_parallel", "--gpus_per_node", "--cluster_key"}

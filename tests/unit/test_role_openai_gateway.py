@@ -27,6 +27,7 @@ MODEL = {
     "max_seq_len": None,
     "default_max_tokens": None,
     "chat_template": None,
+    "tool_call_parser": None,
 }
 
 
@@ -49,7 +50,7 @@ def test_the_gateway_reads_what_the_role_writes() -> None:
     (model,) = config.models
     assert (config.address, config.port, config.shutdown_timeout) == ("0.0.0.0", 3000, 60)
     assert model.urls == tuple(MODEL["urls"])  # type: ignore[arg-type]
-    assert (model.release, model.max_seq_len, model.default_max_tokens) == ("1.2.1", None, 1024)
+    assert (model.release, model.max_seq_len, model.default_max_tokens) == ("1.2.1", None, None)
     assert config.api_keys_file is None
 
 
@@ -58,6 +59,14 @@ def test_a_release_stays_a_text(release: str) -> None:
     given = {**MODEL, "release": release, "max_seq_len": 5120, "chat_template": "/srv/own.jinja"}
     (model,) = read(render(openai_gateway_models=[given])).models
     assert (model.release, model.max_seq_len, model.chat_template) == (release, 5120, Path("/srv/own.jinja"))
+
+
+def test_what_a_host_sets_reaches_the_gateway() -> None:
+    given = {"openai_gateway_read_timeout": 5, "openai_gateway_cors_origins": ["https://chat.example"]}
+    model = {**MODEL, "tool_call_parser": "mistral"}
+    config = read(render(openai_gateway_models=[model], **given))
+    assert (config.read_timeout, config.cors_origins) == (5, ("https://chat.example",))
+    assert config.models[0].tool_call_parser == "mistral"
 
 
 def test_keys_are_pointed_at_and_never_written_down() -> None:

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from openai_gateway import __version__
 from openai_gateway.app import create_app
 from openai_gateway.config import GatewayConfig, load_api_keys, load_config
 from openai_gateway.errors import ConfigError
+from openai_gateway.protocol import LimitedProtocol
 
 LOG = logging.getLogger("openai_gateway")
 
@@ -38,19 +40,27 @@ def serve(config: GatewayConfig) -> None:
     """Serve until SIGTERM; then refuse new connections and let running requests finish."""
     keys = load_api_keys(config.api_keys_file) if config.api_keys_file else ()
     app = create_app(config, keys)
+    LimitedProtocol.read_timeout = config.read_timeout
     server = Server(
         uvicorn.Config(
             app,
+            http=LimitedProtocol,
+            ws="none",
             host=config.address,
             port=config.port,
             log_config=None,
             log_level="warning",
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=config.shutdown_timeout,
         )
     )
+    # Every request holds two connections.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     names = ", ".join(model.name for model in config.models)
     LOG.info("openai_gateway %s serves %s on %s:%d", __version__, names, config.address, config.port)
     asyncio.run(server.serve())
@@ -66,7 +76,6 @@ def main() -> int:
     options = parser.parse_args()
     # journald stamps each line, so none is needed here.
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         config = load_config(options.config)
         if options.check:

@@ -3,43 +3,61 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-import httpx
+from aiohttp.abc import AbstractResolver
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from openai_gateway import __version__
+from openai_gateway.anthropic_messages import CountRequest, MessagesBuilder, MessagesRequest
 from openai_gateway.config import GatewayConfig
 from openai_gateway.errors import ApiError
-from openai_gateway.generation import Ask, Ending, ServedModel
+from openai_gateway.generation import Finish, GenerateRequest, Piece, ServedModel
 from openai_gateway.health import ready
 from openai_gateway.metrics import Metrics, RequestMeter
-from openai_gateway.responses import Shape, event
-from openai_gateway.schema import ChatRequest, CompletionRequest, GenerationRequest
+from openai_gateway.openai_responses import ResponsesBuilder, ResponsesRequest
+from openai_gateway.openapi import Endpoint, document
+from openai_gateway.prompts import Plan, plan, render
+from openai_gateway.responses import Builder, ChatBuilder, CompletionBuilder
+from openai_gateway.schema import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    GenerationRequest,
+    TokenizeRequest,
+)
 from openai_gateway.serving import (
-    CLIENT_GONE,
+    INTERNAL,
     ClientGone,
     EventStream,
-    Front,
+    GatewayMiddleware,
+    Handler,
     Keys,
+    WhileConnected,
     error_response,
-    while_connected,
+    merged,
+    parse_body,
+    together,
 )
+from openai_gateway.triton import session
 
 
 class Gateway:
     """What the endpoints share."""
 
-    def __init__(self, config: GatewayConfig, http: httpx.AsyncClient) -> None:
-        self.models = {model.name: ServedModel(model, http) for model in config.models}
+    def __init__(self, config: GatewayConfig) -> None:
+        self.config = config
+        self.models = {model.name: ServedModel(model) for model in config.models}
         self.metrics = Metrics()
         self.started = int(time.time())
 
@@ -59,107 +77,217 @@ class Gateway:
         card = {"id": model.name, "object": "model", "created": self.started, "owned_by": "trtllm.fleet"}
         return {**card, "max_model_len": model.max_seq_len} if model.max_seq_len else card
 
-    async def respond(self, http: Request, body: GenerationRequest, chat: bool) -> Response:
-        """Answer a completion or a chat completion."""
-        started = time.monotonic()
-        endpoint = "chat.completions" if chat else "completions"
+    async def respond(
+        self, http: Request, body: GenerationRequest, endpoint: str, builder_of: Callable[[Plan], Builder]
+    ) -> Response:
+        """Answer a request that asks for text."""
         log: dict[str, Any] = http.state.log
-        log["model"] = body.model
         model = self.model(body.model)
-        body.check_extra()
-        ask = _ask(model, body)
-        shape = Shape(model.name, chat, body.include_usage)
-        meter = RequestMeter(self.metrics, model.name, endpoint, started, log)
-        if body.stream:
-            return await self._stream(http, model, ask, shape, meter)
-        with meter:
-            text, ending = await while_connected(http.receive, _whole(model, ask, meter))
-            meter.ended(ending)
-            return JSONResponse(shape.whole(text, ending))
-
-    async def _stream(self, http: Request, model: ServedModel, ask: Ask, shape: Shape, meter: RequestMeter) -> Response:
-        """Begin a stream once the first piece is there, so that an error before it has its own status."""
-        pieces = model.answer(ask)
+        log["model"] = model.name
+        meter = RequestMeter(self.metrics, model.name, endpoint, http.state.started, log)
         try:
-            first = await while_connected(http.receive, _next(pieces))
+            planned = plan(model, body, http.state.request_id, stream=bool(body.stream))
+            builder = builder_of(planned)
+            if body.stream:
+                return await self._stream(http, model, planned, builder, meter)
+            async with WhileConnected(http.receive):
+                answers = await together([_whole(model, asked, meter) for asked in planned.requests])
         except BaseException as error:
             meter.close(error)
-            await pieces.aclose()
+            raise
+        total = _total(planned, [finish for _, finish in answers])
+        meter.finished(total)
+        meter.close()
+        whole = builder.whole(_best(planned, answers), total)
+        return Response(json.dumps(whole).encode(), media_type="application/json")
+
+    async def _stream(
+        self, http: Request, model: ServedModel, planned: Plan, builder: Builder, meter: RequestMeter
+    ) -> Response:
+        """Begin a stream once the first piece is there, so that an error before it has its own status."""
+        answer = merged([model.answer(asked) for asked in planned.requests])
+        try:
+            async with WhileConnected(http.receive):
+                first = await anext(answer)
+        except BaseException:
+            await answer.aclose()
             raise
 
         async def events() -> AsyncGenerator[bytes, None]:
-            yield shape.opening()
-            item: str | Ending | None = first
+            finishes: dict[int, Finish] = {}
+            choice, item = first
+            data = builder.opening()
             try:
-                while isinstance(item, str):
-                    meter.text()
-                    yield shape.piece(item)
-                    item = await _next(pieces)
+                while True:
+                    if isinstance(item, Finish):
+                        finishes[choice] = item
+                        data += builder.finished(choice, item)
+                        if len(finishes) == len(planned.requests):
+                            break
+                    else:
+                        meter.text()
+                        data += builder.pieces(choice, item)
+                    if data:
+                        yield data
+                    data = b""
+                    choice, item = await anext(answer)
             except ApiError as error:
                 meter.close(error)
-                yield event(error.body())
+                yield data + builder.error(error)
                 return
-            if isinstance(item, Ending):
-                meter.ended(item)
-                yield shape.closing(item)
-                meter.close()
+            total = _total(planned, [finishes[i] for i in sorted(finishes)])
+            meter.finished(total)
+            yield data + builder.closing(total)
+            meter.close()
 
         async def finish() -> None:
             meter.close(ClientGone())  # unless it was closed before
-            await pieces.aclose()
+            await answer.aclose()
 
         return EventStream(events(), finish)
 
 
-def _ask(model: ServedModel, body: GenerationRequest) -> Ask:
-    chat = isinstance(body, ChatRequest)
-    if isinstance(body, ChatRequest):
-        text = model.tokenizer.render(body.messages, model.name)
-    else:
-        assert isinstance(body, CompletionRequest)
-        text = body.prompt
-    max_tokens, param = body.limit()
-    sampling, optional = body.sampling()
-    return Ask(text, chat, max_tokens, param, sampling, optional, tuple(body.stop or ()), bool(body.stream))
-
-
-async def _next(pieces: AsyncIterator[str | Ending]) -> str | Ending | None:
-    return await anext(pieces, None)  # noqa: F821 - the project's linter assumes Python 3.9
-
-
-async def _whole(model: ServedModel, ask: Ask, meter: RequestMeter) -> tuple[str, Ending]:
-    parts: list[str] = []
-    async with aclosing(model.answer(ask)) as pieces:
-        async for piece in pieces:
-            if isinstance(piece, Ending):
-                return "".join(parts), piece
+async def _whole(model: ServedModel, asked: GenerateRequest, meter: RequestMeter) -> tuple[list[Piece], Finish]:
+    parts: list[Piece] = []
+    async with aclosing(model.answer(asked)) as answer:
+        async for item in answer:
+            if isinstance(item, Finish):
+                return parts, item
             meter.text()
-            parts.append(piece)
-    raise AssertionError("an answer ends with its Ending or an exception")
+            parts += item
+    raise AssertionError("an answer ends with its Finish or an exception")
 
 
-def create_app(
-    config: GatewayConfig, keys: tuple[str, ...] = (), transport: httpx.AsyncBaseTransport | None = None
-) -> ASGIApp:
-    """Return the ASGI application. *transport* replaces the network in tests. Raises ConfigError."""
-    http = httpx.AsyncClient(
-        transport=transport,
-        timeout=httpx.Timeout(config.request_timeout, connect=config.connect_timeout, pool=None),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-        trust_env=False,  # Triton is never behind the proxy that the environment names
-    )
-    gateway = Gateway(config, http)
+def _total(planned: Plan, finishes: list[Finish]) -> Finish:
+    """Return what all answers cost: a prompt counts once, however many answers it got."""
+    if planned.one:
+        return finishes[0]
+    prompts = sum(finish.prompt_tokens for finish in finishes[:: planned.each])
+    return Finish(finishes[0].reason, prompts, sum(finish.completion_tokens for finish in finishes))
+
+
+def _best(planned: Plan, answers: list[tuple[list[Piece], Finish]]) -> list[tuple[list[Piece], Finish]]:
+    """Return the answers that are shown: of each prompt's, those that the model found likeliest per token."""
+    if planned.each == planned.keep:
+        return answers
+
+    def likelihood(answer: tuple[list[Piece], Finish]) -> float:
+        values = [value for piece in answer[0] for _, value in piece.tokens]
+        return sum(values) / len(values) if values else float("-inf")
+
+    best = []
+    for begin in range(0, len(answers), planned.each):
+        best += sorted(answers[begin : begin + planned.each], key=likelihood, reverse=True)[: planned.keep]
+    return best
+
+
+def create_app(config: GatewayConfig, keys: tuple[str, ...] = (), resolver: AbstractResolver | None = None) -> ASGIApp:
+    """Return the ASGI application. *resolver* finds the replicas' hosts in place of DNS. Raises ConfigError."""
+    gateway = Gateway(config)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with http:
+        async with session(config.request_timeout, config.connect_timeout, resolver=resolver) as http:
+            for model in gateway.models.values():
+                model.http = http
             yield
 
     app = FastAPI(title="OpenAI gateway", version=__version__, lifespan=lifespan, openapi_url=None, docs_url=None)
     app.state.gateway = gateway
     _routes(app, gateway)
     _errors(app)
-    return Front(app, Keys(keys), config.max_body_bytes)
+    handlers = _handlers(gateway)
+    known = {getattr(route, "path", "") for route in app.routes} | handlers.keys()
+
+    def count(model: str, path: str, status: int) -> None:
+        endpoint = path.removeprefix("/v1/").strip("/").replace("/", ".") if path in known else "other"
+        gateway.metrics.counted(model, endpoint, status)
+
+    served: ASGIApp = GatewayMiddleware(app, Keys(keys), handlers, count)
+    if config.cors_origins:
+        served = CORSMiddleware(
+            served, allow_origins=config.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )  # fmt: skip
+    return served
+
+
+def _handlers(gateway: Gateway) -> dict[str, Handler]:
+    limit = gateway.config.max_body_bytes
+
+    async def completions(http: Request) -> Response:
+        body = await parse_body(http, CompletionRequest, limit)
+        options = body.stream_options
+        return await gateway.respond(
+            http, body, "completions", lambda plan: CompletionBuilder(body.model, plan, options)
+        )
+
+    async def chat_completions(http: Request) -> Response:
+        body = await parse_body(http, ChatRequest, limit)
+        options, top = body.stream_options, bool(body.top_logprobs)
+        return await gateway.respond(
+            http, body, "chat.completions", lambda plan: ChatBuilder(body.model, plan, options, top=top)
+        )
+
+    async def responses(http: Request) -> Response:
+        body = await parse_body(http, ResponsesRequest, limit)
+        return await gateway.respond(http, body.chat(), "responses", lambda plan: ResponsesBuilder(body, plan))
+
+    async def messages(http: Request) -> Response:
+        body = await parse_body(http, MessagesRequest, limit)
+        return await gateway.respond(http, body.chat(), "messages", lambda plan: MessagesBuilder(body.model, plan))
+
+    async def count_tokens(http: Request) -> Response:
+        body = await parse_body(http, CountRequest, limit)
+        model = gateway.model(body.model)
+        return JSONResponse({"input_tokens": len(await _rendered(model, body.chat()))})
+
+    async def tokenize(http: Request) -> Response:
+        body = await parse_body(http, TokenizeRequest, limit)
+        model = gateway.model(body.model)
+        if body.prompt is not None:
+            ids = await model.tokenizer.ids(body.prompt, special=body.add_special_tokens is not False)
+        else:
+            ids = await _rendered(model, body.chat())
+        answer: dict[str, Any] = {"count": len(ids), "max_model_len": model.max_seq_len, "tokens": ids}
+        if body.return_token_strs:
+            answer["token_strs"] = [model.tokenizer.token(i) for i in ids]
+        return JSONResponse(answer)
+
+    async def detokenize(http: Request) -> Response:
+        body = await parse_body(http, DetokenizeRequest, limit)
+        return JSONResponse({"prompt": gateway.model(body.model).tokenizer.decode(body.tokens)})
+
+    async def embeddings(_http: Request) -> Response:
+        raise ApiError(400, "The models here write text and make no embeddings.", code="unsupported_endpoint")
+
+    return {
+        "/v1/completions": completions,
+        "/v1/chat/completions": chat_completions,
+        "/v1/responses": responses,
+        "/v1/messages": messages,
+        "/v1/messages/count_tokens": count_tokens,
+        "/v1/embeddings": embeddings,
+        "/tokenize": tokenize,
+        "/detokenize": detokenize,
+    }
+
+
+ENDPOINTS = {
+    "/v1/completions": Endpoint("Continue one or more prompts", CompletionRequest),
+    "/v1/chat/completions": Endpoint("Answer a conversation", ChatRequest),
+    "/v1/responses": Endpoint("Answer a conversation, as OpenAI's newer API has it", ResponsesRequest),
+    "/v1/messages": Endpoint("Answer a conversation, as Anthropic's API has it", MessagesRequest),
+    "/v1/messages/count_tokens": Endpoint("Count the tokens of a conversation", CountRequest),
+    "/tokenize": Endpoint("The tokens of a text or of a conversation", TokenizeRequest),
+    "/detokenize": Endpoint("The text of tokens", DetokenizeRequest),
+}
+
+
+async def _rendered(model: ServedModel, body: ChatRequest) -> list[int]:
+    """Return the tokens that the engine reads of a conversation: exactly one BOS where the tokenizer has one."""
+    text = model.tokenizer.prompt(render(model, body), True, chat=True)
+    return await model.tokenizer.ids(text, special=True)
 
 
 def _routes(app: FastAPI, gateway: Gateway) -> None:
@@ -170,14 +298,6 @@ def _routes(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> JSONResponse:
         return JSONResponse(gateway.card(gateway.model(name)))
-
-    @app.post("/v1/completions")
-    async def completions(http: Request, body: CompletionRequest) -> Response:
-        return await gateway.respond(http, body, chat=False)
-
-    @app.post("/v1/chat/completions")
-    async def chat_completions(http: Request, body: ChatRequest) -> Response:
-        return await gateway.respond(http, body, chat=True)
 
     @app.get("/health")
     async def health() -> PlainTextResponse:
@@ -190,13 +310,21 @@ def _routes(app: FastAPI, gateway: Gateway) -> None:
         )
         return JSONResponse(detail, 200 if is_ready else 503)
 
+    @app.get("/version")
+    async def version() -> JSONResponse:
+        return JSONResponse({"version": __version__})
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> JSONResponse:
+        return JSONResponse(document(app, ENDPOINTS))
+
     @app.get("/metrics")
-    async def metrics() -> PlainTextResponse:
+    async def metrics() -> Response:
         for served in gateway.models.values():
             for replica in served.replicas.replicas:
-                gateway.metrics.outstanding.set(served.name, replica.url, value=replica.outstanding)
-                gateway.metrics.resting.set(served.name, replica.url, value=replica.failures)
-        return PlainTextResponse(gateway.metrics.render(), media_type="text/plain; version=0.0.4")
+                gateway.metrics.outstanding.labels(served.name, replica.url).set(replica.outstanding)
+                gateway.metrics.failures.labels(served.name, replica.url).set(replica.failures)
+        return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _errors(app: FastAPI) -> None:
@@ -204,35 +332,12 @@ def _errors(app: FastAPI) -> None:
     async def api_error(_http: Request, error: ApiError) -> Response:
         return error_response(error)
 
-    @app.exception_handler(ClientGone)
-    async def client_gone(_http: Request, _error: ClientGone) -> Response:
-        return Response(status_code=CLIENT_GONE)
-
     @app.exception_handler(HTTPException)
     async def http_error(http: Request, error: HTTPException) -> Response:
         words = {404: f"Unknown request URL: {http.method} {http.url.path}.", 405: "Method not allowed."}
-        return error_response(ApiError(error.status_code, words.get(error.status_code, str(error.detail))))
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_http: Request, error: RequestValidationError) -> Response:
-        return error_response(_invalid(error))
+        message = words.get(error.status_code, str(error.detail))
+        return error_response(ApiError(error.status_code, message, more_headers=error.headers))
 
     @app.exception_handler(Exception)
     async def unexpected(_http: Request, _error: Exception) -> Response:
-        return error_response(ApiError(500, "The gateway made a mistake; its log says which."))
-
-
-def _invalid(error: RequestValidationError) -> ApiError:
-    """Word the first thing wrong with a body as OpenAI does."""
-    first = error.errors()[0]
-    message = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "json_invalid":
-        detail = first.get("ctx", {}).get("error", message)
-        return ApiError(400, f"The body of the request is not valid JSON: {detail}.")
-    path = [part for part in first["loc"] if part != "body"]
-    if not path:
-        return ApiError(400, f"The body of the request must be a JSON object: {message}.")
-    param = str(path[0]) + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path[1:])
-    if first["type"] == "missing":
-        return ApiError(400, f"You must provide '{param}'.", param=param)
-    return ApiError(400, f"Invalid '{param}': {message[:1].lower()}{message[1:]}.", param=param)
+        return error_response(INTERNAL)

@@ -72,20 +72,16 @@ class ChatTemplate:
                 f"{where}: the chat template has a mistake in line {error.lineno}: {error.message}"
             ) from None
         self._special_tokens = dict(special_tokens)
+        self.source = source
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """Return the prompt for *messages*, ready for the assistant's answer.
+    def render(self, messages: Sequence[Mapping[str, Any]], **more: Any) -> str:
+        """Return the prompt for *messages*, ready for the assistant's answer; *more*: other variables.
 
         Raises ApiError 400 with the template's words if it refuses the conversation or fails on it.
         """
+        variables = {"tools": None, "documents": None, "add_generation_prompt": True, **self._special_tokens, **more}
         try:
-            return self._template.render(
-                messages=[dict(message) for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **self._special_tokens,
-            )
+            return self._template.render({**variables, "messages": [dict(message) for message in messages]})
         except TemplateRefusal as error:
             raise ApiError(400, f"The chat template refuses: {error.message}", param="messages") from None
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:

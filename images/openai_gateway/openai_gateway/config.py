@@ -5,44 +5,100 @@ from __future__ import annotations
 
 import difflib
 import stat
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from openai_gateway.errors import ConfigError
 from openai_gateway.interface import parse_release
 
+Text = Annotated[str, Field(strict=True, min_length=1)]
+Whole = Annotated[int, Field(strict=True)]  # neither "5" nor true is a number
+Seconds = Annotated[float, Field(strict=True, gt=0)]
 
-@dataclass(frozen=True)
-class ModelConfig:
+
+# What pydantic says of these does not suit a reader of YAML.
+EXPECTED = {
+    "tuple_type": "it should be a list",
+    "too_short": "it should have at least one entry",
+    "string_type": "it should be a text that is not empty",
+    "string_too_short": "it should be a text that is not empty",
+    "int_type": "it should be a whole number",
+}
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(_Settings):
     """One name that clients may ask for, and the Triton servers that answer for it."""
 
-    name: str
-    entry_model: str  # ensemble or tensorrt_llm_bls
-    urls: tuple[str, ...]  # http://host:port of every replica
+    name: Text
+    entry_model: Text  # ensemble or tensorrt_llm_bls
+    urls: Annotated[tuple[Text, ...], Field(min_length=1)]  # http://host:port of every replica
     tokenizer_dir: Path  # the checkpoint: tokenizer.json, tokenizer_config.json, chat template
-    release: str  # TensorRT-LLM version: decides the names of tensors
-    max_seq_len: int | None = None  # tokens of prompt and answer together; None: the checkpoint's own limit
-    default_max_tokens: int = 1024  # cap of an answer when the client names none
+    release: Text  # TensorRT-LLM version: decides the names of tensors
+    # Tokens of prompt and answer together; None: the checkpoint's own limit.
+    max_seq_len: Annotated[Whole, Field(ge=2)] | None = None
+    # Cap of an answer when the client names none; None: 1024 in chat, and 16 in completions as OpenAI has it.
+    default_max_tokens: Annotated[Whole, Field(ge=1)] | None = None
     chat_template: Path | None = None  # a file that replaces the checkpoint's template
+    # How the model writes calls of tools; None: as its chat template shows.
+    tool_call_parser: Literal["hermes", "mistral", "llama3", "json"] | None = None
+
+    @field_validator("urls")
+    @classmethod
+    def _addresses(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.netloc:
+                raise ValueError(f"'{url}' is not an address; write http://HOST:PORT")
+        return tuple(url.rstrip("/") for url in urls)
+
+    @field_validator("release")
+    @classmethod
+    def _version(cls, release: str) -> str:
+        parse_release(release)
+        return release
+
+    @field_validator("chat_template", mode="before")
+    @classmethod
+    def _no_template(cls, path: Any) -> Any:
+        return path or None
 
 
-@dataclass(frozen=True)
-class GatewayConfig:
+class GatewayConfig(_Settings):
     """The whole file."""
 
-    models: tuple[ModelConfig, ...]
-    address: str = "127.0.0.1"
-    port: int = 3000
+    models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
+    address: Text = "127.0.0.1"
+    port: Annotated[Whole, Field(ge=0, le=65535)] = 3000
     api_keys_file: Path | None = None  # one key per line, mode 0600; None: everybody may ask
-    request_timeout: float = 600.0  # seconds without a byte from Triton before a request is given up
-    connect_timeout: float = 5.0  # seconds to reach a replica
-    shutdown_timeout: int = 60  # seconds that running requests get after SIGTERM
-    max_body_bytes: int = 8 * 1024 * 1024
+    request_timeout: Seconds = 600.0  # seconds without a byte from Triton before a request is given up
+    connect_timeout: Seconds = 5.0  # seconds to reach a replica
+    shutdown_timeout: Annotated[Whole, Field(ge=0)] = 60  # seconds that running requests get after SIGTERM
+    cors_origins: tuple[Text, ...] = ()  # web pages of which origins may ask; "*" is every one
+    read_timeout: Seconds = 60.0  # seconds in which a client must have sent its request
+    max_body_bytes: Annotated[Whole, Field(ge=1024)] = 8 * 1024 * 1024
+
+    @field_validator("models")
+    @classmethod
+    def _one_of_each_name(cls, models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
+        names = [model.name for model in models]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the model name '{name}' is given {names.count(name)} times")
+        return models
+
+    @field_validator("api_keys_file", mode="before")
+    @classmethod
+    def _no_keys(cls, path: Any) -> Any:
+        return path or None
 
 
 def load_config(path: Path) -> GatewayConfig:
@@ -58,56 +114,10 @@ def load_config(path: Path) -> GatewayConfig:
 
 def parse_config(document: Any, source: str) -> GatewayConfig:
     """Turn the file's content into a GatewayConfig; *source* is named in errors."""
-    top = _mapping(document, source)
-    _known_keys(top, (f.name for f in fields(GatewayConfig)), source)
-    models = top.get("models")
-    if not isinstance(models, list) or not models:
-        raise ConfigError(f"{source}: 'models' must be a list with at least one model")
-    parsed = tuple(_model(_mapping(m, f"{source}: models[{i}]"), i, source) for i, m in enumerate(models))
-    names = [m.name for m in parsed]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"{source}: the model name '{name}' is given {names.count(name)} times")
-    port = _integer(top, "port", 3000, source, 0, 65535)
-    keys = top.get("api_keys_file")
-    return GatewayConfig(
-        models=parsed,
-        address=_text(top, "address", source, "127.0.0.1"),
-        port=port,
-        api_keys_file=Path(str(keys)) if keys else None,
-        request_timeout=_number(top, "request_timeout", 600.0, source),
-        connect_timeout=_number(top, "connect_timeout", 5.0, source),
-        shutdown_timeout=_integer(top, "shutdown_timeout", 60, source, 0),
-        max_body_bytes=_integer(top, "max_body_bytes", 8 * 1024 * 1024, source, 1024),
-    )
-
-
-def _model(entry: Mapping[str, Any], index: int, source: str) -> ModelConfig:
-    where = f"{source}: models[{index}]"
-    _known_keys(entry, (f.name for f in fields(ModelConfig)), where)
-    name = _text(entry, "name", where)
-    where = f"{source}: model '{name}'"
-    urls = entry.get("urls")
-    if not isinstance(urls, list) or not urls:
-        raise ConfigError(f"{where}: 'urls' must be a list of Triton's HTTP addresses")
-    for url in urls:
-        parts = urlsplit(str(url))
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ConfigError(f"{where}: '{url}' is not an address; write http://HOST:PORT")
-    release = _text(entry, "release", where)
-    parse_release(release, where)
-    template = entry.get("chat_template")
-    limit = entry.get("max_seq_len")
-    return ModelConfig(
-        name=name,
-        entry_model=_text(entry, "entry_model", where),
-        urls=tuple(str(url).rstrip("/") for url in urls),
-        tokenizer_dir=Path(_text(entry, "tokenizer_dir", where)),
-        release=release,
-        max_seq_len=None if limit is None else _integer(entry, "max_seq_len", 0, where, 2),
-        default_max_tokens=_integer(entry, "default_max_tokens", 1024, where, 1),
-        chat_template=Path(str(template)) if template else None,
-    )
+    try:
+        return GatewayConfig.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_sentence(error, document)}") from None
 
 
 def load_api_keys(path: Path) -> tuple[str, ...]:
@@ -125,38 +135,33 @@ def load_api_keys(path: Path) -> tuple[str, ...]:
     return keys
 
 
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: expected keys and values, found {type(value).__name__}")
-    return value
+def _sentence(error: ValidationError, document: Any) -> str:
+    """Say the first thing wrong in one sentence that names the key, the value and what was expected."""
+    # A misspelt key explains the missing one, so it is told first.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    path, kind = list(first["loc"]), first["type"]
+    where = ""
+    if path[:1] == ["models"] and len(path) > 1:
+        where = f"{_model_name(document, int(path[1]))}: "
+        path = path[2:]
+    if not path:
+        return f"{where}expected keys and values, found {type(first['input']).__name__}"
+    key = str(path[0]) + "".join(f"[{part}]" for part in path[1:])
+    if kind == "extra_forbidden":
+        known = list((ModelConfig if where else GatewayConfig).model_fields)
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
+        return f"{where}unknown key '{key}'; {hint}"
+    if kind == "missing":
+        return f"{where}'{key}' is missing"
+    message = str(first["msg"])
+    if kind == "value_error":
+        return f"{where}'{key}': {message.removeprefix('Value error, ')}"
+    expected = EXPECTED.get(kind) or message.replace("Input should", "it should")
+    return f"{where}'{key}' is {first['input']!r}; {expected}"
 
 
-def _known_keys(given: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    names = list(known)
-    for key in given:
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; known are {', '.join(names)}"
-            raise ConfigError(f"{where}: unknown key '{key}'{hint}")
-
-
-def _text(given: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
-    value = given.get(key, default)
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{where}: '{key}' must be a text that is not empty")
-    return value
-
-
-def _integer(given: Mapping[str, Any], key: str, default: int, where: str, least: int, most: int | None = None) -> int:
-    value = given.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most and value > most):
-        limits = f"from {least} to {most}" if most else f"of at least {least}"
-        raise ConfigError(f"{where}: '{key}' is {value!r}; it must be a whole number {limits}")
-    return value
-
-
-def _number(given: Mapping[str, Any], key: str, default: float, where: str) -> float:
-    value = given.get(key, default)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
-        raise ConfigError(f"{where}: '{key}' is {value!r}; it must be a number above 0")
-    return float(value)
+def _model_name(document: Mapping[str, Any], index: int) -> str:
+    entry = document["models"][index]
+    name = entry.get("name") if isinstance(entry, dict) else None
+    return f"model '{name}'" if isinstance(name, str) and name else f"models[{index}]"

@@ -3,209 +3,264 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-import httpx
+import aiohttp
 
 from openai_gateway.config import ModelConfig
-from openai_gateway.errors import ApiError
+from openai_gateway.errors import ApiError, unsupported
 from openai_gateway.interface import Interface
 from openai_gateway.replicas import Replica, ReplicaSet
 from openai_gateway.text import AnswerText
-from openai_gateway.tokenizer import CheckpointTokenizer, Prompt
-from openai_gateway.triton import SeveralResponses, TritonClient, Unreachable
+from openai_gateway.tokenizer import CheckpointTokenizer
+from openai_gateway.triton import TritonClient, Unreachable
 
 LOG = logging.getLogger("openai_gateway")
-RETRY_ELSEWHERE = {"model_not_ready", "upstream_error"}  # a fault of this replica, perhaps not of the next
+# What another replica may do better, and whether it tells against this one.
+COUNTS_AGAINST = {"model_not_ready": True, "upstream_error": True, "upstream_refusal": False, "overloaded": False}
+PROCESS, SERIAL = secrets.token_hex(4), itertools.count()
+SPECIAL_ROOM = 8  # tokens that a tokenizer may put around a text
 
 
 @dataclass(frozen=True)
-class Ask:
+class GenerateRequest:
     """A request stripped of what is OpenAI's."""
 
     text: str
     chat: bool  # text came out of a chat template
     max_tokens: int | None
     limit_param: str  # the parameter to name when max_tokens is too large
-    sampling: Mapping[str, int | float]
-    optional: Mapping[str, int | float]
+    sampling: Mapping[str, Any]  # asked for by the client
+    optional: Mapping[str, Any]  # added by the gateway
     stop: tuple[str, ...] = ()
-    stream: bool = False
+    stop_tokens: tuple[str, ...] = ()  # texts of tokens that end the answer, cut by nobody
+    include_stop: bool = False
+    ignore_end: bool = False  # the model's own end tokens are nothing special
+    logprobs: bool = False
+    stream: bool = False  # somebody sees the pieces
+    default_max_tokens: int = 1024
+    names: Mapping[str, str] = field(default_factory=dict)  # inputs of Triton that the client calls otherwise
+    echo: str = ""  # shown before the answer
+    id: str = ""
+
+
+class Piece(NamedTuple):
+    """What one response of Triton added to an answer."""
+
+    text: str
+    read: int  # tokens of the prompt, 0 while they are not known
+    written: int  # tokens of the answer so far
+    tokens: tuple[tuple[str, float], ...] = ()  # the text and the log probability of each
 
 
 @dataclass(frozen=True)
-class Ending:
+class Finish:
     """How an answer ended."""
 
-    finish_reason: str  # stop or length
+    reason: str  # stop or length
     prompt_tokens: int
     completion_tokens: int
+    stop: str | None = None  # the client's sequence that ended it
 
 
 class _Counts:
-    """What the engine says of its tokens.
-
-    Upstream's C++ backend reports the tokens of each response (1, 1, 1 in a stream); others report all so far
-    (1, 2, 3). Only the latter grow from response to response and never fall behind the responses with text.
-    """
+    """What the engine says of its tokens: those of the prompt, and with each response those that are new in it."""
 
     def __init__(self) -> None:
         self.read: int | None = None
+        self.written: int | None = None
         self.responses = 0
         self.texts = 0  # responses that brought text
-        self._reported: list[int] = []
-        self._sum_so_far = True  # every report so far could be one of all tokens
 
-    def feed(self, response: Mapping[str, Any]) -> None:
+    def feed(self, response: Mapping[str, Any], text: str) -> None:
         """Take in one response."""
         self.responses += 1
-        self.texts += bool(_text(response))
-        read, written = _number(response.get("num_input_tokens")), _number(response.get("num_output_tokens"))
-        if read:
-            self.read = read
-        if written is not None:
-            before = self._reported[-1] if self._reported else 0
-            self._sum_so_far &= written > before and written >= self.texts
-            self._reported.append(written)
+        if text:
+            self.texts += 1
+        if self.read is None:
+            self.read = _number(response.get("num_input_tokens")) or None
+        new = response.get("num_output_tokens")
+        if type(new) is not int:
+            new = _number(new)
+        if new is not None:
+            self.written = new if self.written is None else self.written + new
 
     @property
-    def written(self) -> int | None:
-        """The tokens of the answer, or None if the engine does not count."""
-        if not self._reported:
-            return None
-        return self._reported[-1] if self._sum_so_far else sum(self._reported)
+    def so_far(self) -> int:
+        """Tokens of the answer as far as is known while it runs."""
+        return self.texts if self.written is None else self.written
 
 
 class ServedModel:
     """A name that clients may ask for, with all it takes to answer."""
 
-    def __init__(self, config: ModelConfig, http: httpx.AsyncClient) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.name = config.name
         self.tokenizer = CheckpointTokenizer(config)
         self.replicas = ReplicaSet(config.urls)
         self.max_seq_len = config.max_seq_len or self.tokenizer.max_positions
-        self._http = http
+        self.http: aiohttp.ClientSession | None = None  # set when the event loop runs
         self._warned = False
 
-    async def answer(self, ask: Ask) -> AsyncGenerator[str | Ending, None]:
-        """Yield the answer's text in pieces and its Ending last.
+    async def answer(self, request: GenerateRequest) -> AsyncGenerator[list[Piece] | Finish, None]:
+        """Yield the answer in pieces, together those that came together, and its Finish last.
 
         Another replica is tried as long as nothing was yielded. Raises ApiError.
         """
         shown = False
-        problems: list[str] = []
         last: ApiError | None = None
         for replica in self.replicas.order():
             try:
                 with self.replicas.working(replica):
-                    async with aclosing(self.on_replica(replica, ask)) as pieces:
+                    async with aclosing(self.on_replica(replica, request)) as pieces:
                         async for piece in pieces:
                             shown = True
                             yield piece
                 self.replicas.succeeded(replica)
                 return
             except Unreachable as error:
-                problems.append(str(error))
+                LOG.warning("model %s: replica failed: %s", self.name, error)
+                self.replicas.failed(replica)
             except ApiError as error:
-                if error.code not in RETRY_ELSEWHERE:
+                if error.code == "upstream_timeout":
+                    self.replicas.failed(replica)
+                if error.code not in COUNTS_AGAINST:
                     raise
-                problems.append(f"{replica.url}: {error.message}")
+                LOG.warning("model %s: replica %s: %s", self.name, replica.url, error.message)
                 last = error
-            LOG.warning("model %s: replica failed: %s", self.name, problems[-1])
-            self.replicas.failed(replica)
+                if COUNTS_AGAINST[error.code]:
+                    self.replicas.failed(replica)
             if shown:
-                raise last or ApiError(502, f"The answer broke off: {problems[-1]}", code="upstream_error")
+                raise last or ApiError(
+                    502, "The answer broke off: the model's server went away.", code="upstream_error"
+                )
         raise last or ApiError(
-            503,
-            f"No replica of the model '{self.name}' can be reached ({'; '.join(problems)}).",
-            code="model_unavailable",
-            retry_after=5,
+            503, f"No replica of the model '{self.name}' can be reached.", code="model_unavailable", retry_after=5
         )
 
-    async def on_replica(self, replica: Replica, ask: Ask) -> AsyncGenerator[str | Ending, None]:
+    async def on_replica(
+        self, replica: Replica, request: GenerateRequest
+    ) -> AsyncGenerator[list[Piece] | Finish, None]:
         """Yield the answer of one replica."""
-        client = TritonClient(self._http, replica.url)
+        assert self.http is not None
+        client = TritonClient(self.http, replica.url)
         interface = replica.interface
         if interface is None:
             interface = await client.interface(self.config.entry_model, self.config.release)
             replica.interface = interface
-        prompt = self.tokenizer.prompt(ask.text, interface.adds_special_tokens, chat=ask.chat)
-        max_tokens = self._budget(ask, prompt)
-        stream = ask.stream and self._can_stream(interface)
+        prompt = self.tokenizer.prompt(request.text, interface.adds_special_tokens, chat=request.chat)
+        max_tokens, prompt_tokens = await self._budget(request, prompt, interface)
+        stream = self._can_stream(interface)
+        if request.stop_tokens and interface.row.words_are_csv:
+            raise unsupported("stop_token_ids", "is not supported by this model's release")
+        if request.logprobs and not interface.counts_tokens:
+            raise unsupported("logprobs", "needs an engine that counts its tokens, which this release does not")
         payload = interface.payload(
-            prompt.text,
+            prompt,
             max_tokens,
             stream=stream,
-            sampling=ask.sampling,
-            optional={**ask.optional, **self._end_tokens()},
-            stop=[*self._end_words(), *ask.stop],
+            sampling=request.sampling,
+            optional={**request.optional, **self._end_tokens()},
+            stop=[*(() if request.ignore_end else self._end_words()), *request.stop_tokens, *request.stop],
+            names=request.names,
         )
-        text = AnswerText(ask.stop, cumulative=stream and interface.cumulative)
+        # Two requests of one client may have one id, but a BLS model stops what it calls by its id.
+        payload["id"] = f"{request.id}-{PROCESS}-{next(SERIAL)}"
+        cumulative = stream and interface.cumulative
+        text = AnswerText(request.stop, cumulative, include_stop=request.include_stop)
+        each = request.stream or request.logprobs
+        before = ""
         counts = _Counts()
-        async with aclosing(self._responses(client, payload, stream)) as responses:
-            async for response in responses:
-                counts.feed(response)
+        # A decoupled model is always asked to stream: only then does Triton notice that a client went away.
+        responses = client.generate(self.config.entry_model, payload, stream=interface.decoupled)
+        async with aclosing(responses):
+            async for batch in responses:
                 self.replicas.answering(replica)
-                if piece := text.feed(_text(response)):
-                    yield piece
+                pieces: list[Piece] = []
+                texts: list[str] = []
+                for response in batch:
+                    raw = _text(response)
+                    counts.feed(response, raw)
+                    if not each:
+                        texts.append(raw)
+                        continue
+                    tokens: tuple[tuple[str, float], ...] = ()
+                    if request.logprobs:
+                        tokens = self._tokens(response, raw[len(before) :] if cumulative else raw)
+                        before = raw
+                    new = text.feed(raw)
+                    if new or tokens:
+                        pieces.append(Piece(new, counts.read or prompt_tokens or 0, counts.so_far, tokens))
+                    if text.stopped:
+                        break
+                # Nobody sees the pieces of a whole answer, so what came together is taken together.
+                if texts and (new := text.feed_all(texts)):
+                    pieces.append(Piece(new, 0, counts.so_far))
+                if pieces:
+                    yield pieces
                 if text.stopped:
                     break  # leaving the stream cancels the request in Triton
         if not counts.responses:
             raise ApiError(502, "Triton ended the answer without a response.", code="upstream_error")
-        if piece := text.finish():
-            yield piece
-        yield self._ending(text, counts, prompt, max_tokens)
-
-    async def _responses(
-        self, client: TritonClient, payload: dict[str, Any], stream: bool
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield Triton's responses; several to a request that wanted one are joined by the caller."""
-        model = self.config.entry_model
-        if not stream:
-            try:
-                yield await client.generate(model, payload)
-                return
-            except SeveralResponses:
-                LOG.debug("model %s answers several times; asking by generate_stream", self.name)
-        async with aclosing(client.generate_stream(model, payload)) as responses:
-            async for response in responses:
-                yield response
+        reason, written = self._reason(text, counts, max_tokens)
+        read = counts.read or prompt_tokens
+        if read is None:
+            read = self.tokenizer.count(prompt, special=interface.adds_special_tokens)
+        if new := text.finish(cut_off=reason == "length"):
+            yield [Piece(new, read, written)]
+        yield Finish(reason, read, written, text.hit)
 
     def _can_stream(self, interface: Interface) -> bool:
-        """Whether pieces as Triton sends them make the right text; if not, a stream gets one whole piece."""
+        """Whether pieces as Triton sends them make the right text; if not, an answer is one whole piece."""
         if not interface.decoupled:
             return False
         right = interface.cumulative or self.tokenizer.concatenative
         if not right and not self._warned:
             self._warned = True
             LOG.warning(
-                "model %s: this tokenizer loses spaces when tokens are decoded one by one, so streams arrive "
-                "in one piece; serve tensorrt_llm_bls with accumulate_tokens to stream token by token",
+                "model %s: this tokenizer loses spaces when tokens are decoded one by one, so answers arrive in one "
+                "piece and are not ended early when a client leaves; serve tensorrt_llm_bls with accumulate_tokens",
                 self.name,
             )
         return right
 
-    def _budget(self, ask: Ask, prompt: Prompt) -> int:
-        """Return how many tokens the answer may have; raise ApiError 400 where the context is too short."""
-        limit, wanted = self.max_seq_len, ask.max_tokens
-        if limit is None:
-            return wanted or self.config.default_max_tokens
-        left = limit - prompt.tokens
+    async def _budget(self, request: GenerateRequest, prompt: str, interface: Interface) -> tuple[int, int | None]:
+        """Return how many tokens the answer may have, and the prompt's tokens if they were counted.
+
+        They are not where the prompt fits for sure, as a token holds at least one byte, and the engine will count.
+        Raises ApiError 400 where the context is too short.
+        """
+        limit, wanted = self.max_seq_len, request.max_tokens
+        most = wanted or request.default_max_tokens
+        if limit is None or (interface.counts_tokens and len(prompt.encode()) + SPECIAL_ROOM + most <= limit):
+            return most, None
+        tokens, exact = await self.tokenizer.count_up_to(limit, prompt, special=interface.adds_special_tokens)
+        left = limit - tokens
         if left < 1 or (wanted is not None and wanted > left):
             asked = "" if wanted is None else f" and {wanted} for the answer"
             raise ApiError(
                 400,
                 f"The model '{self.name}' has a context of {limit} tokens; this request needs "
-                f"{prompt.tokens} for its prompt{asked}.",
-                param=ask.limit_param if left >= 1 else "messages" if ask.chat else "prompt",
+                f"{'' if exact else 'more than '}{tokens} for its prompt{asked}.",
+                param=request.limit_param if left >= 1 else "messages" if request.chat else "prompt",
                 code="context_length_exceeded",
             )
-        return min(wanted or self.config.default_max_tokens, left)
+        return min(most, left), tokens
+
+    def _tokens(self, response: Mapping[str, Any], text: str) -> tuple[tuple[str, float], ...]:
+        """Return the tokens that are new in *response*, whose new text is *text*, with their log probabilities."""
+        values = response.get("output_log_probs") or []
+        new = _number(response.get("num_output_tokens")) or 0
+        # Some engines repeat the values of all tokens so far.
+        values = (values if isinstance(values, list) else [values])[-new:] if new else []
+        return tuple(zip(self.tokenizer.split(text, len(values)), map(float, values), strict=True)) if values else ()
 
     def _end_tokens(self) -> dict[str, int]:
         """The ids that end and fill an answer: preprocessing of old releases has no default for them."""
@@ -217,27 +272,27 @@ class ServedModel:
         words = (self.tokenizer.token(i) for i in self.tokenizer.end_ids[1:])
         return [word for word in words if word]
 
-    def _ending(self, text: AnswerText, counts: _Counts, prompt: Prompt, max_tokens: int) -> Ending:
-        """Say why the answer ended, and what it cost.
+    def _reason(self, text: AnswerText, counts: _Counts, max_tokens: int) -> tuple[str, int]:
+        """Say why the answer ended, and how many tokens it has.
 
-        The engine's own count is exact and also holds the token that ended the answer. Without it (releases
-        before the counts existed) the text is counted again, which may differ by a merge; a stream brings one
-        token with each response then.
+        The engine's own count is exact. Without it (releases before the counts existed) the text is counted again,
+        which may differ by a merge; a stream brings one token with each response then.
         """
         written = counts.written
         if written is None:
             written = self.tokenizer.count(text.text if text.stopped else text.generated)
         reached = max(written, counts.texts if counts.written is None else 0) >= max_tokens
-        reason = "length" if reached and not text.stopped else "stop"
-        return Ending(reason, counts.read or prompt.tokens, written)
+        return "length" if reached and not text.stopped else "stop", written
 
 
 def _text(response: Mapping[str, Any]) -> str:
     """Return text_output, of the first beam if there are several."""
     value = response.get("text_output", "")
+    if type(value) is str:
+        return value
     if isinstance(value, list):
         value = value[0] if value else ""
-    return value if isinstance(value, str) else str(value)
+    return str(value)
 
 
 def _number(value: Any) -> int | None:

@@ -13,13 +13,13 @@ from contextlib import aclosing
 from typing import Any
 
 from openai_gateway.errors import ApiError
-from openai_gateway.generation import Ask, Ending, ServedModel
+from openai_gateway.generation import Finish, GenerateRequest, ServedModel
 from openai_gateway.replicas import Replica
 from openai_gateway.triton import Unreachable
 
 PROOF_LASTS = 10.0  # seconds for which an answered request proves a replica ready
 PATIENCE = 15.0  # seconds for the one token
-ONE_TOKEN = Ask(text="Hi", chat=False, max_tokens=1, limit_param="", sampling={}, optional={"top_k": 1})
+ONE_TOKEN = GenerateRequest(text="Hi", chat=False, max_tokens=1, limit_param="", sampling={}, optional={"top_k": 1})
 
 
 async def ready(models: Sequence[ServedModel], *, any_model: bool) -> tuple[bool, dict[str, Any]]:
@@ -27,7 +27,7 @@ async def ready(models: Sequence[ServedModel], *, any_model: bool) -> tuple[bool
     replicas = [(model, replica) for model in models for replica in model.replicas.replicas]
     states = await asyncio.gather(*(_state(model, replica) for model, replica in replicas))
     detail: dict[str, dict[str, str]] = {model.name: {} for model in models}
-    for (model, replica), state in zip(replicas, states):
+    for (model, replica), state in zip(replicas, states, strict=True):
         detail[model.name][replica.url] = state
     served = ["ready" in found.values() for found in detail.values()]
     is_ready = any(served) if any_model else all(served)
@@ -47,6 +47,8 @@ async def _state(model: ServedModel, replica: Replica) -> str:
         except Unreachable as error:
             problem = str(error)
         except ApiError as error:
+            if error.code == "overloaded":
+                return "ready"  # its queue is full of requests that it works on
             problem = error.message
         except TimeoutError:
             # It may only be busy, so it does not rest.
@@ -60,6 +62,6 @@ async def _state(model: ServedModel, replica: Replica) -> str:
 
 async def _one_token(model: ServedModel, replica: Replica) -> None:
     async with aclosing(model.on_replica(replica, ONE_TOKEN)) as pieces:
-        async for piece in pieces:
-            if isinstance(piece, Ending) and piece.completion_tokens < 1:
+        async for item in pieces:
+            if isinstance(item, Finish) and item.completion_tokens < 1:
                 raise ApiError(502, "the model wrote no token", code="upstream_error")

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openai_gateway.errors import ConfigError, unsupported
+from openai_gateway.errors import unsupported
 
+GUIDES = {"xgrammar", "llguidance"}
 TRUE_WORDS = {"true", "1", "t", "y", "yes"}
 FALSE_WORDS = {"false", "0", "f", "n", "no"}
 
@@ -41,17 +42,17 @@ RELEASES: tuple[ReleaseRow, ...] = (
 RENAMED = {"seed": ("seed", "random_seed"), "min_tokens": ("min_tokens", "min_length")}
 
 
-def parse_release(version: str, where: str) -> tuple[int, ...]:
+def parse_release(version: str) -> tuple[int, ...]:
     """Return (0, 7, 2) for "0.7.2"; a suffix like rc1 is left out."""
     match = re.match(r"^v?(\d+)\.(\d+)(?:\.(\d+))?", version)
     if not match:
-        raise ConfigError(f"{where}: release '{version}' is no TensorRT-LLM version; write for example 1.2.1")
+        raise ValueError(f"release '{version}' is no TensorRT-LLM version; write for example 1.2.1")
     return tuple(int(part) for part in match.groups(default="0"))
 
 
 def release_row(version: str) -> ReleaseRow:
     """Return the row of the table that *version* falls into."""
-    parsed = parse_release(version, "model")
+    parsed = parse_release(version)
     return next(row for row in RELEASES if parsed >= row.first)
 
 
@@ -65,6 +66,7 @@ class Interface:
     decoupled: bool  # may answer in several responses: only then "stream" is allowed
     cumulative: bool  # every streamed text_output repeats the text so far (accumulate_tokens)
     adds_special_tokens: bool  # preprocessing puts the tokenizer's special tokens (BOS) before the text
+    guided: bool = False  # the engine can bind an answer to a schema, an expression or a grammar
 
     @property
     def counts_tokens(self) -> bool:
@@ -86,20 +88,30 @@ class Interface:
         max_tokens: int,
         *,
         stream: bool,
-        sampling: Mapping[str, int | float],
-        optional: Mapping[str, int | float],
+        sampling: Mapping[str, Any],
+        optional: Mapping[str, Any],
         stop: Sequence[str],
+        names: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Build the body of generate or generate_stream.
 
-        *sampling*: what the client asked for, refused by name where the model has no such input; *optional*:
-        what the gateway adds by itself, left out where the model has no such input.
+        *sampling*: what the client asked for, refused by name where the model has no such input; *names*: what the
+        client calls an input, where that is another name; *optional*: what the gateway adds by itself, left out where
+        the model has no such input.
         """
         body: dict[str, Any] = {"text_input": text, "max_tokens": max_tokens}
         for parameter, value in sampling.items():
             name = self.tensor(parameter)
+            param = (names or {}).get(parameter, parameter)
             if name is None:
-                raise unsupported(parameter, "is not an input of the model that serves this request")
+                raise unsupported(param, "is not an input of the model that serves this request")
+            if parameter == "guided_decoding_guide_type" and not self.guided:
+                raise unsupported(
+                    param, "needs guided decoding, which is off in this model's engine; set guided_decoding_backend "
+                    "of its model repository to xgrammar"
+                )  # fmt: skip
+            if parameter == "bad_words" and self.row.words_are_csv and (len(value) > 1 or _unspeakable(value[0])):
+                raise unsupported(param, "may hold one word without commas and quotes in this release")
             body[name] = value
         for parameter, value in optional.items():
             name = self.tensor(parameter)
@@ -108,7 +120,7 @@ class Interface:
         # Only a help: the engine stops early. What the client sees is cut by the gateway in any case.
         words = list(stop)
         if self.row.words_are_csv:
-            words = [word for word in words if not re.search(r'[,"\n]', word)][:1]
+            words = [word for word in words if not _unspeakable(word)][:1]
         if words and "stop_words" in self.inputs:
             body["stop_words"] = words
         if self.row.words_required:
@@ -150,7 +162,13 @@ def describe(release: str, entry: Mapping[str, Any], called: Mapping[str, Mappin
         decoupled=decoupled,
         cumulative=_flag(_parameter(entry, "accumulate_tokens")),
         adds_special_tokens=special,
+        guided=any(_parameter(config, "guided_decoding_backend") in GUIDES for config in called.values() if config),
     )
+
+
+def _unspeakable(word: str) -> bool:
+    """Whether a list that a comma splits cannot hold *word*."""
+    return bool(re.search(r'[,"\n]', word))
 
 
 def _names(config: Mapping[str, Any], kind: str) -> frozenset[str]:

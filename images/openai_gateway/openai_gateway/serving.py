@@ -1,51 +1,124 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""ASGI pieces: a stream that ends when its client goes, keys, request ids, a limit of size, one log line."""
+"""ASGI pieces: a stream that ends when its client goes, keys, request ids, limits of size, one log line."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import hmac
+import json
 import logging
-import secrets
+import random
+import re
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
 
-from starlette.exceptions import HTTPException
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from openai_gateway.errors import ApiError
+from openai_gateway.anthropic_messages import error_body
+from openai_gateway.errors import ApiError, invalid_body
 
 LOG = logging.getLogger("openai_gateway")
+Body = TypeVar("Body", bound=BaseModel)
 T = TypeVar("T")
+Handler = Callable[[Request], Awaitable[Response]]
+INTERNAL = ApiError(500, "Internal error; the gateway's log says which.")
+RANDOM = random.Random()
 CLIENT_GONE = 499  # nobody reads it; it is for the log and the counters
+WANTED_HEADERS = {b"authorization", b"x-api-key", b"x-request-id"}
+PLAIN = re.compile(r"[\w.:/+-]{1,128}", re.ASCII)  # what may stand in the log as it is
 
 
 class ClientGone(Exception):
     """The client closed its connection before the answer was complete."""
 
 
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class WhileConnected:
+    """Cancels the block when the client goes away; ClientGone is raised in its place."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        assert self._task is not None
+        self._task.cancel()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._watcher.cancel()
+        if self._gone and kind is asyncio.CancelledError:
+            assert self._task is not None
+            if not self._task.uncancel():  # nobody else wants it to end
+                raise ClientGone from None
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of *work*, or cancel it and raise ClientGone when the client goes first."""
-    task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_gone(receive))
+async def together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return the results of *work*, done at once; the first failure ends all of it."""
+    if len(work) == 1:
+        return [await work[0]]
+    tasks = [asyncio.create_task(one) for one in work]
     try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone
+        return await asyncio.gather(*tasks)
     finally:
-        for pending in (task, watcher):
-            pending.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Failure(NamedTuple):
+    """What ended a source."""
+
+    error: Exception
+
+
+async def merged(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
+    """Yield what *sources* yield, as it comes, with the number of the source; the first failure ends all of them."""
+    if len(sources) == 1:
+        async with aclosing(sources[0]) as only:
+            async for one in only:
+                yield 0, one
+        return
+    queue: asyncio.Queue[tuple[int, T | Failure | None]] = asyncio.Queue(maxsize=1)
+
+    async def pump(number: int, source: AsyncGenerator[T, None]) -> None:
+        try:
+            async with aclosing(source):
+                async for item in source:
+                    await queue.put((number, item))
+            await queue.put((number, None))
+        except Exception as error:
+            await queue.put((number, Failure(error)))
+
+    tasks = [asyncio.create_task(pump(number, source)) for number, source in enumerate(sources)]
+    try:
+        running = len(sources)
+        while running:
+            number, item = await queue.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, Failure):
+                raise item.error
+            else:
+                yield number, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class EventStream(Response):
@@ -66,7 +139,11 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send headers and events."""
         try:
-            await while_connected(receive, self._send(send))
+            async with WhileConnected(receive):
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                async for data in self._events:
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (ClientGone, OSError):
             scope["state"]["log"]["status"] = CLIENT_GONE
         finally:
@@ -74,11 +151,34 @@ class EventStream(Response):
             await self._events.aclose()
             await self._finish()
 
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async for data in self._events:
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the request's body; raise 413 as soon as it is known to have more than *limit* bytes."""
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
+        raise ApiError(413, f"The request has {length} bytes; at most {limit} are taken.")
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise ApiError(413, f"The request is larger than {limit} bytes.")
+        parts.append(part)
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def parse_body(request: Request, kind: type[Body], limit: int) -> Body:
+    """Return the request's body as *kind*, or raise OpenAI's 400."""
+    body = await read_body(request, limit)
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid_body(error) from None
 
 
 class Keys:
@@ -88,23 +188,33 @@ class Keys:
         # Digests have one length, so that comparing tells nothing of a key's.
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
-    def check(self, authorization: str | None) -> None:
-        """Raise ApiError 401 unless *authorization* is ``Bearer`` and a known key."""
+    def check(self, authorization: str, x_api_key: str = "") -> None:
+        """Raise ApiError 401 unless one of the headers' values holds a known key."""
         if not self._digests:
             return
-        scheme, _, given = (authorization or "").partition(" ")
-        digest = hashlib.sha256(given.strip().encode()).digest()
-        known = sum(hmac.compare_digest(digest, one) for one in self._digests)
-        if scheme.lower() != "bearer" or not known:
-            said = "Incorrect API key provided." if given else "You did not provide an API key."
+        scheme, _, key = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            key = x_api_key if not authorization else ""  # as Anthropic's clients send it
+        digest = hashlib.sha256(key.strip().encode()).digest()
+        if not sum(hmac.compare_digest(digest, one) for one in self._digests):
+            said = "Incorrect API key provided." if key else "You did not provide an API key."
             raise ApiError(401, f"{said} Send it as 'Authorization: Bearer KEY'.", code="invalid_api_key")
 
 
-class Front:
-    """Outermost layer: request id, API key on /v1, limit of the body, and one log line without any content."""
+class GatewayMiddleware:
+    """Outermost layer: request id, API key on /v1, and one log line without any content.
 
-    def __init__(self, app: ASGIApp, keys: Keys, max_body_bytes: int) -> None:
-        self._app, self._keys, self._limit = app, keys, max_body_bytes
+    It calls the handlers of POST itself: what FastAPI does for each request costs as much as a fourth of all else.
+    """
+
+    def __init__(
+        self, app: ASGIApp, keys: Keys, handlers: Mapping[str, Handler], count: Callable[[str, str, int], None]
+    ) -> None:
+        """*handlers*: of POST by path; *app* has all else.
+
+        *count* gets the model, the path and the status of requests that nobody else has counted.
+        """
+        self._app, self._keys, self._handlers, self._count = app, keys, handlers, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -112,47 +222,62 @@ class Front:
             await self._app(scope, receive, send)
             return
         started = time.monotonic()
-        request = Request(scope)
+        headers = {name: value for name, value in scope["headers"] if name in WANTED_HEADERS}
         log: dict[str, Any] = {"status": 500}
-        scope.setdefault("state", {})["log"] = log
-        request_id = request.headers.get("x-request-id", "")[:128] or secrets.token_hex(8)
+        request_id = headers.get(b"x-request-id", b"").decode("latin-1")
+        if not PLAIN.fullmatch(request_id):
+            request_id = f"{RANDOM.getrandbits(64):016x}"
+        scope.setdefault("state", {}).update(log=log, request_id=request_id, started=started)
+        id_header = (b"x-request-id", request_id.encode())
 
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
                 log["status"] = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode("latin-1"))]
+                message["headers"] = [*message["headers"], id_header]
             await send(message)
 
+        path = scope["path"]
         try:
-            path = scope["path"]
-            if path.startswith("/v1/"):
-                self._keys.check(request.headers.get("authorization"))
-            await self._app(scope, self._limited(request, receive), stamped)
+            if path.startswith("/v1/") or path in self._handlers:
+                given = (headers.get(name, b"").decode("latin-1") for name in (b"authorization", b"x-api-key"))
+                self._keys.check(*given)
+            handler = self._handlers.get(path)
+            if handler is None:
+                await self._app(scope, receive, stamped)
+            elif scope["method"] != "POST":
+                raise ApiError(405, "Method not allowed.", more_headers={"Allow": "POST"})
+            else:
+                response = await handler(Request(scope, receive))
+                await response(scope, receive, stamped)
         except ApiError as error:
-            await error_response(error)(scope, receive, stamped)
+            await error_response(error, path)(scope, receive, stamped)
+        except ClientGone:
+            log["status"] = CLIENT_GONE
+        except Exception:
+            if path not in self._handlers:
+                raise  # FastAPI has answered
+            LOG.exception("request %s failed", request_id)
+            await error_response(INTERNAL, path)(scope, receive, stamped)
         finally:
             seconds = time.monotonic() - started
-            level = logging.DEBUG if scope["path"].startswith(("/health", "/metrics")) else logging.INFO
-            detail = " ".join(f"{key}={value}" for key, value in log.items())
-            LOG.log(level, "%s %s %s %.3fs id=%s", scope["method"], path, detail, seconds, request_id)
-
-    def _limited(self, request: Request, receive: Receive) -> Receive:
-        length = request.headers.get("content-length", "0")
-        if length.isdigit() and int(length) > self._limit:
-            raise ApiError(413, f"The request has {length} bytes; at most {self._limit} are taken.")
-        got = 0
-
-        async def limited() -> Message:
-            nonlocal got
-            message = await receive()
-            got += len(message.get("body", b""))
-            if got > self._limit:
-                raise HTTPException(413, f"The request is larger than {self._limit} bytes.")
-            return message
-
-        return limited
+            quiet = path.startswith(("/health", "/metrics"))
+            if not quiet and not log.pop("counted", False):
+                self._count(log.get("model", ""), path, log["status"])
+            detail = " ".join(f"{key}={_plain(value)}" for key, value in log.items())
+            LOG.log(
+                logging.DEBUG if quiet else logging.INFO,
+                "%s %s %s %.3fs id=%s", _plain(scope["method"]), _plain(path), detail, seconds, request_id,
+            )  # fmt: skip
 
 
-def error_response(error: ApiError) -> JSONResponse:
-    """Return *error* in OpenAI's shape."""
-    return JSONResponse(error.body(), error.status, headers=error.headers())
+def _plain(value: Any) -> str:
+    """Return *value* as one word of the log: quoted where it could pass for more."""
+    text = str(value)
+    return text if PLAIN.fullmatch(text) else json.dumps(text[:256])
+
+
+def error_response(error: ApiError, path: str = "") -> Response:
+    """Return *error* in the shape of the API that *path* belongs to, OpenAI's by default."""
+    said = error_body(error) if path.startswith("/v1/messages") else error.body()
+    body = json.dumps(said).encode()
+    return Response(body, error.status, headers=error.headers(), media_type="application/json")

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The checkpoint's tokenizer: exact counts, special tokens, chat template, one BOS and never two."""
+"""The checkpoint's tokenizer: counts, special tokens, chat template, one BOS and never two."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,8 @@ from openai_gateway.errors import ApiError, ConfigError
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 PROBE = "Two words, then more: a1 b2."  # to learn whether tokens decoded one by one add up
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What is sent to Triton, and how many tokens the engine will read."""
-
-    text: str
-    tokens: int
+SMALL = 2048  # characters that are tokenised faster than a thread is asked to
+THREADS = ThreadPoolExecutor(2, "tokenizer")
 
 
 class CheckpointTokenizer:
@@ -51,45 +46,112 @@ class CheckpointTokenizer:
             key: text for key in SPECIAL_TOKENS if (text := _content(config.get(key, extra.get(key))))
         }
         self.bos = self.special_tokens.get("bos_token")
-        self._bos_id = self._tokenizer.token_to_id(self.bos) if self.bos else None
+        self._adds_bos = self._begins_with_bos(PROBE, 1)
+        # Some tokenizers put no BOS before a text that has one.
+        self._doubles_bos = self._adds_bos and self._begins_with_bos(f"{self.bos}{PROBE}", 2)
         generation = _json(directory / "generation_config.json", where)
         checkpoint = _json(directory / "config.json", where)
         self.end_ids = self._end_ids(generation, checkpoint)
         self.max_positions = _positive(checkpoint.get("max_position_embeddings"))
         source = _template_source(directory, config, model.chat_template, where)
         self.chat = ChatTemplate(source, self.special_tokens, where) if source else None
+        with_tools = None if model.chat_template else _named_templates(config).get("tool_use")
+        self.chat_with_tools = ChatTemplate(with_tools, self.special_tokens, where) if with_tools else None
         self.concatenative = self._is_concatenative()
 
     def count(self, text: str, *, special: bool = False) -> int:
         """Return the number of tokens of *text*; with *special* also those the tokenizer adds around it."""
-        return len(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        # The batch call lets other threads run meanwhile; the one for a single text does not.
+        return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=special)[0])
+
+    async def count_up_to(self, limit: int, text: str, *, special: bool) -> tuple[int, bool]:
+        """Return the number of tokens of *text*, and whether it is exact.
+
+        A text that is much too long is counted only as far as it takes to know that, so that the work is bounded by
+        *limit* and not by what somebody sends. Long texts are counted in a thread.
+        """
+        if len(text) <= SMALL:
+            return self.count(text, special=special), True
+        loop = asyncio.get_running_loop()
+        begin = text[: 8 * limit]  # characters: a token of text has four on average
+        if len(begin) < len(text):
+            tokens = await loop.run_in_executor(THREADS, self.count, begin)
+            if tokens > limit:
+                return tokens, False
+        return await loop.run_in_executor(THREADS, lambda: self.count(text, special=special)), True
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of *text*, without any that the tokenizer adds around it."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    async def ids(self, text: str, *, special: bool) -> list[int]:
+        """Return the tokens of *text* without keeping others waiting; *special*: with those around it."""
+        if len(text) <= SMALL:
+            return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        encoded = await asyncio.get_running_loop().run_in_executor(
+            THREADS, lambda: self._tokenizer.encode_batch_fast([text], add_special_tokens=special)
+        )
+        return list(encoded[0].ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones included."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def text_of(self, ids: Sequence[int], param: str) -> str:
+        """Return the text that Triton's preprocessing turns into these tokens; raise 400 where there is none."""
+        unknown = next((i for i in ids if self._tokenizer.id_to_token(i) is None), None)
+        if unknown is not None:
+            raise ApiError(400, f"'{param}' holds {unknown}, which is no token of this model.", param=param)
+        text = self.decode(ids)
+        if self.encode(text) != list(ids):
+            raise ApiError(
+                400,
+                f"The tokens in '{param}' are not those of their text, and Triton's entry models take text alone; "
+                "send the text.",
+                param=param,
+            )
+        return text
+
+    def split(self, text: str, count: int) -> list[str]:
+        """Return the texts of the *count* tokens that make *text*; where that cannot be told, all is in the first."""
+        if count > 1:
+            offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+            if len(offsets) == count:
+                return [text[begin:end] for begin, end in offsets]
+        return [text, *[""] * (count - 1)]
 
     def token(self, token_id: int) -> str | None:
         """Return the text of a token."""
         text = self._tokenizer.id_to_token(token_id)
         return None if text is None else str(text)
 
-    def prompt(self, text: str, adds_special_tokens: bool, *, chat: bool) -> Prompt:
+    def prompt(self, text: str, adds_special_tokens: bool, *, chat: bool) -> str:
         """Return *text* as Triton's preprocessing must get it so that the model reads exactly one BOS.
 
         A chat template usually writes BOS itself. Where preprocessing adds it as well
         (*adds_special_tokens*), the leading text of BOS is taken away. A plain prompt gets BOS as the tokenizer
         alone would put it, also where preprocessing adds nothing.
         """
-        bos, bos_id = self.bos, self._bos_id
-        if bos and bos_id is not None:
-            with_special = self._tokenizer.encode(text, add_special_tokens=True).ids
-            tokenizer_adds = with_special[:1] == [bos_id] and not (
-                text.startswith(bos) and with_special[:2] != [bos_id, bos_id]
-            )
-            if adds_special_tokens and tokenizer_adds and text.startswith(bos):
-                text = text.removeprefix(bos)
-            elif not adds_special_tokens and not chat and tokenizer_adds and not text.startswith(bos):
-                text = bos + text
-        return Prompt(text, self.count(text, special=adds_special_tokens))
+        bos = self.bos
+        if bos and self._adds_bos:
+            if adds_special_tokens and self._doubles_bos:
+                return text.removeprefix(bos)
+            if not adds_special_tokens and not chat and not text.startswith(bos):
+                return bos + text
+        return text
 
-    def render(self, messages: Sequence[Mapping[str, Any]], model: str) -> str:
-        """Apply the chat template."""
+    def template(self, *, tools: bool) -> str:
+        """Return the source of the chat template, of the one for *tools* where there is one."""
+        used = self.chat_with_tools if tools and self.chat_with_tools else self.chat
+        return used.source if used else ""
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model's family marks its thoughts."""
+        return self._tokenizer.token_to_id("</think>") is not None
+
+    def render(self, messages: Sequence[Mapping[str, Any]], model: str, **more: Any) -> str:
+        """Apply the chat template; *more*: what else it gets."""
         if self.chat is None:
             raise ApiError(
                 400,
@@ -97,7 +159,15 @@ class CheckpointTokenizer:
                 "gateway's configuration.",
                 param="messages",
             )
-        return self.chat.render(messages)
+        template = self.chat_with_tools if more.get("tools") and self.chat_with_tools else self.chat
+        return template.render(messages, **more)
+
+    def _begins_with_bos(self, text: str, times: int) -> bool:
+        """Whether the tokenizer itself makes *text* begin with that many BOS."""
+        if not self.bos:
+            return False
+        ids = self._tokenizer.encode(text, add_special_tokens=True).ids
+        return bool(ids[:times] == [self._tokenizer.token_to_id(self.bos)] * times)
 
     def _end_ids(self, generation: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> tuple[int, ...]:
         """Return every token that ends an answer, the tokenizer's own EOS first."""
@@ -147,6 +217,13 @@ def _positive(value: Any) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
+def _named_templates(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the templates of a checkpoint that has several."""
+    found = config.get("chat_template")
+    several = found if isinstance(found, list) else []
+    return {str(t.get("name")): t.get("template") for t in several if isinstance(t, dict)}
+
+
 def _template_source(directory: Path, config: Mapping[str, Any], override: Path | None, where: str) -> str | None:
     """Return the chat template: the configured file, chat_template.jinja, or tokenizer_config.json's.
 
@@ -160,7 +237,7 @@ def _template_source(directory: Path, config: Mapping[str, Any], override: Path 
             raise ConfigError(f"{where}: cannot read the chat template {path}: {error.strerror}") from None
     found = config.get("chat_template")
     if isinstance(found, list):
-        named = {str(t.get("name")): t.get("template") for t in found if isinstance(t, dict)}
+        named = _named_templates(config)
         found = named.get("default", next(iter(named.values())) if len(named) == 1 else None)
         if found is None:
             raise ConfigError(

@@ -5,43 +5,72 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
-import httpx
+import aiohttp
+from pydantic_core import from_json
 
 from openai_gateway.errors import ApiError
 from openai_gateway.interface import Interface, describe, steps_of
 
-# A decoupled model that answers /generate more than once, if only by an empty last response.
-SEVERAL_RESPONSES = "expects model to produce exactly 1 response"
+# Triton waits for idle connections before it stops, so they are not kept for long.
+KEEP_ALIVE = 2.0
+JSON = {"Content-Type": "application/json"}
+ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+NETWORK = (aiohttp.ClientError, OSError)  # TimeoutError is an OSError
+CONFIG_TIMEOUT = 10.0  # seconds
+# A timer that fires this late tells of a busy gateway, not of a dead replica.
+LATE = 0.1
 
-# Triton says 400 for nearly everything. These words mean that the request itself is at fault; all else is
-# the server's fault and becomes 502, which clients may try again.
-CLIENT_FAULT = re.compile(
-    r"prompt length|input length|exceeds maximum|maximum input|max_tokens must|max_seq_len|max_input_len"
-    r"|total sequence length|beam.?width|must be (in|between|positive|greater|>)|invalid (temperature|top_[kp])"
-    r"|out of range|too long",
-    re.IGNORECASE,
+# Triton says 400 for nearly everything, so its words decide. The first row that matches counts.
+FAULTS: tuple[tuple[re.Pattern[str], int, str], ...] = tuple(
+    (re.compile(words, re.IGNORECASE), status, code)
+    for words, status, code in (
+        # Too much work at once: another replica, or the same one later.
+        (r"maximum queue size|queue is full|request timeout expired|too many requests", 503, "overloaded"),
+        # Broken for everybody.
+        (
+            r"stub process|not healthy|executor failed|\bcuda\b|out of memory|assertion failed|shared memory"
+            r"|internal error|unload",
+            502,
+            "upstream_error",
+        ),
+        (r"is not ready|unknown model|not found|unavailable", 503, "model_not_ready"),
+        # The request itself.
+        (
+            r"prompt length|input length|exceeds maximum|maximum input|max_tokens must|max_seq_len|max_input_len"
+            r"|total sequence length|beam.?width|must be (in|between|positive|greater|>)|invalid (temperature|top_[kp])"
+            r"|out of range|too long|sampling config|guided|unable to parse|failed to parse|not implemented in this",
+            400,
+            "",
+        ),
+    )
 )
+RETRY_AFTER = {"overloaded": 1, "model_not_ready": 5}
 
 
 class Unreachable(Exception):
-    """No answer from a replica. ``begun``: it had taken the request, so that trying again may do it twice."""
-
-    def __init__(self, message: str, begun: bool) -> None:
-        super().__init__(message)
-        self.begun = begun
+    """No answer from a replica."""
 
 
-class SeveralResponses(Exception):
-    """The model must be asked by generate_stream."""
+def session(request_timeout: float, connect_timeout: float, **connector: Any) -> aiohttp.ClientSession:
+    """Return the connections to all replicas. To be called in the event loop."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, **connector),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=request_timeout),
+        trust_env=False,  # Triton is never behind the proxy that the environment names
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        read_bufsize=2**20,
+    )
 
 
 class TritonClient:
     """The generate extension of one Triton server."""
 
-    def __init__(self, http: httpx.AsyncClient, url: str) -> None:
+    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
         self._http = http
         self._url = url
 
@@ -49,58 +78,86 @@ class TritonClient:
         """Ask how *entry_model* declared itself, and the models it calls."""
         entry = await self._config(entry_model)
         if entry is None:
-            raise ApiError(503, f"Triton at {self._url} has no model '{entry_model}'.", retry_after=5)
+            raise ApiError(503, f"Triton has no model '{entry_model}'.", code="model_not_ready", retry_after=5)
         called = {name: await self._config(name) for name in steps_of(entry)}
         return describe(release, entry, called)
 
-    async def generate(self, model: str, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the one response of *model*.
+    async def generate(
+        self, model: str, payload: Mapping[str, Any], *, stream: bool
+    ) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """Yield the responses of *model* as they come, together those that come together.
 
-        Raises Unreachable, ApiError with Triton's words, or SeveralResponses.
+        *stream*: ask by generate_stream, which is for decoupled models. Closing the iterator closes the connection,
+        which is how Triton learns that nobody waits any more; without *stream* it does not notice. Raises
+        Unreachable, or ApiError with Triton's words.
         """
+        body = ENCODE(payload).encode()
+        url = f"{self._url}/v2/models/{model}/generate{'_stream' if stream else ''}"
+        answer = await self._send("POST", url, self._http.timeout, data=body, headers=JSON)
         try:
-            answer = await self._http.post(f"{self._url}/v2/models/{model}/generate", json=payload)
-        except httpx.HTTPError as error:
+            if answer.status != 200 or not stream:
+                yield [_response(answer.status, await answer.read())]
+                return
+            rest = b""
+            # Lines end at "\n" alone: Triton does not escape U+2028 and the like inside its JSON, so that a splitter
+            # for text lines would break a response in two.
+            async for chunk in answer.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for batch in _batches(lines):
+                    yield batch
+            for batch in _batches([rest]):
+                yield batch
+        except NETWORK as error:
             raise _unreachable(error, self._url) from None
-        return _response(answer.status_code, answer.content)
-
-    async def generate_stream(self, model: str, payload: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """Yield the responses of *model* as they come; closing the iterator cancels the request in Triton."""
-        url = f"{self._url}/v2/models/{model}/generate_stream"
-        try:
-            async with self._http.stream("POST", url, json=payload) as answer:
-                if answer.status_code != 200:
-                    _response(answer.status_code, await answer.aread())
-                async for event in _events(answer.aiter_bytes()):
-                    yield _response(200, event)
-        except httpx.HTTPError as error:
-            raise _unreachable(error, self._url) from None
+        finally:
+            answer.close()  # a connection whose answer was read to its end is back in the pool and stays open
 
     async def _config(self, model: str) -> dict[str, Any] | None:
+        url = f"{self._url}/v2/models/{model}/config"
+        connect = self._http.timeout.sock_connect
+        timeout = aiohttp.ClientTimeout(sock_connect=connect, sock_read=CONFIG_TIMEOUT)
+        answer = await self._send("GET", url, timeout)
         try:
-            answer = await self._http.get(f"{self._url}/v2/models/{model}/config", timeout=10.0)
-        except httpx.HTTPError as error:
-            raise Unreachable(f"{self._url}: {error or type(error).__name__}", False) from None
-        if answer.status_code != 200:
-            return None
-        value = answer.json()
+            value = json.loads(await answer.read()) if answer.status == 200 else None
+        except NETWORK as error:
+            raise _unreachable(error, self._url) from None
+        except ValueError:
+            raise Unreachable(f"{self._url}: the configuration of {model} is not JSON") from None
+        finally:
+            answer.close()
         return value if isinstance(value, dict) else None
 
+    async def _send(
+        self, method: str, url: str, timeout: aiohttp.ClientTimeout, **request: Any
+    ) -> aiohttp.ClientResponse:
+        """Send a request, and once more where only this process was too busy to see its connection made."""
+        begin = time.monotonic()
+        try:
+            return await self._http.request(method, url, timeout=timeout, **request)
+        except aiohttp.ConnectionTimeoutError as error:
+            if time.monotonic() - begin < (timeout.sock_connect or 0) + LATE:
+                raise _unreachable(error, self._url) from None
+        except NETWORK as error:
+            raise _unreachable(error, self._url) from None
+        try:
+            return await self._http.request(method, url, timeout=timeout, **request)
+        except NETWORK as error:
+            raise _unreachable(error, self._url) from None
 
-async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Split a stream of server-sent events into their data.
 
-    Lines end at "\\n" alone: Triton does not escape U+2028 and the like inside its JSON, so that a splitter for
-    text lines would break a response in two.
-    """
-    rest = b""
-    async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
+def _batches(lines: list[bytes]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the responses in *lines* of server-sent events together; an error is raised after what stands before it."""
+    batch: list[dict[str, Any]] = []
+    try:
         for line in lines:
             if data := _data(line):
-                yield data
-    if data := _data(rest):
-        yield data
+                batch.append(_response(200, data))
+    except ApiError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
 
 
 def _data(line: bytes) -> bytes:
@@ -112,31 +169,40 @@ def _data(line: bytes) -> bytes:
 def _response(status: int, body: bytes) -> dict[str, Any]:
     """Return Triton's response, or raise what it really means: an error may come with status 200."""
     try:
-        value = json.loads(body.decode("utf-8", "replace"))
+        value = from_json(body)
     except ValueError:
-        value = None
+        value = _lenient(body)
     message = value.get("error") if isinstance(value, dict) else None
     if message is not None:
-        raise _refusal(str(message))
+        raise refusal(status, str(message))
     if status != 200 or not isinstance(value, dict):
-        words = body.decode("utf-8", "replace").strip()[:500]
-        raise ApiError(502, f"Triton answered {status}: {words or 'nothing'}", code="upstream_error")
+        # Not its words: they may be somebody's text, and errors are logged.
+        raise ApiError(
+            502, f"Triton answered {status} with {len(body)} bytes that are no response.", code="upstream_error"
+        )
     return value
 
 
-def _refusal(message: str) -> Exception:
-    if SEVERAL_RESPONSES in message:
-        return SeveralResponses(message)
-    if CLIENT_FAULT.search(message):
-        return ApiError(400, message)
-    if re.search(r"is not ready|unknown model|not found|unavailable", message, re.IGNORECASE):
-        return ApiError(503, f"Triton: {message}", code="model_not_ready", retry_after=5)
-    return ApiError(502, f"Triton: {message}", code="upstream_error")
+def _lenient(body: bytes) -> Any:
+    """Read what may hold half a character of UTF-8 or of UTF-16; None if it is no JSON all the same."""
+    try:
+        value = json.loads(body.decode("utf-8", "replace"))
+    except ValueError:
+        return None
+    return json.loads(json.dumps(value).encode("utf-8", "replace")) if value is not None else None
 
 
-def _unreachable(error: httpx.HTTPError, url: str) -> Exception:
-    begun = not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout))
-    if isinstance(error, httpx.ReadTimeout):
-        return ApiError(504, f"Triton at {url} said nothing for too long.", code="upstream_timeout")
-    words = str(error) or type(error).__name__
-    return Unreachable(f"{url}: {words}", begun)
+def refusal(status: int, message: str) -> ApiError:
+    """Return what Triton's *message* means for the client, and in its code what it means for the replica."""
+    for words, meant, code in FAULTS:
+        if words.search(message):
+            said = message if meant == 400 else f"Triton: {message}"
+            return ApiError(meant, said, code=code or None, retry_after=RETRY_AFTER.get(code))
+    # A 4xx that nobody knows is no proof against the replica; another one may still serve it.
+    return ApiError(502, f"Triton: {message}", code="upstream_refusal" if 400 <= status < 500 else "upstream_error")
+
+
+def _unreachable(error: Exception, url: str) -> Exception:
+    if isinstance(error, aiohttp.SocketTimeoutError):
+        return ApiError(504, "Triton said nothing for too long.", code="upstream_timeout")
+    return Unreachable(f"{url}: {str(error) or type(error).__name__}")

@@ -261,7 +261,7 @@ class Executor:
             for sequence, _ in plan:
                 self._finish(sequence, error=f"the step failed: {e}")
             return
-        for (sequence, chunk), rows in zip(plan, logits):
+        for (sequence, chunk), rows in zip(plan, logits, strict=True):
             sequence.computed = chunk.end
             if chunk.all_logits:
                 sequence.context_logits.append(rows)

@@ -173,7 +173,7 @@ class Llama:
         v = qkv[:, (h + kv) * d :].reshape(-1, kv, d)
         out = np.empty((len(x), h * d), np.float32)
         first = 0
-        for chunk, where in zip(chunks, slots):
+        for chunk, where in zip(chunks, slots, strict=True):
             rows = slice(first, first + len(chunk.tokens))
             first = rows.stop
             self.cache.store(number, where[chunk.start :], k[rows], v[rows])
@@ -216,7 +216,8 @@ class Llama:
             return self._comm.receive(lead_of_last) if mapping.rank == 0 else None
         counts = [len(c.tokens) if c.all_logits else int(c.logits) for c in chunks]
         ends = np.cumsum([len(c.tokens) for c in chunks])
-        rows = np.concatenate([np.arange(end - count, end) for end, count in zip(ends, counts)]).astype(np.int64)
+        spans = [np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)]
+        rows = np.concatenate(spans).astype(np.int64)
         assert self._final_norm is not None and self._head is not None
         local = _linear(self._norm(x[rows], self._final_norm), self._head, None)
         whole = self._comm.all_gather(local)[:, : self.config.vocab_size]

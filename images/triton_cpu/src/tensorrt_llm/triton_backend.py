@@ -107,15 +107,15 @@ class TritonPythonModel:
         inputs = Inputs(triton_request)
         if inputs.flag("stop"):
             self._executor.stop(triton_request.request_id())
-            self._send(sender, Result([], [], 0.0, True, 0), Wishes(0, True, False, False), final=True)
+            self._send(sender, Result([], [], 0.0, True, 0), OutputOptions(0, True, False, False), final=True)
             return
-        request, wishes = read_request(inputs, self._parameters, self._decoupled)
+        request, options = read_request(inputs, self._parameters, self._decoupled)
         request.name = triton_request.request_id()
         request.cancelled = triton_request.is_cancelled
-        request.deliver = lambda result: self._answer(sender, result, request, wishes)
+        request.deliver = lambda result: self._answer(sender, result, request, options)
         self._executor.submit(request)
 
-    def _answer(self, sender: Any, result: Result, request: Request, wishes: Wishes) -> None:
+    def _answer(self, sender: Any, result: Result, request: Request, options: OutputOptions) -> None:
         if result.error or result.cancelled:
             kind = pb_utils.TritonError.CANCELLED if result.cancelled else pb_utils.TritonError.INTERNAL
             text = "the request was cancelled" if result.cancelled else str(result.error)
@@ -124,13 +124,13 @@ class TritonPythonModel:
                 flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
             )
             return
-        if not wishes.exclude_input and not request.streaming:
+        if not options.exclude_input and not request.streaming:
             result.tokens = [*request.tokens, *result.tokens]
-        self._send(sender, result, wishes, final=result.final)
+        self._send(sender, result, options, final=result.final)
 
-    def _send(self, sender: Any, result: Result, wishes: Wishes, *, final: bool) -> None:
+    def _send(self, sender: Any, result: Result, options: OutputOptions, *, final: bool) -> None:
         """One response. The last one carries the FINAL flag itself: clients count on it holding data."""
-        values = output_values(result, wishes)
+        values = output_values(result, options)
         tensors = [
             pb_utils.Tensor(name, np.ascontiguousarray(values.get(name, np.zeros((1, 1))), dtype=dtype))
             for name, dtype in self._outputs.items()
@@ -139,7 +139,7 @@ class TritonPythonModel:
         sender.send(pb_utils.InferenceResponse(tensors), flags=flags)
 
 
-class Wishes:
+class OutputOptions:
     """What a client wants to see in the answer."""
 
     def __init__(self, prompt: int, exclude_input: bool, log_probs: bool, perf_metrics: bool) -> None:
@@ -177,7 +177,7 @@ class Inputs:
         return bool(self.scalar(name) or False)
 
 
-def read_request(inputs: Inputs, parameters: Parameters, decoupled: bool) -> tuple[Request, Wishes]:
+def read_request(inputs: Inputs, parameters: Parameters, decoupled: bool) -> tuple[Request, OutputOptions]:
     """A request in the executor's terms. Raises TrtllmError for what cannot be served."""
     for name, feature in UNSUPPORTED.items():
         value = inputs.array(name)
@@ -223,13 +223,13 @@ def read_request(inputs: Inputs, parameters: Parameters, decoupled: bool) -> tup
         return_context_logits=inputs.flag("return_context_logits"),
         return_generation_logits=inputs.flag("return_generation_logits"),
     )
-    wishes = Wishes(
+    options = OutputOptions(
         prompt=len(ids),
         exclude_input=parameters.exclude_input if exclude is None else bool(exclude),
         log_probs=inputs.flag("return_log_probs"),
         perf_metrics=inputs.flag("return_perf_metrics"),
     )
-    return request, wishes
+    return request, options
 
 
 def read_sampling(inputs: Inputs) -> SamplingParams:
@@ -253,11 +253,11 @@ def read_sampling(inputs: Inputs) -> SamplingParams:
     return SamplingParams(**{field: value.item() for field, value in given.items() if value is not None})
 
 
-def output_values(result: Result, wishes: Wishes) -> dict[str, npt.NDArray[Any]]:
+def output_values(result: Result, options: OutputOptions) -> dict[str, npt.NDArray[Any]]:
     """Output tensors by name, with batch and beam dimensions of 1. What was not asked for is zero."""
     count = len(result.tokens)
-    timing = result.timing if wishes.perf_metrics else None
-    log_probs = result.log_probs if wishes.log_probs else [0.0] * len(result.log_probs)
+    timing = result.timing if options.perf_metrics else None
+    log_probs = result.log_probs if options.log_probs else [0.0] * len(result.log_probs)
     zero = np.zeros((1, 1), np.float32)
 
     def one(value: float) -> npt.NDArray[Any]:
@@ -266,14 +266,15 @@ def output_values(result: Result, wishes: Wishes) -> dict[str, npt.NDArray[Any]]
     return {
         "output_ids": np.array(result.tokens, np.int32).reshape(1, 1, count),
         "sequence_length": one(count),
-        "cum_log_probs": one(result.cum_log_prob if wishes.log_probs else 0.0),
+        "cum_log_probs": one(result.cum_log_prob if options.log_probs else 0.0),
         "output_log_probs": np.array(log_probs, np.float32).reshape(1, 1, -1),
         "context_logits": zero[None] if result.context_logits is None else result.context_logits[None],
         "generation_logits": zero[None, None]
         if result.generation_logits is None
         else result.generation_logits[None, None],
-        "num_input_tokens": one(wishes.prompt),
-        "num_output_tokens": one(result.generated),
+        "num_input_tokens": one(options.prompt),
+        # As upstream's backend has it: what is new in this response, so that the responses of a stream add up.
+        "num_output_tokens": one(len(result.log_probs)),
         "kv_cache_alloc_new_blocks": one(result.cache_blocks if timing else 0),
         "kv_cache_alloc_total_blocks": one(result.cache_blocks if timing else 0),
         "arrival_time_ns": one(timing.arrival if timing else 0),

@@ -125,6 +125,6 @@ class TritonPythonModel:
             )
         result = np.zeros((batch, self._tokenizer.get_vocab_size()), np.float32)
         for row in range(batch):
-            for word, weight in zip(words[row], weights[row]):
+            for word, weight in zip(words[row], weights[row], strict=True):
                 result[row, self._ids(word)] += weight
         return result

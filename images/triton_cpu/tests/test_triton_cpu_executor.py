@@ -16,7 +16,7 @@ from tensorrt_llm.errors import TrtllmError
 from tensorrt_llm.executor import MAX_UTILIZATION, Executor, Limits, Request, Result, serve_steps
 from tensorrt_llm.kv_cache import BlockAllocator
 from tensorrt_llm.sampling import SamplingParams
-from unit.triton_cpu_fakes import GOLDEN, TOKENS_PER_BLOCK, World, golden_llama, make_engine
+from triton_cpu_fakes import GOLDEN, TOKENS_PER_BLOCK, World, golden_llama, make_engine
 
 PROMPT = golden_llama.prompt_of("gqa")
 ANSWER = [int(token) for token in GOLDEN["gqa.continuation"]]
@@ -56,7 +56,7 @@ class Bed:
         self.allocator = BlockAllocator(blocks, TOKENS_PER_BLOCK)
         self._workers = [
             threading.Thread(target=serve_steps, args=(model, comm))
-            for model, comm in zip(world.models[1:], world.comms[1:])
+            for model, comm in zip(world.models[1:], world.comms[1:], strict=True)
         ]
         for worker in self._workers:
             worker.start()

@@ -19,7 +19,7 @@ from tensorrt_llm.device import TENSORRT_VERSION, Device
 from tensorrt_llm.engine import check_header, read_engine, read_header, write_engine
 from tensorrt_llm.errors import TrtllmError
 from tensorrt_llm.safetensors_file import SafetensorsFile, Tensor, from_float32
-from unit.triton_cpu_fakes import checkpoint, golden_llama, make_engine
+from triton_cpu_fakes import checkpoint, golden_llama, make_engine
 
 HERE = Device("NVIDIA H200", "9.0")
 WEIGHTS = {"a": Tensor("F32", np.arange(6, dtype=np.float32).reshape(2, 3)), "b": Tensor("U8", np.zeros(3, np.uint8))}

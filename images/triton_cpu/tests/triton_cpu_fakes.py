@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 SOURCE = REPO / "images/triton_cpu/src"
 sys.path[:0] = [str(SOURCE), str(REPO / "tools")]
 

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,46 +11,12 @@ from typing import Any
 import pytest
 
 pytest.importorskip("fastapi", reason="images/openai_gateway/requirements.txt is not installed")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "images" / "openai_gateway"))
 
 import httpx
-from openai_gateway.app import create_app
-from openai_gateway.config import parse_config
-from unit.openai_gateway_fakes import OLD_INPUTS, OLD_OUTPUTS, FakeTriton, make_checkpoint, model_entry
+from openai_gateway_fakes import OLD_INPUTS, OLD_OUTPUTS, FakeTriton, Network, gateway, make_checkpoint, model_entry
 
 A, B = "http://a:8000", "http://b:8000"
 Client = Callable[..., httpx.Response]
-
-
-class Network(httpx.AsyncBaseTransport):
-    """Hosts by name; a host that is None refuses connections."""
-
-    def __init__(self, **hosts: FakeTriton | None) -> None:
-        self.hosts = hosts
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        fake = self.hosts[request.url.host]
-        if fake is None:
-            raise httpx.ConnectError("All connection attempts failed", request=request)
-        return await httpx.ASGITransport(app=fake.app).handle_async_request(request)
-
-
-def gateway(network: Network, *models: dict[str, Any], keys: tuple[str, ...] = (), **top: Any) -> Client:
-    """Return a function that sends one request to a gateway in front of *network*."""
-    app = create_app(parse_config({"models": list(models), **top}, "test.yml"), keys, transport=network)
-
-    def send(path: str, body: Any = None, **more: Any) -> httpx.Response:
-        async def go() -> httpx.Response:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://gw") as client:
-                if body is None and "content" not in more:
-                    return await client.get(path, **more)
-                if isinstance(body, (str, bytes)):
-                    return await client.post(path, content=body, **more)
-                return await client.post(path, json=body, **more)
-
-        return asyncio.run(go())
-
-    return send
 
 
 @pytest.fixture(scope="module")
@@ -182,22 +146,36 @@ def test_a_streamed_chat_opens_with_the_role_and_ends_with_the_reason_and_usage(
     assert len({chunk["id"] for chunk in stream}) == 1
 
 
-@pytest.mark.parametrize("so_far", [True, False])
+@pytest.mark.parametrize("cumulative", [True, False])
 @pytest.mark.parametrize("empty_last", [True, False])
+@pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(("reply", "limit"), [("Hello, world!", 1), ("Hello, world!", 50), ("H", 50)])
-def test_a_stream_counts_right_however_the_engine_reports(
-    checkpoint: Path, so_far: bool, empty_last: bool, reply: str, limit: int
+def test_counts_and_reason_are_the_same_streamed_or_not(
+    checkpoint: Path, cumulative: bool, empty_last: bool, stream: bool, reply: str, limit: int
 ) -> None:
-    triton = FakeTriton(checkpoint, reply, counts_so_far=so_far, last_response_is_empty=empty_last and not so_far)
+    """The engine reports the tokens that are new in each response, and none in a last one without text."""
+    triton = FakeTriton(checkpoint, reply, cumulative=cumulative, last_response_is_empty=empty_last)
     send = gateway(Network(a=triton), model_entry(checkpoint, A))
-    body = ask(stream=True, max_tokens=limit, stream_options={"include_usage": True})
-    usage = chunks(send("/v1/completions", body))[-1]["usage"]
-    assert usage["completion_tokens"] == len(triton._write({"max_tokens": limit}))
+    more: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    answer = send("/v1/completions", ask(max_tokens=limit, **more))
+    found = chunks(answer) if stream else [answer.json()]
+    assert found[-1]["usage"]["completion_tokens"] == len(triton._write({"max_tokens": limit}))
+    reason = found[-2 if stream else 0]["choices"][0]["finish_reason"]
+    assert reason == ("length" if limit == 1 else "stop")
+
+
+def test_every_chunk_tells_the_counts_so_far_where_that_is_wanted(send: Client) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    stream = chunks(send("/v1/completions", ask(stream=True, max_tokens=50, stream_options=options)))
+    counts = [chunk["usage"]["completion_tokens"] for chunk in stream]
+    assert counts == sorted(counts) and counts[0] == 1 and counts[-1] > 3
+    assert all(chunk["usage"]["prompt_tokens"] == stream[-1]["usage"]["prompt_tokens"] > 0 for chunk in stream)
 
 
 def test_characters_of_several_tokens_arrive_whole(checkpoint: Path) -> None:
     triton = FakeTriton(checkpoint, "naïve €5 😀!")
-    stream = gateway(Network(a=triton), model_entry(checkpoint, A))("/v1/completions", ask(stream=True))
+    send = gateway(Network(a=triton), model_entry(checkpoint, A))
+    stream = send("/v1/completions", ask(stream=True, max_tokens=50))
     assert streamed_text(stream) == "naïve €5 😀!"
     assert "fffd" not in stream.text
 
@@ -242,8 +220,8 @@ def test_the_newest_release_gets_its_names(send: Client, triton: FakeTriton) -> 
     assert sent["seed"] == 2**64 - 1 and sent["min_tokens"] == 2
     assert (sent["temperature"], sent["top_p"], sent["top_k"]) == (0.5, 0.9, 0)
     assert sent["frequency_penalty"] == 0.25 and "presence_penalty" not in sent
-    assert sent["end_id"] == 2 and sent["exclude_input_in_output"] is True and sent["stream"] is False
-    assert sent.keys() <= set(triton.inputs)
+    assert sent["end_id"] == 2 and sent["exclude_input_in_output"] is True
+    assert sent.keys() - {"id"} <= set(triton.inputs)
 
 
 def test_an_old_release_gets_the_old_names_and_the_words_it_insists_on(checkpoint: Path) -> None:
@@ -253,7 +231,7 @@ def test_an_old_release_gets_the_old_names_and_the_words_it_insists_on(checkpoin
     sent = triton.seen[0]
     assert (sent["random_seed"], sent["min_length"], sent["bad_words"]) == (7, 2, "")
     assert sent["stop_words"] == ["<|eot|>"]
-    assert sent.keys() <= set(OLD_INPUTS)
+    assert sent.keys() - {"id"} <= set(OLD_INPUTS)
     assert usage["prompt_tokens"] == triton._read(sent) and usage["completion_tokens"] > 1
     refused = send("/v1/completions", ask(frequency_penalty=1.0))
     assert refused.status_code == 400 and refused.json()["error"]["param"] == "frequency_penalty"
@@ -296,23 +274,28 @@ def test_a_context_that_is_too_short_is_said_before_triton_is_asked(
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
-        ("/v1/completions", ask(n=2), "n"),
-        ("/v1/completions", ask(best_of=3), "best_of"),
-        ("/v1/completions", ask(echo=True), "echo"),
+        ("/v1/completions", ask(n=0), "n"),
+        ("/v1/completions", ask(best_of=3, stream=True), "best_of"),
+        ("/v1/completions", ask(echo=True, logprobs=0), "echo"),
         ("/v1/completions", ask(logprobs=1), "logprobs"),
-        ("/v1/completions", ask(logit_bias={"1": 5}), "logit_bias"),
-        ("/v1/completions", ask(prompt=["a", "b"]), "prompt"),
-        ("/v1/completions", ask(prompt=[1, 2, 3]), "prompt"),
+        ("/v1/completions", ask(logit_bias={"x": 5}), "logit_bias"),
+        ("/v1/completions", ask(prompt=[]), "prompt"),
+        ("/v1/completions", ask(prompt=[[1, 2], "a"]), "prompt"),
         ("/v1/completions", ask(temperature=3), "temperature"),
         ("/v1/completions", ask(temperature="hot"), "temperature"),
         ("/v1/completions", ask(max_tokens=0), "max_tokens"),
         ("/v1/completions", ask(stop=[1]), "stop"),
         ("/v1/completions", ask(tempreature=1), "tempreature"),
+        ("/v1/completions", ask(top_k=3_000_000_000), "top_k"),
+        ("/v1/completions", ask(min_tokens=10**40), "min_tokens"),
+        ("/v1/completions", ask(max_tokens=2**31), "max_tokens"),
+        ("/v1/completions", ask(repetition_penalty=1e39), "repetition_penalty"),
+        ("/v1/completions", ask(seed=2**63), "seed"),
         ("/v1/completions", ask(stream_options={"include_usage": True}), "stream_options"),
         ("/v1/completions", {"prompt": "x"}, "model"),
         ("/v1/completions", {"model": "tiny"}, "prompt"),
-        ("/v1/chat/completions", chat(logprobs=True), "logprobs"),
-        ("/v1/chat/completions", chat(tools=[{"type": "function"}]), "tools"),
+        ("/v1/chat/completions", chat(logprobs=True, top_logprobs=2), "top_logprobs"),
+        ("/v1/chat/completions", chat(tools=[{"type": "function"}]), "tools[0].function"),
         ("/v1/chat/completions", chat(response_format={"type": "json_object"}), "response_format"),
         ("/v1/chat/completions", chat(messages=[]), "messages"),
         ("/v1/chat/completions", chat(messages=[{"content": "x"}]), "messages[0].role"),
@@ -346,6 +329,8 @@ def test_parameters_that_ask_for_nothing_are_taken(send: Client) -> None:
         "seed": None,
     }
     assert send("/v1/chat/completions", chat(**more)).status_code == 200
+    refusal = {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}
+    assert send("/v1/chat/completions", chat(messages=[*chat()["messages"], refusal])).status_code == 200
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert send("/v1/chat/completions", chat(messages=[{"role": "developer", "content": parts}])).status_code == 200
 
@@ -353,11 +338,14 @@ def test_parameters_that_ask_for_nothing_are_taken(send: Client) -> None:
 def test_an_unknown_model_is_404_and_a_broken_body_400(send: Client) -> None:
     missing = send("/v1/completions", ask(model="gpt-4"))
     assert missing.status_code == 404 and missing.json()["error"]["code"] == "model_not_found"
-    for body in ("{", "[]", '"x"'):
+    surrogate = r'{"model": "tiny", "prompt": "\ud83d"}'
+    nan = '{"model": "tiny", "prompt": "x", "temperature": NaN}'
+    for body in ("{", "[]", '"x"', surrogate, nan):
         broken = send("/v1/completions", body, headers={"content-type": "application/json"})
         assert broken.status_code == 400 and broken.json()["error"]["type"] == "invalid_request_error"
     assert send("/v1/nothing").json()["error"]["message"] == "Unknown request URL: GET /v1/nothing."
-    assert send("/v1/completions").status_code == 405
+    wrong = send("/v1/completions")
+    assert wrong.status_code == 405 and wrong.headers["allow"] == "POST"
 
 
 def test_a_body_beyond_the_limit_is_refused(triton: FakeTriton, checkpoint: Path) -> None:
@@ -366,23 +354,36 @@ def test_a_body_beyond_the_limit_is_refused(triton: FakeTriton, checkpoint: Path
 
 
 @pytest.mark.parametrize(
-    ("status", "words", "expected"),
+    ("status", "words", "expected", "counts"),
     [
-        (400, "Prompt length (300) exceeds maximum input length (255).", 400),
-        (200, "Stub process 'preprocessing_0_0' is not healthy.", 502),
-        (500, "Executor failed process requestId 3 due to the following error: CUDA out of memory", 502),
-        (400, "Request for unknown model: 'tensorrt_llm_bls' is not found", 503),
+        (400, "Prompt length (300) exceeds maximum input length (255).", 400, False),
+        (400, "Error when running inference: Incorrect sampling config", 400, False),
+        (400, "Model tensorrt_llm - Error when running inference: Exceeds maximum queue size", 503, False),
+        (400, "something that nobody has seen before", 502, False),
+        (200, "Stub process 'preprocessing_0_0' is not healthy.", 502, True),
+        (500, "Executor failed process requestId 3 due to the following error: CUDA out of memory", 502, True),
+        (400, "Request for unknown model: 'tensorrt_llm_bls' is not found", 503, True),
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])
 def test_tritons_words_reach_the_client(
-    send: Client, triton: FakeTriton, status: int, words: str, expected: int, stream: bool
+    checkpoint: Path, status: int, words: str, expected: int, counts: bool, stream: bool
 ) -> None:
-    """An error may come with status 200, and most of Triton's own 400 are not the client's fault."""
-    triton.fail = (status, words)
+    """An error may come with status 200, and most of Triton's own 400 are not the client's fault.
+
+    Only what breaks the replica for everybody *counts* against it.
+    """
+    bad, good = FakeTriton(checkpoint), FakeTriton(checkpoint)
+    bad.fail = (status, words)
+    send = gateway(Network(a=bad), model_entry(checkpoint, A))
     answer = send("/v1/completions", ask(stream=stream))
     assert answer.status_code == expected
     assert words in answer.json()["error"]["message"]
+    assert ("retry-after" in answer.headers) == (expected == 503)
+    assert f'replica_failures{{model="tiny",replica="{A}"}} {float(counts)}' in send("/metrics").text
+    # What may be the replica's trouble alone is tried on the next one.
+    send = gateway(Network(a=bad, b=good), model_entry(checkpoint, A, B))
+    assert send("/v1/completions", ask(stream=stream)).status_code == (400 if expected == 400 else 200)
 
 
 def test_an_error_in_the_middle_of_a_stream_is_an_event_and_no_done(send: Client, triton: FakeTriton) -> None:
@@ -390,13 +391,6 @@ def test_an_error_in_the_middle_of_a_stream_is_an_event_and_no_done(send: Client
     answer = send("/v1/completions", ask(stream=True))
     assert answer.status_code == 200 and "[DONE]" not in answer.text
     assert "Executor failed" in json.loads(answer.text.split("data: ")[-1])["error"]["message"]
-
-
-def test_a_model_that_answers_twice_to_one_request_is_read_as_a_stream(checkpoint: Path) -> None:
-    triton = FakeTriton(checkpoint, last_response_is_empty=True)
-    answer = gateway(Network(a=triton), model_entry(checkpoint, A))("/v1/completions", ask(max_tokens=50)).json()
-    assert answer["choices"][0]["text"] == "Hello, world!"
-    assert answer["usage"]["completion_tokens"] == len(triton._write({"max_tokens": 50}))
 
 
 def test_a_repository_that_is_not_decoupled_still_streams_in_one_piece(checkpoint: Path) -> None:
@@ -411,7 +405,7 @@ def test_triton_down_is_503_with_retry_after(checkpoint: Path) -> None:
     for stream in (True, False):
         answer = send("/v1/completions", ask(stream=stream))
         assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
-        assert answer.json()["error"]["type"] == "server_error"
+        assert answer.json()["error"]["type"] == "server_error" and A not in answer.text
     assert send("/health").status_code == 200
     assert send("/health/ready").status_code == 503
 
@@ -456,11 +450,43 @@ def test_metrics_count_requests_tokens_and_seconds(send: Client) -> None:
     send("/v1/completions", ask(stream=True))
     send("/v1/completions", ask(max_tokens=9999))
     text = send("/metrics").text
-    labels = 'model="tiny",endpoint="completions"'
-    assert f'openai_gateway_requests_total{{{labels},code="200"}} 2' in text
-    assert f'openai_gateway_requests_total{{{labels},code="400"}} 1' in text
-    assert f'openai_gateway_completion_tokens_total{{model="tiny"}} {2 * usage["completion_tokens"]}' in text
-    assert f'openai_gateway_request_seconds_bucket{{{labels},le="+Inf"}} 3' in text
-    assert f"openai_gateway_first_token_seconds_count{{{labels}}} 2" in text
-    assert "openai_gateway_requests_running 0" in text
-    assert f'openai_gateway_replica_requests{{model="tiny",replica="{A}"}} 0' in text
+    labels = 'endpoint="completions",model="tiny"'
+    assert f'openai_gateway_requests_total{{code="200",{labels}}} 2.0' in text
+    assert f'openai_gateway_requests_total{{code="400",{labels}}} 1.0' in text
+    assert f'openai_gateway_completion_tokens_total{{model="tiny"}} {2.0 * usage["completion_tokens"]}' in text
+    assert 'openai_gateway_request_seconds_bucket{endpoint="completions",le="+Inf",model="tiny"} 3.0' in text
+    assert f"openai_gateway_first_token_seconds_count{{{labels}}} 2.0" in text
+    assert "openai_gateway_requests_running 0.0" in text
+    assert f'openai_gateway_replica_requests{{model="tiny",replica="{A}"}} 0.0' in text
+    assert f"openai_gateway_token_seconds_count{{{labels}}} 2.0" in text
+
+
+def test_metrics_count_what_was_refused(triton: FakeTriton, checkpoint: Path) -> None:
+    send = gateway(Network(a=triton), model_entry(checkpoint, A), keys=("right",), max_body_bytes=2000)
+    key = {"Authorization": "Bearer right"}
+    send("/v1/completions", ask())
+    send("/v1/completions", ask(model="gpt-4"), headers=key)
+    send("/v1/completions", ask(temperature="hot"), headers=key)
+    send("/v1/completions", ask(prompt="x" * 3000), headers=key)
+    send("/v1/nothing/of/the/kind", headers=key)
+    text = send("/metrics").text
+    for code in (401, 404, 400, 413):
+        assert f'openai_gateway_requests_total{{code="{code}",endpoint="completions",model=""}} 1.0' in text
+    assert 'openai_gateway_requests_total{code="404",endpoint="other",model=""} 1.0' in text
+
+
+def test_without_a_limit_the_answer_is_as_long_as_openais(checkpoint: Path) -> None:
+    triton = FakeTriton(checkpoint)
+    send = gateway(Network(a=triton), model_entry(checkpoint, A, max_seq_len=4096))
+    send("/v1/completions", ask())
+    send("/v1/chat/completions", chat())
+    assert [sent["max_tokens"] for sent in triton.seen] == [16, 1024]
+
+
+def test_triton_gets_the_requests_id_and_never_the_same_twice(send: Client, triton: FakeTriton) -> None:
+    """A BLS model stops what it calls by its id, so a client must not be able to name another's."""
+    for _ in range(2):
+        answer = send("/v1/completions", ask(), headers={"X-Request-Id": "mine"})
+        assert answer.headers["x-request-id"] == "mine"
+    first, second = (sent["id"] for sent in triton.seen)
+    assert first.startswith("mine-") and second.startswith("mine-") and first != second

@@ -16,7 +16,7 @@ import pytest
 from tensorrt_llm import communicator, parameters
 from tensorrt_llm.errors import TrtllmError
 from tensorrt_llm.mapping import Mapping
-from unit.triton_cpu_fakes import (
+from triton_cpu_fakes import (
     GOLDEN,
     FakeError,
     FakeFamily,
@@ -121,7 +121,7 @@ def test_one_response_holds_every_declared_output(serve: Serve, decoupled: bool)
 def test_streaming_ends_with_data_and_the_final_flag(serve: Serve) -> None:
     responses = answer(serve(), request(streaming=[True], return_log_probs=[True]))
     assert [r["output_ids"].tolist() for r in responses] == [[[[token]]] for token in ANSWER]
-    assert responses[-1]["num_output_tokens"] == 12
+    assert [int(r["num_output_tokens"][0, 0]) for r in responses] == [1] * 12
     assert responses[-1]["cum_log_probs"] == pytest.approx(
         sum(float(r["output_log_probs"].sum()) for r in responses), abs=1e-4
     )
@@ -211,7 +211,13 @@ def test_a_stop_request_ends_its_namesake(serve: Serve) -> None:
     assert asked.sender.done.wait(30)
     last = asked.sender.responses[-1][0]
     assert last is not None and last.error is None
-    assert last.tensors["num_output_tokens"][0, 0] < 190
+    assert sum(r.tensors["num_output_tokens"][0, 0] for r, _ in asked.sender.responses if r) < 190
+
+
+def test_a_stream_that_ends_by_itself_counts_no_token_twice(serve: Serve) -> None:
+    """Its last response brings no token; upstream's backend reports what is new in each."""
+    responses = answer(serve(), request(streaming=[True], end_id=[ANSWER[5]]))
+    assert [int(r["num_output_tokens"][0, 0]) for r in responses] == [1] * 5 + [0]
 
 
 def test_metrics_carry_the_names_of_the_real_backend(serve: Serve) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tensorrt_llm.safetensors_file import SafetensorsFile
-from unit.triton_cpu_fakes import checkpoint, make_engine, run_build, run_convert
+from triton_cpu_fakes import checkpoint, make_engine, run_build, run_convert
 
 
 def converted(tmp_path: Path, *options: object) -> Path:

@@ -6,20 +6,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import httpx
 import uvicorn
+from aiohttp.abc import AbstractResolver
+from openai_gateway.app import create_app
+from openai_gateway.config import parse_config
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+T = TypeVar("T")
+SOURCE = Path(__file__).resolve().parents[1]
 NEWEST_INPUTS = [
     "text_input",
     "max_tokens",
@@ -41,6 +50,11 @@ NEWEST_INPUTS = [
     "return_num_output_tokens",
     "beam_width",
     "stream",
+    "length_penalty",
+    "embedding_bias_words",
+    "embedding_bias_weights",
+    "guided_decoding_guide_type",
+    "guided_decoding_guide",
 ]
 NEWEST_OUTPUTS = ["text_output", "cum_log_probs", "output_log_probs", "num_input_tokens", "num_output_tokens"]
 OLD_INPUTS = [
@@ -68,7 +82,9 @@ TEMPLATE = (
 )
 
 
-def make_checkpoint(directory: Path, *, sentencepiece: bool = False, template: Any = TEMPLATE) -> Path:
+def make_checkpoint(
+    directory: Path, *, sentencepiece: bool = False, template: Any = TEMPLATE, added: Sequence[str] = ()
+) -> Path:
     """Write a tokenizer that puts <s> before a text, and what belongs to it."""
     directory.mkdir(parents=True, exist_ok=True)
     special = ["<unk>", "<s>", "</s>", "<|eot|>"]
@@ -85,6 +101,7 @@ def make_checkpoint(directory: Path, *, sentencepiece: bool = False, template: A
     text = "What is machine learning? The quick brown fox jumps over the lazy dog. Hello, world! User: 0123456789"
     tokenizer.train_from_iterator([text, "Two words, then more: a1 b2."] * 5, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.add_tokens(list(added))
     tokenizer.save(str(directory / "tokenizer.json"))
     config = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": "<unk>"}
     if template is not None:
@@ -106,9 +123,9 @@ class FakeTriton:
         self.inputs: list[str] = options.get("inputs", NEWEST_INPUTS)
         self.outputs: list[str] = options.get("outputs", NEWEST_OUTPUTS)
         self.add_special_tokens: str = options.get("add_special_tokens", "True")
-        self.counts_so_far: bool = options.get("counts_so_far", False)
         self.delay: float = options.get("delay", 0.0)
         self.last_response_is_empty: bool = options.get("last_response_is_empty", False)
+        self.guided: str = options.get("guided", "${guided_decoding_backend}")
         self.fail: tuple[int, str] | None = None  # status and words of an error instead of an answer
         self.fail_after: int | None = None  # responses before an error in the middle of a stream
         self.seen: list[dict[str, Any]] = []
@@ -140,7 +157,11 @@ class FakeTriton:
                 "input": [{"name": "QUERY"}],
                 "parameters": {"add_special_tokens": {"string_value": self.add_special_tokens}},
             },
-            "tensorrt_llm": {"input": [{"name": "input_ids"}], "model_transaction_policy": yes},
+            "tensorrt_llm": {
+                "input": [{"name": "input_ids"}],
+                "model_transaction_policy": yes,
+                "parameters": {"guided_decoding_backend": {"string_value": self.guided}},
+            },
         }
         if name not in known:
             return JSONResponse({"error": f"Request for unknown model: '{name}' is not found"}, 400)
@@ -163,12 +184,14 @@ class FakeTriton:
         }
         if body.get("return_num_output_tokens") and "num_output_tokens" in self.outputs:
             response |= {"num_input_tokens": self._read(body), "num_output_tokens": new}
+        if body.get("return_log_probs"):
+            response["output_log_probs"] = [-0.5] * new
         return response
 
     async def _generate(self, request: Request) -> Response:
         body = await request.json()
         self.seen.append(body)
-        await self._wait(request)
+        await asyncio.sleep(self.delay)  # the real one does not notice either that its client has gone
         if self.fail:
             return JSONResponse({"error": self.fail[1]}, self.fail[0])
         if self.last_response_is_empty or (self.decoupled and body.get("stream")):
@@ -193,7 +216,7 @@ class FakeTriton:
         if body.get("stream"):
             for i in range(len(ids)):
                 shown = ids[: i + 1] if self.cumulative else ids[i : i + 1]
-                responses.append(self._response(body, self.tokenizer.decode(shown), i + 1 if self.counts_so_far else 1))
+                responses.append(self._response(body, self.tokenizer.decode(shown), 1))
         else:
             responses.append(self._response(body, self.tokenizer.decode(ids), len(ids)))
         if self.last_response_is_empty:
@@ -211,14 +234,87 @@ class FakeTriton:
             if sent < len(responses) and self.fail_after is None:
                 self.cancelled += 1
 
-    async def _wait(self, request: Request) -> None:
-        """Work for ``delay`` seconds, and notice a client that goes away meanwhile."""
-        until = time.monotonic() + self.delay
-        while time.monotonic() < until:
-            if await request.is_disconnected():
-                self.cancelled += 1
-                return
-            await asyncio.sleep(0.01)
+
+class Network(AbstractResolver):
+    """Hosts by name: each fake is served on the loopback address; a host that is None refuses connections."""
+
+    def __init__(self, **hosts: FakeTriton | None) -> None:
+        self.hosts = hosts
+        self._ports: dict[str, int] = {}
+        self._servers: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
+
+    async def start(self) -> None:
+        """Serve the fakes in the running loop."""
+        for name, fake in self.hosts.items():
+            self._ports[name] = free_port()
+            if fake is None:
+                continue
+            config = uvicorn.Config(fake.app, port=self._ports[name], log_level="error", lifespan="off")
+            server = uvicorn.Server(config)
+            self._servers.append((server, asyncio.create_task(server._serve())))
+            while not server.started:
+                await asyncio.sleep(0.001)
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> Any:
+        """Return what aiohttp's connector wants to know of a host."""
+        found = {"hostname": host, "host": "127.0.0.1", "port": self._ports[host]}
+        return [{**found, "family": socket.AF_INET, "proto": 0, "flags": socket.AI_NUMERICHOST}]
+
+    async def close(self) -> None:
+        """End the fakes."""
+        for server, task in self._servers:
+            server.should_exit = server.force_exit = True
+            await task
+
+
+class Gateway:
+    """A gateway in front of *network*; called, it sends one request."""
+
+    def __init__(self, network: Network, *models: dict[str, Any], keys: tuple[str, ...] = (), **top: Any) -> None:
+        self.app = create_app(parse_config({"models": list(models), **top}, "test.yml"), keys, resolver=network)
+        self._network = network
+        self.loop = asyncio.new_event_loop()
+        self._stack = contextlib.AsyncExitStack()
+        self.run(self._start())
+
+    async def _start(self) -> None:
+        await self._network.start()
+        fastapi: Any = self.app._app  # type: ignore[attr-defined]
+        await self._stack.enter_async_context(fastapi.router.lifespan_context(fastapi))
+        transport = httpx.ASGITransport(app=self.app)
+        self.client = await self._stack.enter_async_context(
+            httpx.AsyncClient(transport=transport, base_url="http://gw")
+        )
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run *work* in the gateway's loop."""
+        return self.loop.run_until_complete(work)
+
+    async def send(self, path: str, body: Any = None, **more: Any) -> httpx.Response:
+        """Send one request: GET without a body."""
+        if body is None and "content" not in more:
+            return await self.client.get(path, **more)
+        if isinstance(body, (str, bytes)):
+            return await self.client.post(path, content=body, **more)
+        return await self.client.post(path, json=body, **more)
+
+    def __call__(self, path: str, body: Any = None, **more: Any) -> httpx.Response:
+        return self.run(self.send(path, body, **more))
+
+    def close(self) -> None:
+        """End all that was started."""
+        self.run(self._stack.aclose())
+        self.run(self._network.close())
+        self.loop.close()
+
+
+OPEN: list[Gateway] = []
+
+
+def gateway(network: Network, *models: dict[str, Any], keys: tuple[str, ...] = (), **top: Any) -> Gateway:
+    """Return a gateway that is closed when its test ends."""
+    OPEN.append(Gateway(network, *models, keys=keys, **top))
+    return OPEN[-1]
 
 
 def free_port() -> int:
@@ -257,3 +353,40 @@ def model_entry(checkpoint: Path, *urls: str, **more: Any) -> dict[str, Any]:
         "release": "1.2.1",
         **more,
     }
+
+
+@contextlib.contextmanager
+def running(directory: Path, config: dict[str, Any]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run the gateway as its image does; yield the process and its URL."""
+    port = free_port()
+    path = directory / "gateway.yml"
+    path.write_text(json.dumps({"port": port, "shutdown_timeout": 10, **config}))
+    with open(directory / "log", "w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "openai_gateway", "--config", str(path)],
+            env={**os.environ, "PYTHONPATH": str(SOURCE)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            until = time.monotonic() + 20
+            while not answers(port):
+                assert process.poll() is None and time.monotonic() < until, (directory / "log").read_text()
+                time.sleep(0.05)
+            yield process, f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 5) -> bool:
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.02)
+    return condition()

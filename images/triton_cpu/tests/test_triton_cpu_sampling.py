@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import unit.triton_cpu_fakes  # noqa: F401, puts the image's package on the path
+import triton_cpu_fakes  # noqa: F401, puts the image's package on the path
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorrt_llm import words
@@ -56,7 +56,8 @@ def test_top_p_decays_and_resets() -> None:
     params = SamplingParams(top_p=1.0, top_p_decay=0.1, top_p_min=1e-6, top_p_reset_id=0, temperature=5.0, seed=2)
     sampler = Sampler(params, VOCABULARY)
     drawn = [sampler.draw(logits(3.0, 2.9), [], 0)[0] for _ in range(400)]
-    assert all(after == 0 for first, second, after in zip(drawn, drawn[1:], drawn[2:]) if first and second)
+    triples = zip(drawn, drawn[1:], drawn[2:], strict=False)
+    assert all(after == 0 for first, second, after in triples if first and second)
     assert set(drawn) != {0}
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensorrt_llm.llama import Chunk
 from tensorrt_llm.safetensors_file import Float32
-from unit.triton_cpu_fakes import GOLDEN, World, blocks_for, golden_llama, make_engine
+from triton_cpu_fakes import GOLDEN, World, blocks_for, golden_llama, make_engine
 
 CASES = list(golden_llama.CASES)
 SPLITS = {
@@ -80,10 +80,10 @@ def test_any_cutting_and_batching_equals_one_pass(shared_world: World, data: st.
         for i in chosen:
             size = data.draw(st.integers(1, len(sequences[i]) - done[i]))
             chunks.append(Chunk(sequences[i][done[i] : done[i] + size], done[i], lent[i], all_logits=True))
-        for i, chunk, logits in zip(chosen, chunks, shared_world.forward(chunks)):
+        for i, chunk, logits in zip(chosen, chunks, shared_world.forward(chunks), strict=True):
             done[i] = chunk.end
             collected[i].append(logits)
-    for sequence, parts in zip(sequences, collected):
+    for sequence, parts in zip(sequences, collected, strict=True):
         np.testing.assert_allclose(np.concatenate(parts), whole_logits(shared_world, sequence), atol=1e-4, rtol=0)
 
 

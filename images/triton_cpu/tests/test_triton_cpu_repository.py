@@ -15,7 +15,7 @@ import pytest
 from tensorrt_llm import words
 from tensorrt_llm.llama import Chunk
 from tokenizers import Tokenizer
-from unit.triton_cpu_fakes import (
+from triton_cpu_fakes import (
     SOURCE,
     FakeError,
     FakeRequest,

@@ -3,15 +3,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "images" / "openai_gateway"))
-
 from openai_gateway.text import AnswerText, StopFilter, TextAssembler
 
 ALPHABET = "ab€😀 \n"
@@ -39,7 +33,7 @@ def cut(text: str, sizes: list[int]) -> list[str]:
 @given(TEXTS, STOPS, st.lists(st.integers(0, 5), max_size=10))
 def test_stop_sequences_end_the_text_wherever_its_pieces_are_cut(text: str, stops: list[str], sizes: list[int]) -> None:
     answer = AnswerText(stops, cumulative=False)
-    shown = "".join(answer.feed(piece) for piece in cut(text, sizes)) + answer.finish()
+    shown = "".join(answer.feed(piece) for piece in cut(text, sizes)) + answer.finish(cut_off=True)
     assert shown == stopped_token_by_token(text, stops)
     assert answer.text == shown
     assert answer.stopped == any(stop in text for stop in stops)
@@ -74,14 +68,22 @@ def test_characters_cut_in_their_bytes_arrive_whole(text: str, sizes: list[int])
         assert "\ufffd" not in new
         shown += new
         assert text.startswith(shown)
-    assert shown + assembler.flush() == text
+    assert shown + assembler.flush(cut_off=True) == text
 
 
 @pytest.mark.parametrize("cumulative", [True, False])
 def test_an_answer_cut_off_inside_a_character_ends_before_it(cumulative: bool) -> None:
     assembler = TextAssembler(cumulative)
     assert assembler.feed("abc\ufffd\ufffd") == "abc"
-    assert assembler.flush() == ""
+    assert assembler.flush(cut_off=True) == ""
+
+
+@pytest.mark.parametrize("cumulative", [True, False])
+def test_an_answer_that_ends_by_itself_keeps_its_last_character(cumulative: bool) -> None:
+    """Also where the model wrote U+FFFD itself."""
+    assembler = TextAssembler(cumulative)
+    assert assembler.feed("abc\ufffd") == "abc"
+    assert assembler.flush(cut_off=False) == "\ufffd"
 
 
 def test_a_replacement_character_that_the_model_meant_is_shown() -> None:

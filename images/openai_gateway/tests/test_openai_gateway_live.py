@@ -11,58 +11,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi", reason="images/openai_gateway/requirements.txt is not installed")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "images" / "openai_gateway"))
 
 import httpx
 import openai
-from unit.openai_gateway_fakes import FakeTriton, free_port, make_checkpoint, model_entry, serving
+from openai_gateway_fakes import SOURCE, FakeTriton, make_checkpoint, model_entry, running, serving, wait_for
 
-SOURCE = Path(__file__).resolve().parents[2] / "images" / "openai_gateway"
 KEY = "sk-test-0123456789"
-
-
-@contextlib.contextmanager
-def running(directory: Path, config: dict[str, Any]) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run the gateway as its image does; yield the process and its URL."""
-    port = free_port()
-    path = directory / "gateway.yml"
-    path.write_text(json.dumps({"port": port, "shutdown_timeout": 10, **config}))
-    with open(directory / "log", "w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "openai_gateway", "--config", str(path)],
-            env={**os.environ, "PYTHONPATH": str(SOURCE)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        try:
-            until = time.monotonic() + 20
-            while not answers(port):
-                assert process.poll() is None and time.monotonic() < until, (directory / "log").read_text()
-                time.sleep(0.05)
-            yield process, f"http://127.0.0.1:{port}"
-        finally:
-            process.kill()
-            process.wait()
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 5) -> bool:
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.02)
-    return condition()
+POST = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +38,13 @@ def checkpoint(triton: FakeTriton, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def url(triton: FakeTriton, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    directory = tmp_path_factory.mktemp("gateway")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gateway") / "log"
+
+
+@pytest.fixture(scope="module")
+def url(triton: FakeTriton, checkpoint: Path, log: Path) -> Iterator[str]:
+    directory = log.parent
     keys = directory / "keys"
     keys.touch(mode=0o600)
     keys.write_text(f"{KEY}\n")
@@ -86,7 +53,10 @@ def url(triton: FakeTriton, checkpoint: Path, tmp_path_factory: pytest.TempPathF
             model_entry(checkpoint, backend),
             model_entry(checkpoint, "http://127.0.0.1:9", name="down"),
         ]
-        with running(directory, {"models": models, "api_keys_file": str(keys)}) as (_process, address):
+        with running(directory, {"models": models, "api_keys_file": str(keys), "read_timeout": 1}) as (
+            _process,
+            address,
+        ):
             yield address
     assert KEY not in (directory / "log").read_text()
 
@@ -125,7 +95,7 @@ def test_the_official_client_raises_the_right_errors(client: openai.OpenAI, url:
     with pytest.raises(openai.NotFoundError):
         client.completions.create(model="gpt-4", prompt="Hi")
     with pytest.raises(openai.BadRequestError) as refused:
-        client.completions.create(model="tiny", prompt="Hi", n=2)
+        client.completions.create(model="tiny", prompt="Hi", n=200)
     assert refused.value.param == "n"
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0).models.list()
@@ -141,14 +111,59 @@ def test_the_official_client_raises_the_right_errors(client: openai.OpenAI, url:
 def test_a_client_that_goes_away_stops_the_work_in_triton(
     client: openai.OpenAI, url: str, triton: FakeTriton, stream: bool
 ) -> None:
-    triton.delay = 0.1 if stream else 5.0
+    triton.delay = 0.1
     body = {"model": "tiny", "prompt": "Hi", "stream": stream}
     headers = {"Authorization": f"Bearer {KEY}"}
     request = httpx.stream("POST", f"{url}/v1/completions", json=body, headers=headers, timeout=0.5)
     with contextlib.suppress(httpx.ReadTimeout), request as answer:
         next(answer.iter_bytes())
     assert wait_for(lambda: triton.cancelled == 1)
-    assert "\nopenai_gateway_requests_running 0\n" in httpx.get(f"{url}/metrics").text
+    assert "\nopenai_gateway_requests_running 0.0\n" in httpx.get(f"{url}/metrics").text
+
+
+def test_abandoned_requests_do_not_keep_the_next_one_waiting(
+    client: openai.OpenAI, url: str, triton: FakeTriton
+) -> None:
+    triton.delay = 0.5
+    host, port = url.removeprefix("http://").split(":")
+    body = json.dumps({"model": "tiny", "prompt": "Hi"}).encode()
+    head = f"{POST}Content-Length: {len(body)}\r\n\r\n"
+    for _ in range(20):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode() + body)
+            time.sleep(0.02)
+    assert wait_for(lambda: triton.cancelled == len(triton.seen) > 10)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /v1/models HTTP/1.1\r\nX-Much: " + b"x" * 200_000, b"431"),
+        (b"GET /v1/models HTTP/1.1\r\nX-Little: x", b"408"),
+        (
+            b"POST /v1/completions HTTP/1.1\r\nAuthorization: Bearer "
+            + KEY.encode()
+            + b"\r\nContent-Length: 9\r\n\r\n{",
+            b"408",
+        ),
+        (b"", b"408"),
+    ],
+)
+def test_nobody_keeps_a_connection_by_never_finishing_a_request(url: str, sent: bytes, status: bytes) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(sent)
+        assert connection.recv(4096).split(b" ")[1] == status
+        with contextlib.suppress(ConnectionResetError):  # what was not read of a head
+            assert connection.recv(4096) == b""
+
+
+def test_nothing_that_a_client_sends_passes_for_a_line_or_a_field_of_the_log(url: str, log: Path) -> None:
+    httpx.get(f"{url}/v1/%0aINFO%20forged")
+    httpx.get(f"{url}/v1/models", headers={"X-Request-Id": "x status=200 id=forged"})
+    text = log.read_text()
+    assert "\nINFO forged" not in text and "status=200 id=forged" not in text
+    assert r'"/v1/\nINFO forged" status=401' in text
 
 
 def test_a_stop_sequence_stops_the_work_in_triton(client: openai.OpenAI, triton: FakeTriton) -> None:
@@ -181,9 +196,9 @@ def test_sigterm_lets_running_requests_finish(triton: FakeTriton, checkpoint: Pa
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"models": []}, "at least one model"),
+        ({"models": []}, "'models' is []; it should have at least one entry"),
         ({"prot": 1}, "did you mean 'port'"),
-        ({"port": 99999}, "from 0 to 65535"),
+        ({"port": 99999}, "'port' is 99999; it should be less than or equal to 65535"),
         ({"api_keys_file": "/nowhere"}, "cannot read the API keys /nowhere"),
     ],
 )

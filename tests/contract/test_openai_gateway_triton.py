@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The gateway in front of a real Triton, spoken to by the official clients. Needs root, podman and the CPU image."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+from contract.test_triton_cpu_live import ITERATIONS, Server
+from contract.test_triton_cpu_live import room as room
+from openai_gateway_fakes import running
+from triton_cpu_fakes import tiny_checkpoint
+
+pytestmark = pytest.mark.slow
+
+QUESTION, ANSWER = "What is a GPU?", dict(tiny_checkpoint.CORPUS)["What is a GPU?"]
+HI: list[Any] = [{"role": "user", "content": QUESTION}]
+PLAIN = f"<|user|>{QUESTION}<|end|><|assistant|>"
+
+
+class Served:
+    """A Triton, the gateway before it, and clients of that."""
+
+    def __init__(self, triton: Server, url: str, entry: str) -> None:
+        self.triton, self.url, self.entry = triton, url, entry
+        self.client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+        self.claude = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0, timeout=60)
+
+
+ACTIVE = 'nv_trt_llm_request_metrics{model="tensorrt_llm",request_type="active",version="1"}'
+CASES = [("tensorrt_llm_bls", True), ("tensorrt_llm_bls", False), ("ensemble", False)]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=["bls accumulating", "bls", "ensemble"])
+def served(request: pytest.FixtureRequest, room: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    entry, accumulate = request.param
+    triton = Server(room, 1, accumulate=accumulate)
+    model = {"name": "tiny", "entry_model": entry, "urls": [f"http://127.0.0.1:{triton.http}"]}
+    model |= {"tokenizer_dir": str(room / "tiny"), "release": "1.2.1", "max_seq_len": 512}
+    try:
+        with running(tmp_path_factory.mktemp("gateway"), {"models": [model]}) as (_process, url):
+            yield Served(triton, url, entry)
+    finally:
+        triton.remove()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that takes a moment on a machine that has nothing else to do."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def chat(served: Served, **more: Any) -> Any:
+    given = {"model": "tiny", "messages": HI, "temperature": 0, "max_tokens": 100}
+    return served.client.chat.completions.create(**{**given, **more})
+
+
+def streamed(served: Served, **more: Any) -> tuple[str, str | None, Any]:
+    """The text, the reason and the usage of a stream."""
+    chunks = list(chat(served, stream=True, stream_options={"include_usage": True}, **more))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    return text, next(c.choices[0].finish_reason for c in reversed(chunks) if c.choices), chunks[-1].usage
+
+
+@pytest.mark.parametrize(("limit", "reason"), [(100, "stop"), (7, "length")])
+def test_a_stream_says_what_the_whole_answer_says(served: Served, limit: int, reason: str) -> None:
+    """Text, reason and usage; the engine's last response brings no token."""
+    whole = chat(served, max_tokens=limit)
+    text, why, usage = streamed(served, max_tokens=limit)
+    assert text == whole.choices[0].message.content
+    assert why == whole.choices[0].finish_reason == reason
+    assert usage == whole.usage
+    if reason == "stop":
+        assert text == ANSWER and 0 < usage.completion_tokens < 60
+    else:
+        assert usage.completion_tokens == 7
+
+
+def test_completions_several_and_repeated(served: Served) -> None:
+    given: Any = {"model": "tiny", "temperature": 0, "max_tokens": 60}
+    answer = served.client.completions.create(**given, prompt=[PLAIN, PLAIN], n=2, echo=True)
+    assert [choice.text for choice in answer.choices] == [PLAIN + ANSWER] * 4
+    one = served.client.completions.create(**given, prompt=PLAIN)
+    assert answer.usage is not None and one.usage is not None
+    assert answer.usage.prompt_tokens == 2 * one.usage.prompt_tokens
+    assert answer.usage.completion_tokens == 4 * one.usage.completion_tokens
+
+
+def test_a_prompt_of_tokens_is_the_prompt_of_their_text(served: Served) -> None:
+    tokens = httpx.post(f"{served.url}/tokenize", json={"model": "tiny", "prompt": PLAIN}).json()["tokens"]
+    plain = served.client.completions.create(model="tiny", prompt=PLAIN, temperature=0, max_tokens=60)
+    answer = served.client.completions.create(model="tiny", prompt=tokens, temperature=0, max_tokens=60)
+    assert answer.choices[0].text == plain.choices[0].text == ANSWER
+    assert answer.usage is not None and answer.usage.prompt_tokens == len(tokens)
+    talk = httpx.post(f"{served.url}/tokenize", json={"model": "tiny", "messages": HI}).json()
+    assert talk["count"] == chat(served, max_tokens=1).usage.prompt_tokens
+
+
+def test_seeds_repeat_and_differ(served: Served) -> None:
+    wild: Any = {"temperature": 2, "max_tokens": 12}
+    first, again, other = (chat(served, seed=seed, **wild).choices[0].message.content for seed in (1, 1, 2))
+    assert first == again != other
+    several = chat(served, seed=1, n=3, **wild)
+    texts = [choice.message.content for choice in several.choices]
+    assert texts[:2] == [first, other]
+
+
+def test_probabilities_are_the_engines(served: Served) -> None:
+    choice = chat(served, logprobs=True, max_tokens=5).choices[0]
+    entries = choice.logprobs.content
+    assert "".join(entry.token for entry in entries) == choice.message.content and len(entries) == 5
+    assert all(-20 < entry.logprob <= 0 for entry in entries)
+    stream = chat(served, logprobs=True, max_tokens=5, stream=True)
+    found = [e for c in stream if c.choices and c.choices[0].logprobs for e in c.choices[0].logprobs.content]
+    assert [(e.token, e.logprob) for e in found] == [(e.token, pytest.approx(e.logprob, abs=1e-4)) for e in entries]
+
+
+def test_a_biased_token_and_a_bad_word_are_not_written(served: Served) -> None:
+    first = chat(served, max_tokens=1).choices[0].message.content
+    body = {"model": "tiny", "prompt": first, "add_special_tokens": False}
+    (token,) = httpx.post(f"{served.url}/tokenize", json=body).json()["tokens"]
+    assert chat(served, max_tokens=1, logit_bias={str(token): -100}).choices[0].message.content != first
+    assert "processor" not in chat(served, extra_body={"bad_words": [" processor"]}).choices[0].message.content
+
+
+@pytest.mark.parametrize("stop", [" the same", "e same sm", ["zzz", "calculation"], " th"])
+def test_stop_sequences_cut_whole_answers_and_streams(served: Served, stop: Any) -> None:
+    words = [stop] if isinstance(stop, str) else stop
+    expected = ANSWER[: min(at for word in words if (at := ANSWER.find(word)) >= 0)]
+    whole = chat(served, stop=stop).choices[0]
+    assert (whole.message.content, whole.finish_reason) == (expected, "stop")
+    assert streamed(served, stop=stop)[:2] == (expected, "stop")
+
+
+def test_the_end_can_be_ignored_and_demanded_late(served: Served) -> None:
+    assert chat(served, max_tokens=80, extra_body={"ignore_eos": True}).usage.completion_tokens == 80
+    assert chat(served, max_tokens=80, extra_body={"min_tokens": 40}).usage.completion_tokens >= 40
+
+
+def test_the_newer_apis_answer_the_same(served: Served) -> None:
+    answer = served.client.responses.create(model="tiny", input=QUESTION, temperature=0, max_output_tokens=100)
+    assert answer.output_text == ANSWER
+    events = list(served.client.responses.create(model="tiny", input=QUESTION, temperature=0, stream=True))
+    assert events[-1].type == "response.completed" and events[-1].response.output_text == ANSWER
+    given: Any = {"model": "tiny", "max_tokens": 100, "messages": HI, "extra_body": {"temperature": 0}}
+    message = served.claude.messages.create(**given)
+    assert message.content[0].text == ANSWER and message.stop_reason == "end_turn"  # type: ignore[union-attr]
+    with served.claude.messages.stream(**given) as stream:
+        assert stream.get_final_text() == ANSWER
+    counted = served.claude.messages.count_tokens(model="tiny", messages=HI)
+    assert counted.input_tokens == message.usage.input_tokens
+
+
+def test_many_at_once_are_answered_alike(served: Served) -> None:
+    async def all_at_once() -> set[Any]:
+        async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
+            asked = [
+                client.chat.completions.create(model="tiny", messages=HI, temperature=0, max_tokens=60)
+                for _ in range(24)
+            ]
+            return {answer.choices[0].message.content for answer in await asyncio.gather(*asked)}
+
+    assert asyncio.run(all_at_once()) == {ANSWER}
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"max_tokens": 5000}, "max_tokens"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"extra_body": {"min_p": 0.1}}, "min_p"),
+        ({"extra_body": {"top_k": 3_000_000_000}}, "top_k"),
+        ({"messages": [{"role": "user", "content": "word " * 2000}]}, "messages"),
+    ],
+)
+def test_what_cannot_be_done_is_a_400_that_names_it(served: Served, more: Any, param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        chat(served, **more)
+    assert refused.value.param == param
+    assert chat(served, max_tokens=1).usage.completion_tokens == 1, "and the next request is served"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_engine_does_not_work_for_a_client_that_has_gone(served: Served, stream: bool) -> None:
+    if served.entry == "ensemble":
+        pytest.skip("Triton does not pass a cancellation on to the steps of an ensemble")
+    before = served.triton.gauge(ITERATIONS)
+    body = {"model": "tiny", "messages": HI, "max_tokens": 450, "ignore_eos": True, "stream": stream}
+    data = json.dumps(body).encode()
+    host, port = served.url.removeprefix("http://").split(":")
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + data)
+        until(lambda: served.triton.gauge(ITERATIONS) > before)
+    until(lambda: served.triton.gauge(ACTIVE) == 0)
+    assert served.triton.gauge(ITERATIONS) - before < 450
+
+
+def test_a_triton_that_is_told_to_stop_does_not_wait_for_idle_connections(room: Path, tmp_path: Path) -> None:
+    triton = Server(room, 1)
+    model = {"name": "tiny", "entry_model": "tensorrt_llm_bls", "urls": [f"http://127.0.0.1:{triton.http}"]}
+    model |= {"tokenizer_dir": str(room / "tiny"), "release": "1.2.1"}
+    try:
+        with running(tmp_path, {"models": [model]}) as (_process, url):
+            client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(lambda _: client.completions.create(model="tiny", prompt=PLAIN, max_tokens=2), range(8)))
+            begin = time.monotonic()
+            assert triton.stop("pkill", "-TERM", "-o", "-x", "tritonserver") == 0
+            assert time.monotonic() - begin < 12
+            with pytest.raises(openai.InternalServerError) as down:
+                client.completions.create(model="tiny", prompt=PLAIN, max_tokens=2)
+            assert down.value.status_code == 503
+    finally:
+        triton.remove()
