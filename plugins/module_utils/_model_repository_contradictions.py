@@ -17,12 +17,11 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_ent
     conflict,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release
+from ansible_collections.trtllm.fleet.plugins.module_utils._sizes import MIB
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import parameters_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema_values import id_lists, is_true
 from ansible_collections.trtllm.fleet.plugins.module_utils._tokenizer import Tokenizer
 from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
-
-MIB = 1 << 20
 
 
 def check_contradictions(rel: Release, entry: Resolved, tokenizer: Tokenizer | None) -> None:
