@@ -123,6 +123,7 @@ class Repository:
         self.release = release(request.release)
         self.store = ArtifactStore(request.root / "repositories")
         self.image_templates = ImageTemplates(request.root)
+        self.store.home(request.name)  # refuses a name that would lead out of it
 
     def present(self) -> Outcome:
         """Render the repository and publish it, unless it is there already, whole and unaltered."""
