@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_paths
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
 
 
 @contextlib.contextmanager
