@@ -197,8 +197,8 @@ options:
         type: bool
       calib_dataset:
         description: >-
-          Calibration data: a directory of the host, or a data set's name, which the tool then downloads. Known to
-          0.10.0 to 1.2.1. The tool's default is V(ccdv/cnn_dailymail).
+          Calibration data: a directory of the host, whose content counts and not its path, or a data set's name,
+          which the tool then downloads. Known to 0.10.0 to 1.2.1. The tool's default is V(ccdv/cnn_dailymail).
         type: str
       calib_size:
         description: Samples to calibrate with, in samples. Known to 0.8.0 to 1.2.1. The tool's default is V(512).

@@ -18,6 +18,7 @@ from typing import Any
 from ansible_collections.trtllm.fleet.plugins.module_utils import _files
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import file_sha256, tree_digest, walk
+from ansible_collections.trtllm.fleet.plugins.module_utils._names import show
 from ansible_collections.trtllm.fleet.plugins.module_utils._store import Store
 
 MANIFEST = "manifest.json"
@@ -30,7 +31,7 @@ class ArtifactStore(Store):
     def path(self, name: str, fingerprint: str) -> Path:
         """Where the artefact is, or would be, published."""
         if not FINGERPRINT.fullmatch(fingerprint):
-            raise FleetError(f"'{fingerprint}' is not a fingerprint; expected 64 hexadecimal digits.")
+            raise FleetError(f"{show(fingerprint)} is not a fingerprint; expected 64 hexadecimal digits.")
         return self.home(name) / fingerprint
 
     def partial(self, name: str, fingerprint: str) -> Path:

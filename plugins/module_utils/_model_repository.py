@@ -107,6 +107,7 @@ class Repository:
         self.store = ArtifactStore(request.root / "repositories")
         self.image_templates = ImageTemplates(request.root)
         self.awaited: list[str] = []
+        self.store.home(request.name)  # refuses a name that would lead out of it
 
     def present(self) -> Outcome:
         """Render the repository and publish it, unless it is there already, whole and unaltered."""

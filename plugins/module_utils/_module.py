@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_absolute
+from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_paths
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
 
 
 @contextlib.contextmanager
@@ -27,19 +29,3 @@ def one_sentence(module: AnsibleModule, result: Mapping[str, Any] | None = None)
         module.fail_json(msg=str(error), **{**(result or {}), **error.details})
     except OSError as error:
         module.fail_json(msg=sentence(error, module.params.get("root") or "The host"), **(result or {}))
-
-
-def check_paths(spec: Mapping[str, Any], given: Mapping[str, Any], where: str = "") -> None:
-    """Refuse what was given for an option of type path, at any depth, and is no absolute path on one line."""
-    for option, about in spec.items():
-        value, name = given.get(option), f"{where}{option}"
-        if value is None:
-            continue
-        values = value if isinstance(value, list) else [value]
-        if "path" in (about.get("type"), about.get("elements")):
-            for path in values:
-                check_absolute(path, name)
-        elif about.get("options"):
-            for number, inner in enumerate(values):
-                at = f"{name}[{number}]." if isinstance(value, list) else f"{name}."
-                check_paths(about["options"], inner, at)

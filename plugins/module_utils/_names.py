@@ -10,6 +10,7 @@ path than was meant, so both are judged here before anything is done with them.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
@@ -89,3 +90,19 @@ def check_path(value: Any, what: str) -> str:
     if ".." in text.split("/"):
         raise FleetError(f"{what} is {show(text)}; it is mounted into containers, so give it without '..'.")
     return text
+
+
+def check_paths(spec: Mapping[str, Any], given: Mapping[str, Any], where: str = "") -> None:
+    """Refuse what was given for an option of type path, at any depth, and is no absolute path on one line."""
+    for option, about in spec.items():
+        value, name = given.get(option), f"{where}{option}"
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [value]
+        if "path" in (about.get("type"), about.get("elements")):
+            for path in values:
+                check_absolute(path, name)
+        elif about.get("options"):
+            for number, inner in enumerate(values):
+                at = f"{name}[{number}]." if isinstance(value, list) else f"{name}."
+                check_paths(about["options"], inner, at)

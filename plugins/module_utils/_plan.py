@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_limits import check_options
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import world_size
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import ENGINE_OPTIONS, world_size
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, nearest
 from ansible_collections.trtllm.fleet.plugins.module_utils._names import (
     MODEL_NAME,
     check_absolute,
     check_name,
     check_path,
+    check_paths,
 )
 
 Spec = Mapping[str, Mapping[str, Any]]
@@ -66,6 +67,8 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     models = list(description["trtllm_models"])
     _check_names(models)
     _check_engines(models)
+    for model in models:
+        check_paths(ENGINE_OPTIONS, model["engine"], f"{model['name']}: engine.")
     root = check_path(description["trtllm_root"], "trtllm_root").rstrip("/")
     replicas = _replicas(models, str(description["trtllm_triton_address"]), int(description["trtllm_port_base"]))
     first = {replica["model"]: replica for replica in reversed(replicas)}

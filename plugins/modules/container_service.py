@@ -40,7 +40,7 @@ options:
     default: []
     suboptions:
       name:
-        description: The name of the service, without a suffix.
+        description: The name of the service, without a suffix. Letters, digits, C(.), C(_) and C(-).
         type: str
         required: true
       unit:

@@ -34,7 +34,7 @@ attributes:
 options:
   name:
     description:
-      - Names the repository on the host.
+      - Names the repository on the host. Letters, digits, C(.), C(_) and C(-).
     type: str
     required: true
   state:
@@ -116,7 +116,7 @@ options:
       prefix:
         description:
           - Stands before the names of the set's models, for example V(code_). Each set has its own; one may be
-            empty.
+            empty. Letters, digits, C(.), C(_) and C(-), with a letter or digit in front.
         type: str
         default: ""
       models:

@@ -31,7 +31,7 @@ attributes:
 options:
   name:
     description:
-      - Names the checkpoint on the host.
+      - Names the checkpoint on the host. Letters, digits, C(.), C(_) and C(-).
     type: str
     required: true
   path:

@@ -16,8 +16,9 @@ description:
     tools these are, and how their options are called, follows from the release.
   - An engine stands in C(<root>/engines/<name>/<fingerprint>). The fingerprint covers the content of the checkpoint,
     the image, the release, the GPU (name, compute capability and number), and the arguments as far as they determine
-    the engine. A touched file, another host name, another order of options or a default that is written out is no
-    difference.
+    the engine; of an argument that is a path of the host, the content. A touched file, another path or host name,
+    another order of options or a default that is written out is no difference. Neither is what stands beside the
+    weights and no tool reads, such as C(README.md), C(LICENSE), C(.gitattributes) and what download tools keep.
   - An engine appears by one rename, with a C(manifest.json) that says what it was made from and what it holds.
   - The build runs as a detached container. A lost connection, Ctrl-C or a killed controller does not stop it; the next
     run finds it, and waits for it or takes its result. Two runs at once share one build.
@@ -41,7 +42,7 @@ attributes:
       - Not with O(rebuild=always), which is there to make the engine again.
 options:
   name:
-    description: Name of the engine; its directory below C(<root>/engines).
+    description: Name of the engine; its directory below C(<root>/engines). Letters, digits, C(.), C(_) and C(-).
     type: str
     required: true
   state:
@@ -52,11 +53,14 @@ options:
     choices: [present, absent]
     default: present
   root:
-    description: Directory of all that this collection keeps on a host.
+    description: Directory of all that this collection keeps on a host. Absolute, and without C(:) and C(..).
     type: path
     default: /var/lib/trtllm
   checkpoint:
-    description: Directory of the Hugging Face checkpoint on the host. Required with O(state=present).
+    description:
+      - Directory of the Hugging Face checkpoint on the host. Required with O(state=present).
+      - It may be a link, and hold links, as the snapshots of a download cache do; what they lead to is mounted
+        read-only.
     type: path
   release:
     description:
@@ -107,7 +111,8 @@ options:
   examples_dir:
     description:
       - Where the release's C(examples) directory stands in the image, or on the host (a checkout of the same release),
-        from where it is mounted.
+        from where it is mounted. Of a directory of the host, the content of the scripts that are run counts in the
+        fingerprint.
       - Where it is not given, C(/app/examples) of the image.
     type: path
   skip_preflight:

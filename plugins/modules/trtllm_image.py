@@ -120,6 +120,7 @@ reason:
 from typing import NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trtllm.fleet.plugins.module_utils import _podman
 from ansible_collections.trtllm.fleet.plugins.module_utils._image import ImageManager, ImageRequest
 from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
 
@@ -140,11 +141,9 @@ def main() -> NoReturn:
         },
         supports_check_mode=True,
     )
-    if module.get_bin_path("podman") is None:
-        if module.check_mode:
-            module.exit_json(changed=True, reason="podman is not installed yet")
-        module.fail_json(msg="podman is not installed on this host; run the role trtllm.fleet.podman first.")
     with one_sentence(module):
+        if _podman.executable() is None and module.check_mode:
+            module.exit_json(changed=True, reason="podman is not installed yet")
         changed, image, reason = ImageManager(ImageRequest(**module.params), module.check_mode).ensure()
         result = {"changed": changed, "reason": reason, **(image.facts() if image else {})}
         if changed:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils import _store
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint_store import CheckpointStore, compare
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 
@@ -105,7 +107,7 @@ def test_a_file_that_did_not_arrive_or_arrived_damaged_publishes_nothing(
 
 
 def test_a_path_that_leads_outside_is_refused(store: CheckpointStore) -> None:
-    for path in ("../evil", "/etc/passwd", "a/../../b"):
+    for path in ("../evil", "/etc/passwd", "a/../../b", "", ".", "a//b"):
         with pytest.raises(FleetError, match="leads out of the checkpoint"):
             store.missing("m", {path: "0" * 64})
 
@@ -120,7 +122,53 @@ def test_what_changed_by_hand_is_found(store: CheckpointStore, tmp_path: Path) -
     assert compare(current.contents(), digests(CONTENT)).lines() == ["config.json: content differs"]
 
 
-def test_removal_leaves_nothing(store: CheckpointStore, tmp_path: Path) -> None:
+def test_removal_takes_all_that_belongs_to_it_and_nothing_else(store: CheckpointStore, tmp_path: Path) -> None:
     take_in(store, write(tmp_path / "src", CONTENT), CONTENT)
+    (store.root / "other").mkdir()
+    store.missing("m", digests({"config.json": b"half"}))
+    assert store.remove("m") is True
+    assert store.remove("m") is False
+    assert [path.name for path in store.root.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/x", "other.partial", "other.old", "other.digests.json"])
+def test_no_name_reaches_what_belongs_to_another(store: CheckpointStore, tmp_path: Path, name: str) -> None:
+    take_in(store, write(tmp_path / "src", CONTENT), CONTENT)
+    (tmp_path / "engines").mkdir()
+    actions: list[Callable[[], object]] = [
+        lambda: store.remove(name),
+        lambda: store.current(name),
+        lambda: store.missing(name, {}),
+        lambda: store.publish(name, {}),
+        lambda: store.lock(name).__enter__(),
+    ]
+    for action in actions:
+        with pytest.raises(FleetError, match="^name is "):
+            action()
+    assert published(store) == CONTENT
+    assert (tmp_path / "engines").is_dir()
+
+
+def test_the_lock_is_waited_for_but_not_for_ever(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_store, "LOCK_POLL", 0.01)
+    with (
+        store.lock("m"),
+        pytest.raises(FleetError, match=r"Another run has held .*/\.m\.lock for 0\.05 s; wait for it or end it"),
+        store.lock("m", 0.05),
+    ):
+        raise AssertionError("two holders")
+
+
+def test_a_link_in_the_place_of_a_checkpoint_is_replaced_and_not_followed(
+    store: CheckpointStore, tmp_path: Path
+) -> None:
+    write(tmp_path / "elsewhere", {"precious": b"data"})
+    store.root.mkdir()
+    store.path("m").symlink_to(tmp_path / "elsewhere")
+    take_in(store, write(tmp_path / "src", CONTENT), CONTENT)
+    assert published(store) == CONTENT
+    assert (tmp_path / "elsewhere" / "precious").read_bytes() == b"data"
     store.remove("m")
-    assert [path.name for path in store.root.iterdir()] == []
+    store.path("m").symlink_to(tmp_path / "elsewhere")
+    assert store.remove("m") is True
+    assert (tmp_path / "elsewhere" / "precious").read_bytes() == b"data"
