@@ -114,11 +114,11 @@ class Repository:
         check_request(self.release, self.request)
         self.store.home(self.request.name)
         templates = self._unless_awaited(self._templates)
-        render = self._resolve()
-        if templates is None or self.awaited:
+        directory = templates and layout_directory(templates, self.request.layout)
+        rendered = self._llmapi(directory) if self.request.layout == LLMAPI else self._inflight(directory)
+        if templates is None or rendered is None:
             facts = {"repository_dir": str(self.store.root / self.request.name / "pending")}
             return Outcome(True, self.awaited, {**facts, **model_names(self.request)})
-        rendered = render(layout_directory(templates, self.request.layout))
         target = self.store.path(self.request.name, rendered.fingerprint)
         problems = self._problems(target, rendered)
         facts = {**rendered.facts, "repository_dir": str(target), "fingerprint": rendered.fingerprint}
@@ -155,25 +155,6 @@ class Repository:
                 raise
             self.awaited.append(str(missing))
             return None
-
-    def _resolve(self) -> Callable[[Path], Rendered]:
-        """Judge all that needs no template; what it returns renders once the templates are there."""
-        if self.request.layout == LLMAPI:
-            entry = self.request.entries[0]
-            model = resolve_llmapi(entry)
-            checkpoint = EntryRequest(entry.label, tokenizer_dir=model.arguments["model"])
-            tokenizer = self._unless_awaited(lambda: self._tokenizer(checkpoint))
-            return lambda directory: render_llmapi(self.release, model, tokenizer, directory)
-        entries = self.request.entries
-        engines = [self._unless_awaited(partial(self._engine, entry)) for entry in entries]
-        tokenizers = [self._unless_awaited(partial(self._tokenizer, entry)) for entry in entries]
-        resolved = [
-            Resolver(self.release, entry, engine, tokenizer).resolve()
-            for entry, engine, tokenizer in zip(entries, engines, tokenizers)
-        ]
-        assign_gpus(resolved, self.release)
-        check_calls(resolved)
-        return lambda directory: render_inflight(self.release, resolved, tokenizers, directory)
 
     def _templates(self) -> Path:
         """The directory that holds the layouts, out of the image where no checkout is given."""
@@ -217,6 +198,37 @@ class Repository:
                 f"The tokenizer's directory {directory} does not exist; bring the checkpoint onto the host first."
             )
         return read_tokenizer(directory)
+
+    # -- rendering ------------------------------------------------------------------------------------------------
+
+    def _inflight(self, directory: Path | None) -> Rendered | None:
+        """The repository of an engine; None where something is awaited, once all that can be judged is judged."""
+        entries = self.request.entries
+        engines = [self._unless_awaited(partial(self._engine, entry)) for entry in entries]
+        tokenizers = [self._unless_awaited(partial(self._tokenizer, entry)) for entry in entries]
+        resolved = [
+            Resolver(self.release, entry, engine, tokenizer).resolve()
+            for entry, engine, tokenizer in zip(entries, engines, tokenizers)
+        ]
+        assign_gpus(resolved, self.release)
+        check_calls(resolved)
+        if directory is None:
+            return None
+        if self.awaited:
+            for entry in resolved:
+                fit(self.release, entry, read_templates(directory, entry.request.models))
+            return None
+        return render_inflight(self.release, resolved, tokenizers, directory)
+
+    def _llmapi(self, directory: Path | None) -> Rendered | None:
+        """The same of a checkpoint."""
+        entry = self.request.entries[0]
+        model = resolve_llmapi(entry)
+        checkpoint = EntryRequest(entry.label, tokenizer_dir=model.arguments["model"])
+        tokenizer = self._unless_awaited(partial(self._tokenizer, checkpoint))
+        if directory is None or self.awaited:
+            return None
+        return render_llmapi(self.release, model, tokenizer, directory)
 
     # -- publication ----------------------------------------------------------------------------------------------
 

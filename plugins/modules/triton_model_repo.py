@@ -261,7 +261,8 @@ derived:
   type: dict
   sample: {tensorrt_llm: {triton_max_batch_size: {value: "64", source: build_config.max_batch_size}}}
 notes:
-  description: What was given but makes no difference in this release, and why.
+  description: What was given but makes no difference in this release, and why. Also which derived value gave way to
+    what somebody wrote into a template.
   returned: with O(state=present)
   type: list
   elements: str

@@ -169,12 +169,11 @@ def test_a_rank_that_is_a_dangling_link_is_missing(host: RepositoryFixture) -> N
 
 # -- any configuration --------------------------------------------------------------------------------------------
 
-LEAVES = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-    | st.sampled_from([0, 1, -1, 2**31, "1.2.1", "float16", "fp8", "enable", "PAGED", "DecoderModel", "\ud800"])
-)  # fmt: skip
-VALUES = st.recursive(
-    LEAVES,
+ODD = st.sampled_from(
+    [0, 1, -1, 7, 2**31, 10**25, 0.5, float("inf"), "1.2.1", "float16", "fp8", "enable", "DecoderModel", "\ud800", None]
+)
+VALUES = ODD | st.recursive(
+    ODD | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
     max_leaves=4,
 )

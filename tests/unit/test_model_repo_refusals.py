@@ -408,6 +408,13 @@ def test_what_is_there_is_judged_though_the_rest_is_not(tmp_path: Path) -> None:
         host.repository(entry, check_mode=True).present()
 
 
+def test_templates_that_are_there_are_judged_before_the_engine_is_built(tmp_path: Path) -> None:
+    host = RepositoryFixture(tmp_path)
+    with pytest.raises(FleetError, match=r"asks for \$\{tokenizer_type\}, which release 1\.2\.1 does not have"):
+        host.repository(check_mode=True, templates=str(host.templates("0.8.0"))).present()
+    assert host.repository(check_mode=True, templates=str(host.templates())).present().changed
+
+
 def test_values_beside_entries_are_refused() -> None:
     spec = triton_model_repo.ARGUMENT_SPEC
     params = {name: option.get("default") for name, option in spec.items()} | {"entries": [{}]}

@@ -238,6 +238,16 @@ def test_a_sentencepiece_model_says_what_an_unknown_class_does_not(tmp_path: Pat
     assert read_tokenizer(str(place)).sentencepiece_source == "the file tokenizer.model"
 
 
+@pytest.mark.parametrize("number", ["\u00b2", "\u0662", "9" * 5000, "-1", ""])
+def test_what_is_no_id_of_a_token_is_passed_over(number: str, tmp_path: Path) -> None:
+    decoder = {number: {"content": "<pad>"}, "2": {"content": "</s>"}}
+    place = RepositoryFixture(tmp_path).tokenizer(
+        tokenizer_config={"eos_token": "</s>", "pad_token": "<pad>", "added_tokens_decoder": decoder}
+    )
+    tokenizer = read_tokenizer(str(place))
+    assert (tokenizer.end_id, tokenizer.pad_id) == (2, 2)
+
+
 def test_a_large_file_is_not_read(tmp_path: Path) -> None:
     place = RepositoryFixture(tmp_path).tokenizer(generation_config={"eos_token_id": 9, "filler": "x" * (1 << 20)})
     assert read_tokenizer(str(place)).stop_ids == (2,)
