@@ -17,7 +17,8 @@ import uvicorn
 
 from openai_gateway import __version__
 from openai_gateway.app import create_app
-from openai_gateway.config import GatewayConfig, load_api_keys, load_config
+from openai_gateway.clients import hash_key
+from openai_gateway.config import GatewayConfig, load_config
 from openai_gateway.errors import ConfigError
 from openai_gateway.protocol import LimitedProtocol
 
@@ -38,8 +39,7 @@ class Server(uvicorn.Server):
 
 def serve(config: GatewayConfig) -> None:
     """Serve until SIGTERM; then refuse new connections and let running requests finish."""
-    keys = load_api_keys(config.api_keys_file) if config.api_keys_file else ()
-    app = create_app(config, keys)
+    app = create_app(config)
     LimitedProtocol.read_timeout = config.read_timeout
     server = Server(
         uvicorn.Config(
@@ -70,16 +70,22 @@ def serve(config: GatewayConfig) -> None:
 def main() -> int:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="openai_gateway", description="OpenAI-compatible front of Triton")
-    parser.add_argument("--config", type=Path, required=True, help="the YAML or JSON configuration file")
+    parser.add_argument("--config", type=Path, help="the YAML or JSON configuration file")
+    parser.add_argument("--hash-key", action="store_true", help="read an API key and print its key_hash, then exit")
     parser.add_argument("--check", action="store_true", help="read the configuration and the checkpoints, then exit")
     parser.add_argument("--version", action="version", version=__version__)
     options = parser.parse_args()
+    if options.hash_key:
+        print(hash_key(sys.stdin.readline().strip()))
+        return 0
+    if options.config is None:
+        parser.error("--config FILE is needed")
     # journald stamps each line, so none is needed here.
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
     try:
         config = load_config(options.config)
         if options.check:
-            create_app(config, load_api_keys(config.api_keys_file) if config.api_keys_file else ())
+            create_app(config)
             return 0
         serve(config)
     except ConfigError as error:

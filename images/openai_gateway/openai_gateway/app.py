@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from openai_gateway import __version__
 from openai_gateway.anthropic_messages import CountRequest, MessagesBuilder, MessagesRequest
+from openai_gateway.clients import Account, Clients, Gate
 from openai_gateway.config import GatewayConfig
 from openai_gateway.errors import ApiError
 from openai_gateway.generation import Finish, GenerateRequest, Piece, ServedModel
@@ -42,7 +43,6 @@ from openai_gateway.serving import (
     EventStream,
     GatewayMiddleware,
     Handler,
-    Keys,
     WhileConnected,
     error_response,
     merged,
@@ -57,20 +57,28 @@ class Gateway:
 
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
+        self.clients = Clients(config.api_keys_file)
+        self.gate = Gate(config.max_requests, config.max_queued)
         self.models = {model.name: ServedModel(model) for model in config.models}
         self.metrics = Metrics()
         self.started = int(time.time())
 
-    def model(self, name: str) -> ServedModel:
+    def offered(self, http: Request) -> dict[str, ServedModel]:
+        """Return the models that the client of *http* may use."""
+        account: Account = http.state.account
+        return {name: model for name, model in self.models.items() if account.may_use(name)}
+
+    def model(self, http: Request, name: str) -> ServedModel:
         """Return the model, or raise OpenAI's 404."""
-        if name not in self.models:
+        offered = self.offered(http)
+        if name not in offered:
             raise ApiError(
                 404,
-                f"The model '{name}' does not exist; served are {', '.join(self.models)}.",
+                f"The model '{name}' does not exist; served are {', '.join(offered)}.",
                 param="model",
                 code="model_not_found",
             )
-        return self.models[name]
+        return offered[name]
 
     def card(self, model: ServedModel) -> dict[str, Any]:
         """Return OpenAI's model object."""
@@ -82,15 +90,16 @@ class Gateway:
     ) -> Response:
         """Answer a request that asks for text."""
         log: dict[str, Any] = http.state.log
-        model = self.model(body.model)
+        model = self.model(http, body.model)
         log["model"] = model.name
-        meter = RequestMeter(self.metrics, model.name, endpoint, http.state.started, log)
+        meter = RequestMeter(self.metrics, model.name, endpoint, http.state.started, log, http.state.account)
         try:
             planned = plan(model, body, http.state.request_id, stream=bool(body.stream))
             builder = builder_of(planned)
             if body.stream:
                 return await self._stream(http, model, planned, builder, meter)
             async with WhileConnected(http.receive):
+                await meter.admitted(self.gate)
                 answers = await together([_whole(model, asked, meter) for asked in planned.requests])
         except BaseException as error:
             meter.close(error)
@@ -108,6 +117,7 @@ class Gateway:
         answer = merged([model.answer(asked) for asked in planned.requests])
         try:
             async with WhileConnected(http.receive):
+                await meter.admitted(self.gate)
                 first = await anext(answer)
         except BaseException:
             await answer.aclose()
@@ -181,7 +191,7 @@ def _best(planned: Plan, answers: list[tuple[list[Piece], Finish]]) -> list[tupl
     return best
 
 
-def create_app(config: GatewayConfig, keys: tuple[str, ...] = (), resolver: AbstractResolver | None = None) -> ASGIApp:
+def create_app(config: GatewayConfig, resolver: AbstractResolver | None = None) -> ASGIApp:
     """Return the ASGI application. *resolver* finds the replicas' hosts in place of DNS. Raises ConfigError."""
     gateway = Gateway(config)
 
@@ -203,7 +213,7 @@ def create_app(config: GatewayConfig, keys: tuple[str, ...] = (), resolver: Abst
         endpoint = path.removeprefix("/v1/").strip("/").replace("/", ".") if path in known else "other"
         gateway.metrics.counted(model, endpoint, status)
 
-    served: ASGIApp = GatewayMiddleware(app, Keys(keys), handlers, count)
+    served: ASGIApp = GatewayMiddleware(app, gateway.clients, handlers, count)
     if config.cors_origins:
         served = CORSMiddleware(
             served, allow_origins=config.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"],
@@ -239,12 +249,12 @@ def _handlers(gateway: Gateway) -> dict[str, Handler]:
 
     async def count_tokens(http: Request) -> Response:
         body = await parse_body(http, CountRequest, limit)
-        model = gateway.model(body.model)
+        model = gateway.model(http, body.model)
         return JSONResponse({"input_tokens": len(await _rendered(model, body.chat()))})
 
     async def tokenize(http: Request) -> Response:
         body = await parse_body(http, TokenizeRequest, limit)
-        model = gateway.model(body.model)
+        model = gateway.model(http, body.model)
         if body.prompt is not None:
             ids = await model.tokenizer.ids(body.prompt, special=body.add_special_tokens is not False)
         else:
@@ -256,7 +266,7 @@ def _handlers(gateway: Gateway) -> dict[str, Handler]:
 
     async def detokenize(http: Request) -> Response:
         body = await parse_body(http, DetokenizeRequest, limit)
-        return JSONResponse({"prompt": gateway.model(body.model).tokenizer.decode(body.tokens)})
+        return JSONResponse({"prompt": gateway.model(http, body.model).tokenizer.decode(body.tokens)})
 
     async def embeddings(_http: Request) -> Response:
         raise ApiError(400, "The models here write text and make no embeddings.", code="unsupported_endpoint")
@@ -292,12 +302,13 @@ async def _rendered(model: ServedModel, body: ChatRequest) -> list[int]:
 
 def _routes(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/v1/models")
-    async def models() -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [gateway.card(model) for model in gateway.models.values()]})
+    async def models(http: Request) -> JSONResponse:
+        offered = gateway.offered(http).values()
+        return JSONResponse({"object": "list", "data": [gateway.card(model) for model in offered]})
 
     @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> JSONResponse:
-        return JSONResponse(gateway.card(gateway.model(name)))
+    async def model(http: Request, name: str) -> JSONResponse:
+        return JSONResponse(gateway.card(gateway.model(http, name)))
 
     @app.get("/health")
     async def health() -> PlainTextResponse:
@@ -316,10 +327,11 @@ def _routes(app: FastAPI, gateway: Gateway) -> None:
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> JSONResponse:
-        return JSONResponse(document(app, ENDPOINTS))
+        return JSONResponse(document(app, ENDPOINTS, list(gateway.models)))
 
     @app.get("/metrics")
     async def metrics() -> Response:
+        gateway.metrics.queued.set(gateway.gate.queued)
         for served in gateway.models.values():
             for replica in served.replicas.replicas:
                 gateway.metrics.outstanding.labels(served.name, replica.url).set(replica.outstanding)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import difflib
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -78,7 +77,10 @@ class GatewayConfig(_Settings):
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
     address: Text = "127.0.0.1"
     port: Annotated[Whole, Field(ge=0, le=65535)] = 3000
-    api_keys_file: Path | None = None  # one key per line, mode 0600; None: everybody may ask
+    # One key per line, or a YAML list of clients, mode 0600; None: everybody may ask.
+    api_keys_file: Path | None = None
+    max_requests: Annotated[Whole, Field(ge=1)] | None = None  # at once; None: as many as come
+    max_queued: Annotated[Whole, Field(ge=0)] = 100  # that wait beyond these
     request_timeout: Seconds = 600.0  # seconds without a byte from Triton before a request is given up
     connect_timeout: Seconds = 5.0  # seconds to reach a replica
     shutdown_timeout: Annotated[Whole, Field(ge=0)] = 60  # seconds that running requests get after SIGTERM
@@ -118,21 +120,6 @@ def parse_config(document: Any, source: str) -> GatewayConfig:
         return GatewayConfig.model_validate(document)
     except ValidationError as error:
         raise ConfigError(f"{source}: {_sentence(error, document)}") from None
-
-
-def load_api_keys(path: Path) -> tuple[str, ...]:
-    """Read one key per line; refuse a file that others may read. A key's text never appears in an error."""
-    try:
-        mode = path.stat().st_mode
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"cannot read the API keys {path}: {error.strerror}") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{path} has mode {stat.S_IMODE(mode):04o}; API keys must be 0600 or 0400")
-    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-    if not keys:
-        raise ConfigError(f"{path} holds no API key; write one per line, or leave api_keys_file out")
-    return keys
 
 
 def _sentence(error: ValidationError, document: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
+from openai_gateway.clients import Account, Gate
 from openai_gateway.errors import ApiError
 from openai_gateway.generation import Finish
 from openai_gateway.serving import CLIENT_GONE, ClientGone
@@ -28,6 +29,7 @@ class Metrics:
         seconds = {**given, "buckets": LATENCY_BUCKETS}
         self.requests = Counter("requests", "Requests by outcome.", (*both, "code"), **given)
         self.running = Gauge("requests_running", "Requests at work.", **given)
+        self.queued = Gauge("requests_queued", "Requests that wait for a place.", **given)
         self.prompt_tokens = Counter("prompt_tokens", "Tokens read.", ("model",), **given)
         self.completion_tokens = Counter("completion_tokens", "Tokens written.", ("model",), **given)
         self.duration = Histogram("request_seconds", "From request to last byte.", both, **seconds)
@@ -48,13 +50,28 @@ class Metrics:
 class RequestMeter:
     """Measures one request from its start to its last byte, for the counters and for its line in the log."""
 
-    def __init__(self, metrics: Metrics, model: str, endpoint: str, started: float, log: dict[str, Any]) -> None:
+    def __init__(
+        self, metrics: Metrics, model: str, endpoint: str, started: float, log: dict[str, Any], account: Account
+    ) -> None:
         self._metrics, self._labels, self._started, self._log = metrics, (model, endpoint), started, log
         self._first_text: float | None = None
         self._open = True
         self._code = 500
+        self._account, self._leave = account, _nothing
         log["counted"] = True
         metrics.running.inc()
+
+    async def admitted(self, gate: Gate) -> None:
+        """Wait until the request may begin; raise ApiError 429 or 503 where it may not."""
+        self._account.admit()
+        self._leave = self._account.release
+        await gate.enter()
+
+        def leave() -> None:
+            gate.leave()
+            self._account.release()
+
+        self._leave = leave
 
     def text(self) -> None:
         """Text is there; only the first time counts."""
@@ -67,6 +84,7 @@ class RequestMeter:
     def finished(self, finish: Finish) -> None:
         """The answer is complete."""
         self._code = 200
+        self._account.spend(finish.prompt_tokens + finish.completion_tokens)
         self._metrics.prompt_tokens.labels(self._labels[0]).inc(finish.prompt_tokens)
         self._metrics.completion_tokens.labels(self._labels[0]).inc(finish.completion_tokens)
         self._log.update(prompt=finish.prompt_tokens, completion=finish.completion_tokens)
@@ -80,6 +98,7 @@ class RequestMeter:
         if not self._open:
             return
         self._open = False
+        self._leave()
         if isinstance(error, ApiError):
             self._code = error.status
             self._log["error"] = error.status
@@ -94,3 +113,7 @@ class RequestMeter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.close(error)
+
+
+def _nothing() -> None:
+    """Nothing was taken yet that would have to be given back."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI
@@ -30,13 +30,16 @@ ANSWERS = {
 }
 
 
-def document(app: FastAPI, endpoints: Mapping[str, Endpoint]) -> dict[str, Any]:
-    """Return what *app* has, and *endpoints* by path."""
+def document(app: FastAPI, endpoints: Mapping[str, Endpoint], models: Sequence[str]) -> dict[str, Any]:
+    """Return what *app* has, and *endpoints* by path; *models*: the names of what is served."""
     kinds = {endpoint.body for endpoint in endpoints.values()}
     refs, schemas = models_json_schema(
         [(kind, "validation") for kind in sorted(kinds, key=lambda kind: kind.__name__)],
         ref_template="#/components/schemas/{model}",
     )
+    for schema in schemas.get("$defs", {}).values():
+        if "model" in schema.get("required", ()):
+            schema["properties"]["model"] = {"type": "string", "enum": list(models)}
     found = app.openapi()
     for path, endpoint in endpoints.items():
         body = {"content": {"application/json": {"schema": refs[endpoint.body, "validation"]}}, "required": True}

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
 import logging
 import random
@@ -22,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openai_gateway.anthropic_messages import error_body
+from openai_gateway.clients import ANYBODY, Clients
 from openai_gateway.errors import ApiError, invalid_body
 
 LOG = logging.getLogger("openai_gateway")
@@ -181,26 +180,6 @@ async def parse_body(request: Request, kind: type[Body], limit: int) -> Body:
         raise invalid_body(error) from None
 
 
-class Keys:
-    """The API keys that are accepted; without any, everybody is."""
-
-    def __init__(self, keys: Sequence[str]) -> None:
-        # Digests have one length, so that comparing tells nothing of a key's.
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
-
-    def check(self, authorization: str, x_api_key: str = "") -> None:
-        """Raise ApiError 401 unless one of the headers' values holds a known key."""
-        if not self._digests:
-            return
-        scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            key = x_api_key if not authorization else ""  # as Anthropic's clients send it
-        digest = hashlib.sha256(key.strip().encode()).digest()
-        if not sum(hmac.compare_digest(digest, one) for one in self._digests):
-            said = "Incorrect API key provided." if key else "You did not provide an API key."
-            raise ApiError(401, f"{said} Send it as 'Authorization: Bearer KEY'.", code="invalid_api_key")
-
-
 class GatewayMiddleware:
     """Outermost layer: request id, API key on /v1, and one log line without any content.
 
@@ -208,13 +187,13 @@ class GatewayMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, keys: Keys, handlers: Mapping[str, Handler], count: Callable[[str, str, int], None]
+        self, app: ASGIApp, clients: Clients, handlers: Mapping[str, Handler], count: Callable[[str, str, int], None]
     ) -> None:
         """*handlers*: of POST by path; *app* has all else.
 
         *count* gets the model, the path and the status of requests that nobody else has counted.
         """
-        self._app, self._keys, self._handlers, self._count = app, keys, handlers, count
+        self._app, self._clients, self._handlers, self._count = app, clients, handlers, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -233,14 +212,18 @@ class GatewayMiddleware:
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
                 log["status"] = message["status"]
-                message["headers"] = [*message["headers"], id_header]
+                limits = scope["state"]["account"].headers() if "account" in scope["state"] else []
+                message["headers"] = [*message["headers"], id_header, *limits]
             await send(message)
 
         path = scope["path"]
         try:
             if path.startswith("/v1/") or path in self._handlers:
                 given = (headers.get(name, b"").decode("latin-1") for name in (b"authorization", b"x-api-key"))
-                self._keys.check(*given)
+                account = self._clients.identify(*given)
+                scope["state"]["account"] = account
+                if account.client is not ANYBODY:
+                    log["client"] = account.client.name
             handler = self._handlers.get(path)
             if handler is None:
                 await self._app(scope, receive, stamped)

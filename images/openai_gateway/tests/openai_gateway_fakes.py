@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -271,7 +272,9 @@ class Gateway:
     """A gateway in front of *network*; called, it sends one request."""
 
     def __init__(self, network: Network, *models: dict[str, Any], keys: tuple[str, ...] = (), **top: Any) -> None:
-        self.app = create_app(parse_config({"models": list(models), **top}, "test.yml"), keys, resolver=network)
+        if keys:
+            top["api_keys_file"] = key_file(Path(tempfile.mkdtemp(prefix="keys-")) / "keys", "\n".join(keys))
+        self.app = create_app(parse_config({"models": list(models), **top}, "test.yml"), resolver=network)
         self._network = network
         self.loop = asyncio.new_event_loop()
         self._stack = contextlib.AsyncExitStack()
@@ -306,6 +309,13 @@ class Gateway:
         self.run(self._stack.aclose())
         self.run(self._network.close())
         self.loop.close()
+
+
+def key_file(path: Path, text: str) -> str:
+    """Write a file that only its owner may read."""
+    path.touch(mode=0o600)
+    path.write_text(text)
+    return str(path)
 
 
 OPEN: list[Gateway] = []

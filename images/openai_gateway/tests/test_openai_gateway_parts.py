@@ -15,7 +15,7 @@ pytest.importorskip("fastapi", reason="images/openai_gateway/requirements.txt is
 
 from openai_gateway import probe
 from openai_gateway.chat import ChatTemplate
-from openai_gateway.config import ModelConfig, load_api_keys, parse_config
+from openai_gateway.config import ModelConfig, parse_config
 from openai_gateway.errors import ApiError, ConfigError
 from openai_gateway.interface import describe, release_row
 from openai_gateway.replicas import LONGEST_PAUSE, ReplicaSet
@@ -132,20 +132,6 @@ def test_a_name_given_twice_is_refused() -> None:
     entry = model_entry(Path("/x"), "http://x:1")
     with pytest.raises(ConfigError, match="'tiny' is given 2 times"):
         parse_config({"models": [entry, entry]}, "test.yml")
-
-
-def test_keys_that_others_may_read_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "keys"
-    path.write_text("# who\nsecret-1\n\nsecret-2\n")
-    path.chmod(0o640)
-    with pytest.raises(ConfigError, match="has mode 0640") as error:
-        load_api_keys(path)
-    assert "secret" not in str(error.value)
-    path.chmod(0o400)
-    assert load_api_keys(path) == ("secret-1", "secret-2")
-    path.write_text("# none\n")
-    with pytest.raises(ConfigError, match="holds no API key"):
-        load_api_keys(path)
 
 
 @pytest.mark.parametrize(
