@@ -56,7 +56,7 @@ class BuiltImage:
 
 
 def podman_command() -> str:
-    """``$PODMAN``, the test bed's wrapper where the checkout has one, or plain podman."""
+    """``$PODMAN``, the testbed's wrapper where the checkout has one, or plain podman."""
     if chosen := os.environ.get("PODMAN"):
         return chosen
     wrapper = Path(__file__).resolve().parent.parent / "tests" / "testbed" / "podman"

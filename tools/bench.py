@@ -41,7 +41,7 @@ def timed_demo(label: str) -> dict[str, float]:
 
 def remove_host() -> None:
     """Remove the demo's host and registry, as `make clean-demo` does."""
-    subprocess.run([str(demo.BED), "down", demo.HOST, "bed-registry"], cwd=REPO, check=True, capture_output=True)
+    subprocess.run([str(demo.TESTBED), "down", demo.HOST, "bed-registry"], cwd=REPO, check=True, capture_output=True)
 
 
 def empty_caches() -> None:
@@ -55,7 +55,7 @@ def empty_caches() -> None:
         check=False,
         capture_output=True,
     )
-    subprocess.run([str(demo.BED), "purge"], cwd=REPO, check=True, capture_output=True)
+    subprocess.run([str(demo.TESTBED), "purge"], cwd=REPO, check=True, capture_output=True)
     for name in ("rootfs", "site", "build", "demo"):
         shutil.rmtree(cache_dir() / name, ignore_errors=True)
 

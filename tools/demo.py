@@ -16,7 +16,7 @@ HOST = "demo"
 ADDRESS = "10.200.0.21"
 GATEWAY = f"http://{ADDRESS}:3000/v1"
 MODEL = "tiny-llama"
-BED = REPO / "tests" / "testbed" / "bed"
+TESTBED = REPO / "tests" / "testbed" / "testbed"
 PYTHON = VENV / "bin" / "python"
 # Image that is built here -> name under which the test hosts pull it.
 IMAGES = {"triton_cpu": "localhost/triton_cpu:1.2.1", "openai_gateway": "localhost/openai_gateway:0.1.0"}
@@ -34,15 +34,15 @@ def preflight() -> None:
 
 def testbed(stages: Stages) -> None:
     """The packages, the network, the root file system and the registry of the test hosts."""
-    stages.run("test bed", [BED, "prepare"], "preparing the test bed (Debian packages, a root file system)")
-    stages.run("test bed", [BED, "registry", "up"], "starting a registry on the test network")
+    stages.run("testbed", [TESTBED, "prepare"], "preparing the testbed (Debian packages, a root file system)")
+    stages.run("testbed", [TESTBED, "registry", "up"], "starting a registry on the test network")
 
 
 def images(stages: Stages) -> None:
     """Build both images and push them to the registry of the test network."""
     for name, reference in IMAGES.items():
         stages.run("images", [PYTHON, REPO / "images" / name / "build"], f"building the image {name} (kept by content)")
-        stages.run("push", [BED, "push", reference], f"pushing {name} to the registry of the test network")
+        stages.run("push", [TESTBED, "push", reference], f"pushing {name} to the registry of the test network")
 
 
 def checkpoint(stages: Stages) -> Path:
@@ -58,7 +58,7 @@ def checkpoint(stages: Stages) -> Path:
 
 def host(stages: Stages, name: str = HOST, address: str = ADDRESS) -> None:
     """Boot the test host."""
-    stages.run("host", [BED, "up", f"{name}={address}"], f"booting the test host {name} ({address})")
+    stages.run("host", [TESTBED, "up", f"{name}={address}"], f"booting the test host {name} ({address})")
 
 
 def playbook(stages: Stages, label: str = "site.yml", extra: list[str] | None = None) -> None:
@@ -97,7 +97,7 @@ def down() -> int:
     """Remove the demo's host, the registry, and the checkpoint; downloads and images stay cached."""
     stages = Stages("demo")
     preflight()
-    stages.run("host", [BED, "down", HOST, "bed-registry"], "removing the test host and the registry")
+    stages.run("host", [TESTBED, "down", HOST, "bed-registry"], "removing the test host and the registry")
     shutil.rmtree(cache_dir() / "demo", ignore_errors=True)
     stages.say(f"removed; what was downloaded and built stays in {cache_dir()} for the next time")
     return 0
@@ -107,7 +107,7 @@ def only_images() -> int:
     """Build both images, without a registry."""
     stages = Stages("images")
     preflight()
-    stages.run("test bed", [BED, "prepare"], "preparing podman")
+    stages.run("testbed", [TESTBED, "prepare"], "preparing podman")
     for name in IMAGES:
         stages.run("images", [PYTHON, REPO / "images" / name / "build"], f"building the image {name}")
     return 0

@@ -102,14 +102,14 @@ def pytest_stage(name: str, *paths: str) -> Stage:
 
 
 def preparations() -> list[Stage]:
-    """What the scenarios need: the test bed, the images in its registry, and a checkpoint."""
+    """What the scenarios need: the testbed, the images in its registry, and a checkpoint."""
     stages = [
-        Stage("test bed", [str(demo.BED), "prepare"]),
-        Stage("registry", [str(demo.BED), "registry", "up"]),
+        Stage("testbed", [str(demo.TESTBED), "prepare"]),
+        Stage("registry", [str(demo.TESTBED), "registry", "up"]),
     ]
     for name, reference in demo.IMAGES.items():
         stages.append(Stage(f"image {name}", [str(PYTHON), str(REPO / "images" / name / "build")]))
-        stages.append(Stage(f"push {name}", [str(demo.BED), "push", reference]))
+        stages.append(Stage(f"push {name}", [str(demo.TESTBED), "push", reference]))
     checkpoint = cache_dir() / "demo" / demo.MODEL
     stages.append(Stage("checkpoint", [str(PYTHON), "tools/tiny_checkpoint.py", str(checkpoint)]))
     return stages
@@ -184,7 +184,7 @@ def restart_lost_hosts(finished: threading.Event) -> None:
         found = subprocess.run(listing, capture_output=True, text=True, check=False)
         now = set(found.stdout.split())
         for name in sorted(now & before):
-            subprocess.run([str(demo.BED), "start", name], capture_output=True, check=False)
+            subprocess.run([str(demo.TESTBED), "start", name], capture_output=True, check=False)
         before = now
 
 

@@ -194,7 +194,7 @@ def main() -> int:
     if not options.name:
         parser.error("name a test host")
     with tempfile.NamedTemporaryFile("w", suffix=".ssh") as config:
-        config.write(run(str(REPO / "tests/testbed/bed"), "ssh-config", options.name))
+        config.write(run(str(REPO / "tests/testbed/testbed"), "ssh-config", options.name))
         config.flush()
         ssh = ["ssh", "-F", config.name, options.name]
         units = run(*ssh, "ls /etc/containers/systemd/triton-*.container").split()

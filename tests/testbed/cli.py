@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command line of the test bed."""
+"""The command line of the testbed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import engine, hosts, inventory, outer, probes, registry, rootfs, tools
-from .errors import BedError
+from .errors import TestbedError
 from .settings import Settings, from_environment
 
 # in the host: keeps the command out of the root control group
@@ -23,8 +23,8 @@ EXEC = "/usr/local/lib/testbed/exec"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of `bed`."""
-    top = argparse.ArgumentParser(prog="bed", description=__doc__)
+    """The options of `testbed`."""
+    top = argparse.ArgumentParser(prog="testbed", description=__doc__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
@@ -52,10 +52,10 @@ def parser() -> argparse.ArgumentParser:
     ):  # fmt: skip
         verb(name, text).add_argument("hosts", nargs="+", metavar="NAME")
     verb("list", "list hosts").add_argument("--json", action="store_true")
-    execute = verb("exec", "run a command in a host: bed exec NAME -- COMMAND")
+    execute = verb("exec", "run a command in a host: testbed exec NAME -- COMMAND")
     execute.add_argument("host", metavar="NAME")
     execute.add_argument("command", nargs="+", metavar="COMMAND")
-    logs = verb("logs", "the journal of a host: bed logs NAME -- -u sshd")
+    logs = verb("logs", "the journal of a host: testbed logs NAME -- -u sshd")
     logs.add_argument("host", metavar="NAME")
     logs.add_argument("arguments", nargs="*", metavar="JOURNALCTL-ARGUMENT")
     verb("ssh-config", "print an ssh client configuration").add_argument("hosts", nargs="*", metavar="NAME")
@@ -79,19 +79,19 @@ def main(argv: Sequence[str]) -> int:
         if arguments.verb != "doctor":
             tools.require_root()
         return COMMANDS[arguments.verb](settings, arguments) or 0
-    except BedError as error:
-        print(f"bed: {error}", file=sys.stderr)
+    except TestbedError as error:
+        print(f"testbed: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         return 1
     except KeyboardInterrupt:
-        print("bed: interrupted; nothing half-made is left.", file=sys.stderr)
+        print("testbed: interrupted; nothing half-made is left.", file=sys.stderr)
         return 130
     except Exception as error:
         said = engine.reason(error)
         if said is None:
             raise
-        print(f"bed: podman could not do it: {said}", file=sys.stderr)
+        print(f"testbed: podman could not do it: {said}", file=sys.stderr)
         return 1
 
 
@@ -103,7 +103,7 @@ def _interrupt(number: int, frame: object) -> None:
 def _prepare(settings: Settings, arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     rootfs.prepare(settings, arguments.refresh)
-    print(f"ready for `bed up` after {time.monotonic() - started:.1f} s")
+    print(f"ready for `testbed up` after {time.monotonic() - started:.1f} s")
 
 
 def _hosts(settings: Settings, arguments: argparse.Namespace) -> list[hosts.Host]:
@@ -114,7 +114,7 @@ def _hosts(settings: Settings, arguments: argparse.Namespace) -> list[hosts.Host
         wanted += [_host(settings, entry, options) for entry in _entries(arguments.source)]
     names = [host.name for host in wanted]
     if not names or len(set(names)) < len(names):
-        raise BedError("give one or more hosts with different names: bed up NAME[=IP] ...")
+        raise TestbedError("give one or more hosts with different names: testbed up NAME[=IP] ...")
     return wanted
 
 
@@ -122,9 +122,9 @@ def _entries(source: str) -> list[dict[str, Any]]:
     try:
         found = json.loads(sys.stdin.read() if source == "-" else Path(source).read_text())
     except (OSError, ValueError) as error:
-        raise BedError(f"--from {source} could not be read as JSON ({error}).") from None
+        raise TestbedError(f"--from {source} could not be read as JSON ({error}).") from None
     if not isinstance(found, list) or not all(isinstance(entry, dict) and "name" in entry for entry in found):
-        raise BedError(f"--from {source} must hold a JSON list of objects with a name.")
+        raise TestbedError(f"--from {source} must hold a JSON list of objects with a name.")
     return found
 
 
@@ -154,7 +154,7 @@ def _up(settings: Settings, arguments: argparse.Namespace) -> None:
 
 def _down(settings: Settings, arguments: argparse.Namespace) -> None:
     if arguments.all == bool(arguments.hosts):
-        raise BedError("say which hosts to remove, or --all.")
+        raise TestbedError("say which hosts to remove, or --all.")
     for name in hosts.down(settings, None if arguments.all else arguments.hosts):
         print(f"{name} removed")
     if arguments.all:
@@ -194,7 +194,7 @@ def _logs(settings: Settings, arguments: argparse.Namespace) -> None:
         _replace(settings, "exec", arguments.host, EXEC, "journalctl", "--no-pager", *(arguments.arguments or ["-b"]))
     kept = settings.logs / f"{arguments.host}.journal"
     if not kept.exists():
-        raise BedError(f"there is no test host {arguments.host}, nor a journal kept from one that did not come up.")
+        raise TestbedError(f"there is no test host {arguments.host}, nor a journal kept from one that did not come up.")
     print(kept.read_text(), end="")
 
 

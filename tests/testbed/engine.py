@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Podman's Docker-compatible API: one service for all `bed` commands, which goes when nobody uses it."""
+"""Podman's Docker-compatible API: one service for all `testbed` commands, which goes when nobody uses it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from . import files, outer
-from .errors import BedError
+from .errors import TestbedError
 from .settings import Settings
 
 IDLE_SECONDS = 60
@@ -65,7 +65,7 @@ def _start(settings: Settings) -> None:
     while not _server(settings):
         if service.poll() is not None or time.monotonic() > deadline:
             service.kill()
-            raise BedError(f"podman's API service did not start; see {settings.logs / 'service.log'}.")
+            raise TestbedError(f"podman's API service did not start; see {settings.logs / 'service.log'}.")
         time.sleep(0.02)
 
 

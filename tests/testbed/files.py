@@ -25,7 +25,7 @@ def lock(path: Path) -> Iterator[int]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for another bed command ({path.name})", file=sys.stderr)
+            print(f"waiting for another testbed command ({path.name})", file=sys.stderr)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield handle.fileno()
 

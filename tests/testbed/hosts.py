@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import engine, files, network, rootfs
-from .errors import BedError
+from .errors import TestbedError
 from .settings import DYNAMIC_RANGE, LABEL, NETWORK, REGISTRY_HOST, REGISTRY_VOLUME, Settings
 
 BOOT_SECONDS = 60
@@ -63,7 +63,7 @@ def parse(text: str, settings: Settings, **options: Any) -> Host:
     name, _, ip = text.partition("=")
     valid = name.replace("-", "").replace("_", "").isalnum() and name.isascii() and len(name) <= 63
     if not valid or not name[0].isalnum():
-        raise BedError(f"{name!r} cannot be a host's name; use letters, digits, - and _ (NAME or NAME=IP).")
+        raise TestbedError(f"{name!r} cannot be a host's name; use letters, digits, - and _ (NAME or NAME=IP).")
     for volume in options.get("volumes", ()):
         _check_volume(volume)
     return Host(name, settings.address(ip) if ip else None, **options)
@@ -73,16 +73,16 @@ def _check_volume(text: str) -> None:
     """Raise for a volume that the API would take, by making an empty directory for a source that is not there."""
     source, colon, target = text.partition(":")
     if not colon or not target.startswith("/"):
-        raise BedError(f"{text!r} is no volume; give SRC:DST or SRC:DST:ro with DST an absolute path.")
+        raise TestbedError(f"{text!r} is no volume; give SRC:DST or SRC:DST:ro with DST an absolute path.")
     if "/" in source and not (source.startswith("/") and Path(source).exists()):
-        raise BedError(f"{source}, to be mounted on {target}, is no absolute path of something that exists.")
+        raise TestbedError(f"{source}, to be mounted on {target}, is no absolute path of something that exists.")
 
 
 def up(settings: Settings, hosts: Sequence[Host], recreate: bool = False) -> list[Boot]:
     """Bring the hosts up together. If one fails, those that this call made are removed again."""
     image = rootfs.current_image(settings)
     if not rootfs.exists(settings, image):
-        raise BedError("the image of the test hosts is missing or older than this checkout; run `bed prepare`.")
+        raise TestbedError("the image of the test hosts is missing or older than this checkout; run `testbed prepare`.")
     client = engine.connect(settings)
     boots: list[Boot] = []
     try:
@@ -101,7 +101,7 @@ def up(settings: Settings, hosts: Sequence[Host], recreate: bool = False) -> lis
                 _remove(client, boot.container)
         if isinstance(error, Exception) and engine.reason(error):
             names = ", ".join(host.name for host in hosts)
-            raise BedError(f"podman could not bring up {names}: {engine.reason(error)}") from error
+            raise TestbedError(f"podman could not bring up {names}: {engine.reason(error)}") from error
         raise
     return boots
 
@@ -116,23 +116,23 @@ def _place(settings: Settings, client: Any, host: Host, image: str, existing: di
     there = existing.get(host.name)
     if there is not None:
         if LABEL not in there.labels:
-            raise BedError(f"a container named {host.name} exists that is no test host; choose another name.")
+            raise TestbedError(f"a container named {host.name} exists that is no test host; choose another name.")
         differs = _differences(there, host, image)
         if not differs:
             return Boot(host.name, address(there), there, created=False)
         if not recreate:
-            raise BedError(
+            raise TestbedError(
                 f"host {host.name} exists with another {' and '.join(differs)}; give --recreate to replace it or "
-                f"`bed down {host.name}` first."
+                f"`testbed down {host.name}` first."
             )
         _remove(client, there)
         del existing[host.name]
     taken = {address(c): c.name for c in existing.values() if LABEL in c.labels}
     ip = host.ip or _free_address(settings, taken)
     if ip in taken:
-        raise BedError(f"{ip}, asked for {host.name}, is the address of host {taken[ip]}; give another.")
+        raise TestbedError(f"{ip}, asked for {host.name}, is the address of host {taken[ip]}; give another.")
     if ip == settings.registry_ip and not host.registry:
-        raise BedError(f"{ip}, asked for {host.name}, is reserved for the registry; give another.")
+        raise TestbedError(f"{ip}, asked for {host.name}, is reserved for the registry; give another.")
     container = client.containers.create(image, **_arguments(client, host, image, ip))
     existing[host.name] = container
     return Boot(host.name, ip, container, created=True)
@@ -154,7 +154,9 @@ def _free_address(settings: Settings, taken: dict[str, str]) -> str:
     for offset in DYNAMIC_RANGE:
         if str(settings.subnet[offset]) not in taken:
             return str(settings.subnet[offset])
-    raise BedError(f"all addresses of {settings.subnet} for hosts without one of their own are taken; take some down.")
+    raise TestbedError(
+        f"all addresses of {settings.subnet} for hosts without one of their own are taken; take some down."
+    )
 
 
 def _arguments(client: Any, host: Host, image: str, ip: str) -> dict[str, Any]:
@@ -213,7 +215,7 @@ def _until(deadline: float, question: Callable[[], str], what: str, boot: Boot) 
         if answer:
             return answer
         if time.monotonic() > deadline:
-            raise BedError(f"{what} did not answer within {BOOT_SECONDS} s; see `bed logs {boot.name}`.")
+            raise TestbedError(f"{what} did not answer within {BOOT_SECONDS} s; see `testbed logs {boot.name}`.")
         time.sleep(0.05)
 
 
@@ -261,14 +263,14 @@ def _remove(client: Any, container: Any) -> None:
 
 
 def find(client: Any, names: Iterable[str] | None = None) -> list[Any]:
-    """The bed's containers, all or those named. Raises BedError for a name that is no test host."""
+    """The testbed's containers, all or those named. Raises TestbedError for a name that is no test host."""
     found = {c.name: c for c in client.containers.list(all=True, filters={"label": LABEL})}
     if names is None:
         return list(found.values())
     unknown = [name for name in names if name not in found]
     if unknown:
         there = ", ".join(sorted(found)) or "none"
-        raise BedError(f"there is no test host {unknown[0]}; there are: {there}.")
+        raise TestbedError(f"there is no test host {unknown[0]}; there are: {there}.")
     return [found[name] for name in names]
 
 

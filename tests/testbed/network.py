@@ -9,7 +9,7 @@ import subprocess
 from typing import Any
 
 from . import outer
-from .errors import BedError
+from .errors import TestbedError
 from .settings import LABEL, NETWORK, Settings
 
 # podman's default network: hosts have one of their own inside, with the same subnet
@@ -17,18 +17,18 @@ NESTED = ipaddress.IPv4Network("10.88.0.0/16")
 
 
 def ensure(settings: Settings, client: Any) -> None:
-    """Make the network if it is not there. Raises BedError if its subnet is used otherwise."""
+    """Make the network if it is not there. Raises TestbedError if its subnet is used otherwise."""
     for network in client.networks.list(names=[NETWORK]):
         subnet = network.attrs["IPAM"]["Config"][0]["Subnet"]
         if subnet != str(settings.subnet):
-            raise BedError(
+            raise TestbedError(
                 f"the test hosts' network has the subnet {subnet}, not {settings.subnet}; unset TRTLLM_TESTBED_SUBNET "
-                "or run `bed down --all` with the old one first."
+                "or run `testbed down --all` with the old one first."
             )
         return
     clash = clashing(settings.subnet, _routes())
     if clash:
-        raise BedError(
+        raise TestbedError(
             f"{settings.subnet}, the test hosts' subnet, overlaps with {clash} of this machine; give another in "
             "TRTLLM_TESTBED_SUBNET."
         )

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from . import files, probes
-from .errors import BedError
+from .errors import TestbedError
 from .settings import Settings
 
 PODMAN = "/usr/bin/podman"
@@ -46,13 +46,13 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def podman(settings: Settings, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run podman and keep its output. Raises BedError with podman's last line if it fails."""
+    """Run podman and keep its output. Raises TestbedError with podman's last line if it fails."""
     result = subprocess.run(
         command(settings, *arguments), env=environment(settings), text=True, capture_output=True, check=False
     )
     if check and result.returncode:
         lines = (result.stderr or result.stdout).strip().splitlines() or ["no output"]
-        raise BedError(f"podman {arguments[0]} failed: {lines[-1]}")
+        raise TestbedError(f"podman {arguments[0]} failed: {lines[-1]}")
     return result
 
 
@@ -83,7 +83,7 @@ def _ensure_namespace() -> None:
             try:
                 _step("taskset", "-c", str(processor), *unshare, "mount", "-t", "cgroup2", "cgroup2", "/sys/fs/cgroup")
                 return
-            except BedError:
+            except TestbedError:
                 if processor == processors[-1]:
                     raise
 
@@ -92,7 +92,7 @@ def _step(*argv: str) -> None:
     """Run one command on the way to the namespace."""
     done = subprocess.run(argv, text=True, capture_output=True, check=False)
     if done.returncode:
-        raise BedError(
+        raise TestbedError(
             f"cannot make the mount namespace that podman needs on this machine ({' '.join(argv[:2])}: "
             f"{done.stderr.strip()}); run as root on a machine that allows mounts."
         )

@@ -8,7 +8,7 @@ import json
 import time
 
 from . import hosts, outer
-from .errors import BedError
+from .errors import TestbedError
 from .settings import REGISTRY_PORT, Settings
 
 START_SECONDS = 20
@@ -23,7 +23,7 @@ def up(settings: Settings) -> None:
     deadline = time.monotonic() + START_SECONDS
     while _get(settings, "/v2/")[0] != 200:
         if time.monotonic() > deadline:
-            raise BedError(f"the registry at {settings.registry} does not answer; see `bed logs bed-registry`.")
+            raise TestbedError(f"the registry at {settings.registry} does not answer; see `testbed logs bed-registry`.")
         time.sleep(0.05)
 
 
@@ -43,7 +43,7 @@ def _get(settings: Settings, path: str, accept: str = "*/*") -> tuple[int, bytes
 def default_name(image: str) -> str:
     """NAME:TAG in the registry of an image of the machine: its own, without the registry's part."""
     if image.startswith("sha256:") or "@" in image:
-        raise BedError(f"{image} has no tag; say what to call it: bed push IMAGE NAME:TAG.")
+        raise TestbedError(f"{image} has no tag; say what to call it: testbed push IMAGE NAME:TAG.")
     first, slash, rest = image.partition("/")
     name = rest if slash and ("." in first or ":" in first or first == "localhost") else image
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
@@ -75,7 +75,7 @@ def push(settings: Settings, image: str, name: str | None = None) -> tuple[str, 
         name += ":latest"
     found = outer.podman(settings, "image", "inspect", "-f", "{{.ManifestType}} {{.Id}}", image, check=False)
     if found.returncode:
-        raise BedError(f"there is no image {image} on this machine; build it with tests/testbed/podman first.")
+        raise TestbedError(f"there is no image {image} on this machine; build it with tests/testbed/podman first.")
     kind, identity = found.stdout.split()
     up(settings)
     reference = f"{settings.registry}/{name}"

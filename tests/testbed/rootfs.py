@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The image of the test hosts: a Debian root file system by mmdebstrap, and a layer of the bed's own files."""
+"""The image of the test hosts: a Debian root file system by mmdebstrap, and a layer of the testbed's own files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from . import files, outer, tools
-from .errors import BedError
+from .errors import TestbedError
 from .settings import BASE_IMAGE, HOST_FILES, IMAGE, LABEL, REGISTRY_VOLUME, SUITE, Settings
 
 PACKAGES = (
@@ -32,7 +32,7 @@ HOOKS = (
     f'chroot "$1" systemctl --quiet mask {MASKED}',
     'chroot "$1" systemctl --quiet disable docker-registry.service',
     'rm -f "$1"/etc/ssh/ssh_host_* && : > "$1/etc/machine-id"',
-    # storage in a volume of its own, deletable, open to the bed's network
+    # storage in a volume of its own, deletable, open to the testbed's network
     "printf 'version: 0.1\\nlog: {level: warn}\\nstorage:\\n  filesystem: {rootdirectory: /var/lib/docker-registry}\\n"
     '  delete: {enabled: true}\\nhttp: {addr: ":5000"}\\n\' > "$1/etc/docker/registry/config.yml"',
 )
@@ -95,9 +95,9 @@ def machine_apt() -> str:
 
 
 def current_image(settings: Settings) -> str:
-    """Reference of the image that the checkout asks for. Raises BedError if `prepare` has not made the keys yet."""
+    """Reference of the image that the checkout asks for. Raises TestbedError if `prepare` has not made the keys yet."""
     if not settings.key.exists() or not settings.host_key.exists():
-        raise BedError("there are no test hosts on this machine yet; run `bed prepare` first.")
+        raise TestbedError("there are no test hosts on this machine yet; run `testbed prepare` first.")
     return f"{IMAGE}:{host_key(settings, context(settings))}"
 
 
@@ -107,7 +107,7 @@ def exists(settings: Settings, image: str) -> bool:
 
 
 def prepare(settings: Settings, refresh: bool = False) -> None:
-    """Make everything that `bed up` needs; what is there already is kept."""
+    """Make everything that `testbed up` needs; what is there already is kept."""
     settings.logs.mkdir(parents=True, exist_ok=True)
     with files.lock(settings.cache / "prepare.lock") as held:
         absent = tools.missing()
@@ -196,7 +196,7 @@ def _debootstrap(settings: Settings, held: int, archive: Path) -> None:
             raise
     if failed:
         partial.unlink(missing_ok=True)
-        raise BedError(f"mmdebstrap could not make the root file system ({tools.first_error(log)}); see {log}.")
+        raise TestbedError(f"mmdebstrap could not make the root file system ({tools.first_error(log)}); see {log}.")
     partial.rename(archive)
     size = archive.stat().st_size // 10**6
     print(f"root file system made in {time.monotonic() - started:.1f} s, {size} MB", flush=True)
@@ -211,7 +211,7 @@ def _import(settings: Settings, archive: Path, base: str) -> None:
     )
     if reader.wait() or done.returncode:
         archive.unlink(missing_ok=True)
-        raise BedError(f"podman could not import {archive.name} ({done.stderr.strip()[-200:]}); run it again.")
+        raise TestbedError(f"podman could not import {archive.name} ({done.stderr.strip()[-200:]}); run it again.")
     print(f"root file system imported in {time.monotonic() - started:.1f} s", flush=True)
 
 

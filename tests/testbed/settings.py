@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the test bed keeps things and which addresses it uses."""
+"""Where the testbed keeps things and which addresses it uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "collecti
 
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._cache import cache_dir
 
-from .errors import BedError
+from .errors import TestbedError
 
 DEFAULT_SUBNET = "10.200.0.0/24"
 NETWORK = "testbed"
@@ -22,6 +22,7 @@ LABEL = "trtllm.testbed"
 IMAGE = "localhost/testbed/host"
 BASE_IMAGE = "localhost/testbed/base"
 SUITE = "trixie"
+# Named before the testbed had its name; hosts and volumes that are there are found by it.
 REGISTRY_HOST = "bed-registry"
 REGISTRY_VOLUME = "bed-registry"
 REGISTRY_PORT = 5000
@@ -74,7 +75,7 @@ class Settings:
 
     @property
     def tmp(self) -> Path:
-        """Half-made things; emptied by the next `bed prepare`."""
+        """Half-made things; emptied by the next `testbed prepare`."""
         return self.cache / "tmp"
 
     @property
@@ -87,10 +88,10 @@ class Settings:
         try:
             address = ipaddress.IPv4Address(text)
         except ValueError:
-            raise BedError(f"{text!r} is not an IPv4 address; give NAME=IP with IP in {self.subnet}.") from None
+            raise TestbedError(f"{text!r} is not an IPv4 address; give NAME=IP with IP in {self.subnet}.") from None
         reserved = {self.subnet[0], self.subnet[1], self.subnet[-1]}
         if address not in self.subnet or address in reserved:
-            raise BedError(
+            raise TestbedError(
                 f"{text} cannot be a host's address; give one in {self.subnet} other than its first two and last "
                 "(another subnet: TRTLLM_TESTBED_SUBNET)."
             )
@@ -104,7 +105,7 @@ def from_environment(env: Mapping[str, str] = os.environ) -> Settings:
     try:
         subnet = ipaddress.IPv4Network(text)
     except ValueError as error:
-        raise BedError(f"TRTLLM_TESTBED_SUBNET={text!r} is not an IPv4 network ({error}).") from None
+        raise TestbedError(f"TRTLLM_TESTBED_SUBNET={text!r} is not an IPv4 network ({error}).") from None
     if subnet.prefixlen > 24:
-        raise BedError(f"TRTLLM_TESTBED_SUBNET={text} is too small for the test hosts; give a /24 or larger.")
+        raise TestbedError(f"TRTLLM_TESTBED_SUBNET={text} is too small for the test hosts; give a /24 or larger.")
     return Settings(cache.absolute(), subnet)

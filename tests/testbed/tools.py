@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The packages that the test bed needs on the machine, installed through apt where they are missing."""
+"""The packages that the testbed needs on the machine, installed through apt where they are missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .errors import BedError
+from .errors import TestbedError
 from .settings import Settings
 
 # package -> what shows on a machine without dpkg that it is there
@@ -32,7 +32,7 @@ OLDEST_PODMAN = (4, 3)
 def require_root() -> None:
     """Raise unless we are root: hosts are privileged containers with addresses of their own."""
     if os.geteuid() != 0:
-        raise BedError("test hosts need root (privileged containers, a network of their own); run this as root.")
+        raise TestbedError("test hosts need root (privileged containers, a network of their own); run this as root.")
 
 
 def missing() -> list[str]:
@@ -48,9 +48,9 @@ def missing() -> list[str]:
 def install(settings: Settings, packages: list[str]) -> None:
     """Install `packages` with apt and say so."""
     if not shutil.which("apt-get"):
-        raise BedError(
+        raise TestbedError(
             f"{', '.join(packages)} must be installed, and this machine has no apt-get to do it; "
-            "install them by hand (the test bed is made for Debian and Ubuntu)."
+            "install them by hand (the testbed is made for Debian and Ubuntu)."
         )
     print(f"installing with apt: {' '.join(packages)}", flush=True)
     log = settings.logs / "apt.log"
@@ -63,7 +63,7 @@ def install(settings: Settings, packages: list[str]) -> None:
                 ["apt-get", *fail_soon, *arguments], stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=env
             )
     if code:
-        raise BedError(f"apt could not install {' '.join(packages)} ({first_error(log)}); see {log}.")
+        raise TestbedError(f"apt could not install {' '.join(packages)} ({first_error(log)}); see {log}.")
 
 
 def first_error(log: Path) -> str:
@@ -82,11 +82,11 @@ def require_podman() -> None:
     try:
         text = subprocess.run(["/usr/bin/podman", "--version"], text=True, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        raise BedError(f"/usr/bin/podman does not run ({error}); install podman 4.3 or newer.") from None
+        raise TestbedError(f"/usr/bin/podman does not run ({error}); install podman 4.3 or newer.") from None
     version = text.split()[-1]
     if tuple(int(part) for part in version.split("-")[0].split(".")[:2]) < OLDEST_PODMAN:
-        raise BedError(
-            f"podman {version} is too old for the test bed, which needs 4.3 with netavark; use Debian 12, Ubuntu "
+        raise TestbedError(
+            f"podman {version} is too old for the testbed, which needs 4.3 with netavark; use Debian 12, Ubuntu "
             "24.04 or newer."
         )
 
@@ -97,4 +97,4 @@ def require_space(path: Path, megabytes: int) -> None:
         path = path.parent
     free = shutil.disk_usage(path).free // 10**6
     if free < megabytes:
-        raise BedError(f"{path} has {free} MB free and the test bed needs {megabytes} MB there; make room.")
+        raise TestbedError(f"{path} has {free} MB free and the testbed needs {megabytes} MB there; make room.")

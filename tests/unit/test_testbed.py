@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The test bed's decisions, without podman: work-arounds, addresses, what is kept, refused and printed."""
+"""The testbed's decisions, without podman: work-arounds, addresses, what is kept, refused and printed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from testbed import cli, engine, files, hosts, inventory, network, probes, registry, rootfs, settings, tools
-from testbed.errors import BedError
+from testbed.errors import TestbedError
 
-BED = Path(rootfs.__file__).parent
+TESTBED = Path(rootfs.__file__).parent
 PROPER = probes.Machine()
 CONTAINER_LIKE = probes.Machine(
     init="init",
@@ -32,14 +32,14 @@ CONTAINER_LIKE = probes.Machine(
 
 
 @pytest.fixture()
-def bed(tmp_path: Path) -> settings.Settings:
+def config(tmp_path: Path) -> settings.Settings:
     """Settings with a cache of their own."""
     return settings.from_environment({"TRTLLM_FLEET_CACHE": str(tmp_path)})
 
 
 def script(path: str) -> ModuleType:
     """A script of the hosts as a module."""
-    loader = importlib.machinery.SourceFileLoader(Path(path).name.replace("-", "_"), str(BED / "host/files" / path))
+    loader = importlib.machinery.SourceFileLoader(Path(path).name.replace("-", "_"), str(TESTBED / "host/files" / path))
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec
     module = importlib.util.module_from_spec(spec)
@@ -114,13 +114,13 @@ class TestSettings:
 
     @pytest.mark.parametrize("subnet", ["10.0.0.0/28", "10.0.0.1/24", "fd00::/64", "everything"])
     def test_bad_subnet(self, subnet: str) -> None:
-        with pytest.raises(BedError, match="TRTLLM_TESTBED_SUBNET"):
+        with pytest.raises(TestbedError, match="TRTLLM_TESTBED_SUBNET"):
             settings.from_environment({"TRTLLM_TESTBED_SUBNET": subnet})
 
     @pytest.mark.parametrize("address", ["10.200.0.0", "10.200.0.1", "10.200.0.255", "10.9.0.9", "host", "::1"])
-    def test_bad_address(self, bed: settings.Settings, address: str) -> None:
-        with pytest.raises(BedError, match=r"10\.200\.0\.0/24"):
-            bed.address(address)
+    def test_bad_address(self, config: settings.Settings, address: str) -> None:
+        with pytest.raises(TestbedError, match=r"10\.200\.0\.0/24"):
+            config.address(address)
 
 
 class FakeContainers:
@@ -156,14 +156,14 @@ def running(host: hosts.Host, ip: str, image: str = "image:1") -> SimpleNamespac
 
 
 class TestPlacing:
-    def place(self, bed: settings.Settings, host: hosts.Host, *there: SimpleNamespace, **given: Any) -> Any:
+    def place(self, config: settings.Settings, host: hosts.Host, *there: SimpleNamespace, **given: Any) -> Any:
         self.client = FakeClient()
         existing = {c.name: c for c in there}
-        return hosts._place(bed, self.client, host, "image:1", existing, given.get("recreate", False))
+        return hosts._place(config, self.client, host, "image:1", existing, given.get("recreate", False))
 
-    def test_new_host_gets_what_it_asks_for(self, bed: settings.Settings) -> None:
-        host = hosts.parse("n1=10.200.0.21", bed, volumes=("data:/data",), tmpfs=("/scratch:size=1m",), gpu=False)
-        boot = self.place(bed, host)
+    def test_new_host_gets_what_it_asks_for(self, config: settings.Settings) -> None:
+        host = hosts.parse("n1=10.200.0.21", config, volumes=("data:/data",), tmpfs=("/scratch:size=1m",), gpu=False)
+        boot = self.place(config, host)
         (made,) = self.client.containers.made
         assert boot.created and boot.ip == "10.200.0.21"
         assert made["volumes"] == ["n1-containers:/var/lib/containers", "data:/data"]
@@ -173,14 +173,14 @@ class TestPlacing:
             settings.NETWORK: {"ipv4_address": "10.200.0.21", "mac_address": "02:42:0a:c8:00:15"}
         }
 
-    def test_without_an_address_the_first_free_one(self, bed: settings.Settings) -> None:
+    def test_without_an_address_the_first_free_one(self, config: settings.Settings) -> None:
         first = running(hosts.Host("a"), "10.200.0.100")
-        assert self.place(bed, hosts.Host("b"), first).ip == "10.200.0.101"
+        assert self.place(config, hosts.Host("b"), first).ip == "10.200.0.101"
 
-    def test_the_same_host_is_kept(self, bed: settings.Settings) -> None:
+    def test_the_same_host_is_kept(self, config: settings.Settings) -> None:
         there = running(hosts.Host("n1"), "10.200.0.21")
-        assert self.place(bed, hosts.parse("n1=10.200.0.21", bed), there).created is False
-        assert self.place(bed, hosts.parse("n1", bed), there).ip == "10.200.0.21"
+        assert self.place(config, hosts.parse("n1=10.200.0.21", config), there).created is False
+        assert self.place(config, hosts.parse("n1", config), there).ip == "10.200.0.21"
 
     @pytest.mark.parametrize(
         ("asked", "image", "differs"),
@@ -191,40 +191,40 @@ class TestPlacing:
         ],
     )
     def test_another_one_is_refused_or_replaced(
-        self, bed: settings.Settings, asked: hosts.Host, image: str, differs: str
+        self, config: settings.Settings, asked: hosts.Host, image: str, differs: str
     ) -> None:
         there = running(hosts.Host("n1"), "10.200.0.21", image)
-        with pytest.raises(BedError, match=f"another {differs}; give --recreate"):
-            self.place(bed, asked, there)
-        assert self.place(bed, asked, there, recreate=True).created
+        with pytest.raises(TestbedError, match=f"another {differs}; give --recreate"):
+            self.place(config, asked, there)
+        assert self.place(config, asked, there, recreate=True).created
         assert self.client.removed == ["n1-containers"]
 
-    def test_foreign_container_of_the_name_is_left_alone(self, bed: settings.Settings) -> None:
-        with pytest.raises(BedError, match="no test host"):
-            self.place(bed, hosts.Host("n1"), container("n1"), recreate=True)
+    def test_foreign_container_of_the_name_is_left_alone(self, config: settings.Settings) -> None:
+        with pytest.raises(TestbedError, match="no test host"):
+            self.place(config, hosts.Host("n1"), container("n1"), recreate=True)
 
-    def test_taken_addresses(self, bed: settings.Settings) -> None:
-        with pytest.raises(BedError, match="is the address of host n1"):
-            self.place(bed, hosts.Host("n2", "10.200.0.21"), running(hosts.Host("n1"), "10.200.0.21"))
-        with pytest.raises(BedError, match="reserved for the registry"):
-            self.place(bed, hosts.Host("n2", bed.registry_ip))
+    def test_taken_addresses(self, config: settings.Settings) -> None:
+        with pytest.raises(TestbedError, match="is the address of host n1"):
+            self.place(config, hosts.Host("n2", "10.200.0.21"), running(hosts.Host("n1"), "10.200.0.21"))
+        with pytest.raises(TestbedError, match="reserved for the registry"):
+            self.place(config, hosts.Host("n2", config.registry_ip))
 
 
 class TestHostOptions:
     @pytest.mark.parametrize("name", ["", "-a", "a b", "a;b", "ä", "x" * 64])
-    def test_bad_name(self, bed: settings.Settings, name: str) -> None:
-        with pytest.raises(BedError, match="cannot be a host's name"):
-            hosts.parse(name, bed)
+    def test_bad_name(self, config: settings.Settings, name: str) -> None:
+        with pytest.raises(TestbedError, match="cannot be a host's name"):
+            hosts.parse(name, config)
 
     @pytest.mark.parametrize("volume", ["data", "data:", "data:relative"])
-    def test_bad_volume(self, bed: settings.Settings, volume: str) -> None:
-        with pytest.raises(BedError, match="is no volume"):
-            hosts.parse("n1", bed, volumes=(volume,))
+    def test_bad_volume(self, config: settings.Settings, volume: str) -> None:
+        with pytest.raises(TestbedError, match="is no volume"):
+            hosts.parse("n1", config, volumes=(volume,))
 
     @pytest.mark.parametrize("source", ["/nowhere/at/all", "./here"])
-    def test_source_that_podman_would_make_up(self, bed: settings.Settings, source: str) -> None:
-        with pytest.raises(BedError, match="no absolute path of something that exists"):
-            hosts.parse("n1", bed, volumes=(f"{source}:/data",))
+    def test_source_that_podman_would_make_up(self, config: settings.Settings, source: str) -> None:
+        with pytest.raises(TestbedError, match="no absolute path of something that exists"):
+            hosts.parse("n1", config, volumes=(f"{source}:/data",))
 
 
 class TestNetwork:
@@ -242,21 +242,21 @@ class TestNetwork:
 
 
 class TestInventory:
-    def test_host_keys_are_pinned(self, bed: settings.Settings) -> None:
-        tree = inventory.inventory(bed, {"n1": "10.200.0.21"})["all"]
+    def test_host_keys_are_pinned(self, config: settings.Settings) -> None:
+        tree = inventory.inventory(config, {"n1": "10.200.0.21"})["all"]
         assert tree["hosts"] == {"n1": {"ansible_host": "10.200.0.21"}}
         assert "StrictHostKeyChecking=yes" in tree["vars"]["ansible_ssh_common_args"]
-        assert f"UserKnownHostsFile={bed.known_hosts}" in tree["vars"]["ansible_ssh_common_args"]
-        assert tree["vars"]["ansible_ssh_private_key_file"] == str(bed.key)
+        assert f"UserKnownHostsFile={config.known_hosts}" in tree["vars"]["ansible_ssh_common_args"]
+        assert tree["vars"]["ansible_ssh_private_key_file"] == str(config.key)
 
-    def test_group(self, bed: settings.Settings) -> None:
-        tree = inventory.inventory(bed, {"n1": "10.200.0.21"}, "gpu_hosts")["all"]
+    def test_group(self, config: settings.Settings) -> None:
+        tree = inventory.inventory(config, {"n1": "10.200.0.21"}, "gpu_hosts")["all"]
         assert list(tree["children"]["gpu_hosts"]["hosts"]) == ["n1"]
 
-    def test_ssh_config(self, bed: settings.Settings) -> None:
-        text = inventory.ssh_config(bed, {"n1": "10.200.0.21"})
+    def test_ssh_config(self, config: settings.Settings) -> None:
+        text = inventory.ssh_config(config, {"n1": "10.200.0.21"})
         assert text.startswith("Host n1\n  HostName 10.200.0.21\n  User root\n")
-        assert f"  IdentityFile {bed.key}\n" in text
+        assert f"  IdentityFile {config.key}\n" in text
 
 
 class TestRegistry:
@@ -273,14 +273,16 @@ class TestRegistry:
         assert registry.default_name(image) == name
 
     def test_image_without_a_tag_needs_a_name(self) -> None:
-        with pytest.raises(BedError, match="say what to call it"):
+        with pytest.raises(TestbedError, match="say what to call it"):
             registry.default_name("sha256:" + "0" * 64)
 
     def test_compression_keeps_the_image_id(self) -> None:
         assert registry.compression("application/vnd.oci.image.manifest.v1+json") == "zstd"
         assert registry.compression("application/vnd.docker.distribution.manifest.v2+json") == "gzip"
 
-    def test_an_image_that_is_there_is_not_sent(self, bed: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_image_that_is_there_is_not_sent(
+        self, config: settings.Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         identity, calls = "ab" * 32, []
 
         def podman(where: settings.Settings, *argv: str, check: bool = True) -> SimpleNamespace:
@@ -291,9 +293,9 @@ class TestRegistry:
         monkeypatch.setattr("testbed.registry.outer.podman", podman)
         monkeypatch.setattr(registry, "up", lambda where: None)
         monkeypatch.setattr(registry, "_get", lambda where, path, accept="": (200, json.dumps(manifest).encode()))
-        assert registry.push(bed, "localhost/foo:1") == ("10.200.0.2:5000/foo:1", False)
+        assert registry.push(config, "localhost/foo:1") == ("10.200.0.2:5000/foo:1", False)
         manifest["config"]["digest"] = "sha256:" + "cd" * 32
-        assert registry.push(bed, "localhost/foo:1") == ("10.200.0.2:5000/foo:1", True)
+        assert registry.push(config, "localhost/foo:1") == ("10.200.0.2:5000/foo:1", True)
         assert calls == ["image", "image", "push"]
 
 
@@ -306,7 +308,7 @@ class TestCommandLine:
         monkeypatch.setattr("testbed.cli.signal.signal", lambda *given: None)
 
     def asked(self, monkeypatch: pytest.MonkeyPatch, *argv: str) -> tuple[list[hosts.Host], bool]:
-        """What `bed up` would bring up."""
+        """What `testbed up` would bring up."""
         seen: list[tuple[list[hosts.Host], bool]] = []
 
         def up(where: settings.Settings, wanted: list[hosts.Host], recreate: bool) -> list[hosts.Boot]:
@@ -336,7 +338,7 @@ class TestCommandLine:
             (["up", "a", "a"], "with different names"),
             (["up", "a=1.2.3.4"], "cannot be a host's address"),
             (["up", "--from", "/nowhere"], "could not be read as JSON"),
-            (["up", "a"], "run `bed prepare` first"),
+            (["up", "a"], "run `testbed prepare` first"),
             (["down"], "say which hosts"),
             (["down", "a", "--all"], "say which hosts"),
         ],
@@ -344,7 +346,7 @@ class TestCommandLine:
     def test_bad_input_is_one_sentence(self, capsys: pytest.CaptureFixture[str], argv: list[str], said: str) -> None:
         assert cli.main(argv) == 1
         captured = capsys.readouterr()
-        assert captured.err.startswith("bed: ") and captured.err.count("\n") == 1 and said in captured.err
+        assert captured.err.startswith("testbed: ") and captured.err.count("\n") == 1 and said in captured.err
 
     def test_not_root(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -379,21 +381,21 @@ class TestMachineTools:
         )
         assert tools.missing() == ["podman", "zstd"]
 
-    def test_no_apt(self, bed: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_apt(self, config: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("testbed.tools.shutil.which", lambda name: None)
-        with pytest.raises(BedError, match="podman, zstd must be installed"):
-            tools.install(bed, ["podman", "zstd"])
+        with pytest.raises(TestbedError, match="podman, zstd must be installed"):
+            tools.install(config, ["podman", "zstd"])
 
-    def test_apt_that_reaches_nothing(self, bed: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_apt_that_reaches_nothing(self, config: settings.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         def call(argv: list[str], stdout: Any, **given: Any) -> int:
             stdout.write("Err:1 http://deb.example stable InRelease\n  Temporary failure resolving 'deb.example'\n")
             return 100
 
         monkeypatch.setattr("testbed.tools.shutil.which", lambda name: f"/usr/bin/{name}")
         monkeypatch.setattr("testbed.tools.subprocess.call", call)
-        bed.logs.mkdir(parents=True)
-        with pytest.raises(BedError, match=r"stable InRelease Temporary failure resolving 'deb\.example'"):
-            tools.install(bed, ["zstd"])
+        config.logs.mkdir(parents=True)
+        with pytest.raises(TestbedError, match=r"stable InRelease Temporary failure resolving 'deb\.example'"):
+            tools.install(config, ["zstd"])
 
     @pytest.mark.parametrize(("version", "fits"), [("3.4.4", False), ("4.3.1", True), ("5.4.2-dev", True)])
     def test_podman_version(self, monkeypatch: pytest.MonkeyPatch, version: str, fits: bool) -> None:
@@ -403,32 +405,32 @@ class TestMachineTools:
         if fits:
             tools.require_podman()
         else:
-            with pytest.raises(BedError, match=r"podman 3\.4\.4 is too old"):
+            with pytest.raises(TestbedError, match=r"podman 3\.4\.4 is too old"):
                 tools.require_podman()
 
     def test_no_space(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("testbed.tools.shutil.disk_usage", lambda path: SimpleNamespace(free=10**8))
-        with pytest.raises(BedError, match="100 MB free and the test bed needs 2500 MB"):
+        with pytest.raises(TestbedError, match="100 MB free and the testbed needs 2500 MB"):
             tools.require_space(tmp_path / "not" / "there", 2500)
 
 
 class TestImage:
-    def keys(self, bed: settings.Settings) -> None:
-        for key in (bed.key, bed.host_key):
+    def keys(self, config: settings.Settings) -> None:
+        for key in (config.key, config.host_key):
             key.parent.mkdir(parents=True, exist_ok=True)
             key.write_text("private")
             Path(f"{key}.pub").write_text("ssh-ed25519 AAAA testbed")
 
-    def test_name_follows_content(self, bed: settings.Settings) -> None:
-        self.keys(bed)
-        before = rootfs.current_image(bed)
-        assert before == rootfs.current_image(bed)
-        Path(f"{bed.key}.pub").write_text("ssh-ed25519 BBBB testbed")
-        assert rootfs.current_image(bed) != before
+    def test_name_follows_content(self, config: settings.Settings) -> None:
+        self.keys(config)
+        before = rootfs.current_image(config)
+        assert before == rootfs.current_image(config)
+        Path(f"{config.key}.pub").write_text("ssh-ed25519 BBBB testbed")
+        assert rootfs.current_image(config) != before
 
-    def test_keys_are_private(self, bed: settings.Settings) -> None:
-        self.keys(bed)
-        found = rootfs.context(bed)
+    def test_keys_are_private(self, config: settings.Settings) -> None:
+        self.keys(config)
+        found = rootfs.context(config)
         assert found["files/etc/ssh/ssh_host_ed25519_key"][1] == 0o600
         assert found["files/usr/local/sbin/init"][1] == 0o755
 
@@ -453,7 +455,7 @@ class TestFiles:
 
     def test_lock_of_a_dead_holder_is_free(self, tmp_path: Path) -> None:
         holder = (
-            f"import os, sys; sys.path.insert(0, {str(BED.parent)!r})\n"
+            f"import os, sys; sys.path.insert(0, {str(TESTBED.parent)!r})\n"
             "from pathlib import Path; from testbed import files\n"
             f"with files.lock(Path({str(tmp_path / 'lock')!r})): os._exit(9)\n"
         )
@@ -468,7 +470,7 @@ class TestFiles:
 
 class TestHostScripts:
     def smi(self, *argv: str) -> tuple[int, list[str]]:
-        path = BED / "host/files/usr/bin/nvidia-smi"
+        path = TESTBED / "host/files/usr/bin/nvidia-smi"
         done = subprocess.run([sys.executable, "-IS", str(path), *argv], text=True, capture_output=True, check=False)
         return done.returncode, done.stdout.splitlines()
 

@@ -48,7 +48,7 @@ class Answers:
         return [token for part in self.parts for token in part.tokens]
 
 
-class Bed:
+class ExecutorHarness:
     """An executor over a world of threads."""
 
     def __init__(self, world: World, limits: Limits, blocks: int) -> None:
@@ -79,15 +79,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture
-def bed(world: World) -> Iterator[Bed]:
-    made = Bed(world, LIMITS, 64)
+def harness(world: World) -> Iterator[ExecutorHarness]:
+    made = ExecutorHarness(world, LIMITS, 64)
     yield made
     made.close()
     assert made.allocator.free == made.allocator.total, "cache blocks were lost"
 
 
-def test_one_answer_and_its_streamed_parts_are_the_same(bed: Bed) -> None:
-    whole, parts = bed.ask(), bed.ask(streaming=True)
+def test_one_answer_and_its_streamed_parts_are_the_same(harness: ExecutorHarness) -> None:
+    whole, parts = harness.ask(), harness.ask(streaming=True)
     assert whole.tokens == parts.tokens == ANSWER
     assert len(whole.parts) == 1
     assert [len(part.tokens) for part in parts.parts] == [1] * 12
@@ -95,40 +95,40 @@ def test_one_answer_and_its_streamed_parts_are_the_same(bed: Bed) -> None:
     assert parts.wait().cum_log_prob == pytest.approx(sum(p for part in parts.parts for p in part.log_probs))
 
 
-def test_the_end_token_ends_and_is_not_part_of_the_answer(bed: Bed) -> None:
-    assert bed.ask(end_id=ANSWER[4]).tokens == ANSWER[:4]
-    streamed = bed.ask(end_id=ANSWER[4], streaming=True)
+def test_the_end_token_ends_and_is_not_part_of_the_answer(harness: ExecutorHarness) -> None:
+    assert harness.ask(end_id=ANSWER[4]).tokens == ANSWER[:4]
+    streamed = harness.ask(end_id=ANSWER[4], streaming=True)
     assert streamed.tokens == ANSWER[:4]
     assert streamed.wait().tokens == []
-    assert bed.ask(end_id=ANSWER[0]).tokens == []
+    assert harness.ask(end_id=ANSWER[0]).tokens == []
 
 
-def test_stop_words_end_and_are_part_of_the_answer(bed: Bed) -> None:
-    assert bed.ask(stop_words=[[ANSWER[2], ANSWER[3]], [96, 96]]).tokens == ANSWER[:4]
-    assert bed.ask(stop_words=[[PROMPT[-1], ANSWER[0]]]).tokens == ANSWER, "the prompt does not complete a stop word"
+def test_stop_words_end_and_are_part_of_the_answer(harness: ExecutorHarness) -> None:
+    assert harness.ask(stop_words=[[ANSWER[2], ANSWER[3]], [96, 96]]).tokens == ANSWER[:4]
+    assert harness.ask(stop_words=[[PROMPT[-1], ANSWER[0]]]).tokens == ANSWER, "the prompt completes no stop word"
 
 
-def test_bad_words_change_the_answer(bed: Bed) -> None:
-    tokens = bed.ask(bad_words=[[ANSWER[1], ANSWER[2]]]).tokens
+def test_bad_words_change_the_answer(harness: ExecutorHarness) -> None:
+    tokens = harness.ask(bad_words=[[ANSWER[1], ANSWER[2]]]).tokens
     assert tokens[:2] == ANSWER[:2]
     assert tokens[2] != ANSWER[2]
 
 
-def test_logits_are_those_of_the_forward_pass(bed: Bed) -> None:
-    result = bed.ask(return_context_logits=True, return_generation_logits=True).wait()
+def test_logits_are_those_of_the_forward_pass(harness: ExecutorHarness) -> None:
+    result = harness.ask(return_context_logits=True, return_generation_logits=True).wait()
     assert result.context_logits is not None and result.generation_logits is not None
     np.testing.assert_allclose(result.context_logits, GOLDEN["gqa.logits"][:20], atol=1e-3)
     np.testing.assert_allclose(result.generation_logits, GOLDEN["gqa.logits"][19:31], atol=1e-3)
 
 
-def test_company_changes_no_answer(bed: Bed) -> None:
+def test_company_changes_no_answer(harness: ExecutorHarness) -> None:
     """More requests than fit the batch, greedy and sampled, all at once and each alone."""
 
     def wishes(number: int) -> dict[str, Any]:
         return {"sampling": SamplingParams(top_k=0 if number % 2 else 8, temperature=1.5, seed=number)}
 
-    alone = [bed.ask(PROMPT[: 3 + number], 10, **wishes(number)).tokens for number in range(9)]
-    together = [bed.ask(PROMPT[: 3 + number], 10, **wishes(number)) for number in range(9)]
+    alone = [harness.ask(PROMPT[: 3 + number], 10, **wishes(number)).tokens for number in range(9)]
+    together = [harness.ask(PROMPT[: 3 + number], 10, **wishes(number)) for number in range(9)]
     assert [answers.tokens for answers in together] == alone
 
 
@@ -145,25 +145,25 @@ def test_company_changes_no_answer(bed: Bed) -> None:
 )
 def test_no_way_of_batching_changes_an_answer(world: World, changes: dict[str, Any], blocks: int) -> None:
     """Little cache, paused sequences, prompts in pieces, static batches: slower, never different."""
-    bed = Bed(world, replace(LIMITS, **changes), blocks)
-    asked = [bed.ask(PROMPT, 12) for _ in range(6)]
+    harness = ExecutorHarness(world, replace(LIMITS, **changes), blocks)
+    asked = [harness.ask(PROMPT, 12) for _ in range(6)]
     assert [answers.tokens for answers in asked] == [ANSWER] * 6
     if changes.get("policy") == MAX_UTILIZATION:
-        assert bed.executor.stats.paused > 0
-    bed.close()
-    assert bed.allocator.free == blocks
+        assert harness.executor.stats.paused > 0
+    harness.close()
+    assert harness.allocator.free == blocks
 
 
 def test_two_ranks_and_two_stages_answer_as_one(tmp_path: Path) -> None:
     for name, options in (("tp2", ("--tp_size", 2)), ("pp2", ("--pp_size", 2))):
-        bed = Bed(World(make_engine("gqa", tmp_path / name, converting=options)), LIMITS, 64)
-        assert bed.ask().tokens == ANSWER
-        bed.close()
+        harness = ExecutorHarness(World(make_engine("gqa", tmp_path / name, converting=options)), LIMITS, 64)
+        assert harness.ask().tokens == ANSWER
+        harness.close()
 
 
-def test_a_client_that_went_away_is_not_computed_for(bed: Bed) -> None:
+def test_a_client_that_went_away_is_not_computed_for(harness: ExecutorHarness) -> None:
     gone = threading.Event()
-    answers = bed.ask(count=70, streaming=True, cancelled=gone.is_set)
+    answers = harness.ask(count=70, streaming=True, cancelled=gone.is_set)
     while len(answers.parts) < 3:
         time.sleep(0.001)
     gone.set()
@@ -171,29 +171,29 @@ def test_a_client_that_went_away_is_not_computed_for(bed: Bed) -> None:
     assert answers.wait().generated < 70
 
 
-def test_a_named_request_can_be_stopped(bed: Bed) -> None:
-    answers = bed.ask(count=70, streaming=True, name="r1")
-    other = bed.ask(count=12, name="r2")
+def test_a_named_request_can_be_stopped(harness: ExecutorHarness) -> None:
+    answers = harness.ask(count=70, streaming=True, name="r1")
+    other = harness.ask(count=12, name="r2")
     while not answers.parts:
         time.sleep(0.001)
-    bed.executor.stop("r1")
+    harness.executor.stop("r1")
     assert answers.wait().error is None
     assert answers.wait().generated < 70
     assert other.tokens == ANSWER
 
 
-def test_a_client_that_cannot_be_answered_stops_nobody_else(bed: Bed) -> None:
+def test_a_client_that_cannot_be_answered_stops_nobody_else(harness: ExecutorHarness) -> None:
     def broken(result: Result) -> None:
         raise OSError("gone")
 
-    bed.executor.submit(Request(list(PROMPT), 60, broken, streaming=True))
-    assert bed.ask().tokens == ANSWER
-    assert any("could not be delivered" in text for text in bed.warnings)
+    harness.executor.submit(Request(list(PROMPT), 60, broken, streaming=True))
+    assert harness.ask().tokens == ANSWER
+    assert any("could not be delivered" in text for text in harness.warnings)
 
 
-def test_output_beyond_the_engine_is_cut_with_a_warning(bed: Bed) -> None:
-    assert bed.ask(count=5000).wait().generated == LIMITS.max_seq_len - len(PROMPT)
-    assert "Number of requested output tokens is changed to (76)" in bed.warnings[0]
+def test_output_beyond_the_engine_is_cut_with_a_warning(harness: ExecutorHarness) -> None:
+    assert harness.ask(count=5000).wait().generated == LIMITS.max_seq_len - len(PROMPT)
+    assert "Number of requested output tokens is changed to (76)" in harness.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -212,27 +212,27 @@ def test_output_beyond_the_engine_is_cut_with_a_warning(bed: Bed) -> None:
 def test_what_the_engine_cannot_do_is_refused_at_once(
     world: World, tokens: list[int], count: int, wishes: dict[str, Any], changes: dict[str, Any], text: str
 ) -> None:
-    bed = Bed(world, replace(LIMITS, **changes), 64)
+    harness = ExecutorHarness(world, replace(LIMITS, **changes), 64)
     try:
         with pytest.raises(TrtllmError, match=text):
-            bed.ask(tokens, count, **wishes)
+            harness.ask(tokens, count, **wishes)
     finally:
-        bed.close()
+        harness.close()
 
 
 def test_a_closed_executor_ends_what_runs_and_takes_nothing(world: World) -> None:
-    bed = Bed(world, LIMITS, 64)
-    answers = bed.ask(count=70)
-    bed.close()
+    harness = ExecutorHarness(world, LIMITS, 64)
+    answers = harness.ask(count=70)
+    harness.close()
     assert "unloaded" in str(answers.wait().error) or answers.wait().generated == 70
     with pytest.raises(TrtllmError, match="unloaded"):
-        bed.ask()
+        harness.ask()
 
 
-def test_stats_describe_the_batch(bed: Bed) -> None:
-    bed.ask(count=40).wait()
+def test_stats_describe_the_batch(harness: ExecutorHarness) -> None:
+    harness.ask(count=40).wait()
     time.sleep(0.05)
-    stats = bed.executor.stats
+    stats = harness.executor.stats
     assert stats.iteration >= 40
     assert (stats.active, stats.waiting, stats.blocks_used) == (0, 0, 0)
     assert stats.blocks_max == stats.blocks_free == 64
