@@ -150,14 +150,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._service import (
+from ansible_collections.trtllm.fleet.plugins.module_utils._service import ServiceManager
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import (
     Listen,
     Service,
     ServiceFailed,
-    ServiceManager,
     Settings,
 )
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
 
 LISTEN_SPEC = {
     "address": {"type": "str", "required": True},

@@ -69,8 +69,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._service import ServiceFailed, ServiceManager, Settings
+from ansible_collections.trtllm.fleet.plugins.module_utils._service import ServiceManager
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import ServiceFailed, Settings
 
 
 def main() -> None:

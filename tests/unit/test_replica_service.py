@@ -12,18 +12,18 @@ from typing import Any, Optional
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._ports import Listener, Owner
-from ansible_collections.trtllm.fleet.plugins.module_utils._service import (
-    Listen,
-    Service,
-    ServiceFailed,
-    ServiceManager,
-    Settings,
-)
+from ansible_collections.trtllm.fleet.plugins.module_utils._service import ServiceManager
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import (
     ServiceHost,
     UnitState,
     error_line,
     timestamp,
+)
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import (
+    Listen,
+    Service,
+    ServiceFailed,
+    Settings,
 )
 
 NOW = 2_000_000_000.0
