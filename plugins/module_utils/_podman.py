@@ -174,31 +174,6 @@ def run_once(image: str, command: Sequence[str], *, timeout: float | None = None
     return check([arguments[0], "--rm", *arguments[1:]], timeout=timeout)
 
 
-def logs(name: str, tail: int | None = None) -> list[str]:
-    """The last *tail* lines (None: all) that a container wrote to stdout and stderr, in order."""
-    arguments = ["logs", *([f"--tail={tail}"] if tail is not None else []), name]
-    done = subprocess.run(
-        [executable() or "podman", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
-    )  # fmt: skip
-    return done.stdout.splitlines()
-
-
-def wait(name: str, timeout: float | None = NO_TIMEOUT) -> int | None:
-    """Wait for a container to end and return its exit code; None when *timeout* seconds passed first."""
-    try:
-        return int(check(["wait", name], timeout=timeout).strip().splitlines()[-1])
-    except PodmanError as error:
-        if error.returncode == 124:
-            return None
-        raise
-
-
-def stop(name: str, grace: int = 10) -> None:
-    """Stop a container: SIGTERM, and SIGKILL after *grace* seconds. An absent one is fine."""
-    run(["stop", f"--time={grace}", name])
-
-
 def remove(name: str) -> bool:
     """Remove a container, running or not; True if there was one."""
     if container_state(name) is None:

@@ -17,6 +17,7 @@ from typing import Any, Optional
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_host_base import version_tuple
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, release
+from ansible_collections.trtllm.fleet.plugins.module_utils._tables import columns
 
 OLDEST_PODMAN_WITH_CDI = (4, 1)
 NOT_SEEN = "it could not be looked at: the error above says why"
@@ -284,8 +285,7 @@ def table(verdicts: Iterable[Mapping[str, Any]]) -> str:
     for entry in verdicts:
         middle = [entry["cells"].get(column, "?") for column in COLUMNS[1:-1]]
         rows.append([entry["host"], *middle, verdict_text(entry)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS) - 1)]
-    return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]) for row in rows)
+    return "\n".join(columns(rows))
 
 
 def report(verdicts: Sequence[Mapping[str, Any]], release_name: str = "") -> dict[str, Any]:

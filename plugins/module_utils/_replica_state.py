@@ -21,6 +21,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._replica import PREFI
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost, UnitState
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_record import ReleaseRecord
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_units import own_units
+from ansible_collections.trtllm.fleet.plugins.module_utils._tables import columns
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton_client import (
     GenerateClient,
     TritonError,
@@ -157,8 +158,7 @@ def status_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     rows = [head]
     for host, items in sorted(found.items()):
         rows += [_row(host, item) for item in items] or [[host, "-", *[""] * (len(head) - 2)]]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return columns(rows)
 
 
 def _row(host: str, item: dict[str, Any]) -> list[str]:

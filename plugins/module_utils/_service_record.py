@@ -79,11 +79,6 @@ class ReleaseRecord:
         lines = [line for line in self.entries() if line.get("unit_sha256") == sha256]
         return {key: value for key, value in lines[-1].items() if key not in OWN_KEYS} if lines else {}
 
-    def last(self) -> Optional[Entry]:
-        """The newest line."""
-        found = self.entries()
-        return found[-1] if found else None
-
     def before(self, unit: str) -> Optional[Entry]:
         """The unit that served before *unit* (a text), or None.
 

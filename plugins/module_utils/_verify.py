@@ -19,6 +19,7 @@ from typing import Any, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import version_key
+from ansible_collections.trtllm.fleet.plugins.module_utils._tables import columns
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton_client import (
     GenerateClient,
     TritonError,
@@ -407,5 +408,4 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
     marks = {True: "ok", False: "FAILED", None: "-"}
     rows = [("", "check", "request", "expectation", "answer")]
     rows += [(marks[o.ok], o.name, shorten(o.request, LONGEST_REQUEST), o.expectation, o.answer) for o in outcomes]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]) for row in rows]
+    return columns(rows)

@@ -45,7 +45,12 @@ options:
         required: true
       unit:
         description:
-          - The unit as data, as the filter P(trtllm.fleet.quadlet#filter) takes it.
+          - The unit as data, a dictionary of the sections C(Unit), C(Container), C(Service) and C(Install), each a
+            dictionary of keys. A list is a key that is given several times.
+          - Values of C(Container) are literal; blanks, quotes, C(%) and C($) are escaped. C(Exec) is a list of words;
+            C(Environment), C(Label) and C(Annotation) may be dictionaries. Values of the other sections are written as
+            they are.
+          - What the host's podman does not know as a key of a Quadlet is said with C(PodmanArgs).
           - A missing C(Service.TimeoutStartSec) is worked out from the size of O(services[].load_paths).
           - The volume options C(z) and C(Z) are left out on hosts without SELinux.
         type: dict

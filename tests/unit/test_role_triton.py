@@ -128,11 +128,6 @@ def test_results_tell_where_each_replica_is(settings: dict[str, Any]) -> None:
     assert (result["action"], result["entry_models"]) == ("started", ["ensemble", "tensorrt_llm_bls"])
 
 
-def test_the_launch_filter_shows_the_command(settings: dict[str, Any]) -> None:
-    words = FILTERS["triton_launch"]({"name": "a", "model": "m", "repository_dir": "/srv/a", "world_size": 2}, settings)
-    assert words[0] == "mpirun" and words.count("-n") == 2
-
-
 def test_refusals_are_sentences_for_ansible(settings: dict[str, Any]) -> None:
     from ansible.errors import AnsibleFilterError
 
