@@ -46,6 +46,9 @@ class ContainerState:
     labels: dict[str, str] = field(default_factory=dict)
     started_at: str = ""
     finished_at: str = ""
+    command: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict, repr=False)  # it may hold what is secret
+    pid: int = 0
 
     @property
     def running(self) -> bool:
@@ -108,25 +111,35 @@ def image_id(reference: str) -> str | None:
 
 def container_state(name: str) -> ContainerState | None:
     """The state of the container called *name*, or None where there is none."""
-    done = run(["container", "inspect", name])
-    if done.returncode:
-        if re.search(r"no such (container|object)|no container with name", done.stderr, re.IGNORECASE):
-            return None
-        message = f"'podman container inspect {name}' failed: {done.stderr.strip()}"
+    return next(iter(container_states([name]).values()), None)
+
+
+def container_states(names: Sequence[str]) -> dict[str, ContainerState]:
+    """The state of each of these containers that there is, by one call."""
+    done = run(["container", "inspect", *names])
+    if done.returncode and not re.search(r"no such (container|object)|no container with name", done.stderr, re.I):
+        message = f"'podman container inspect {' '.join(names)}' failed: {done.stderr.strip()}"
         raise PodmanError(message, done.returncode, done.stderr)
-    found: dict[str, Any] = json.loads(done.stdout)[0]
-    state = found["State"]
+    states = [_container_state(found) for found in json.loads(done.stdout or "[]")]
+    return {state.name: state for state in states}
+
+
+def _container_state(found: Mapping[str, Any]) -> ContainerState:
+    state, config = found["State"], found.get("Config", {})
     image = found.get("Image", "")
     return ContainerState(
-        name=found.get("Name", name),
+        name=found["Name"],
         id=found["Id"],
         status=state["Status"],
         exit_code=int(state.get("ExitCode", 0)),
         oom_killed=bool(state.get("OOMKilled", False)),
         image_id=image if not image or image.startswith("sha256:") else f"sha256:{image}",
-        labels=dict(found.get("Config", {}).get("Labels") or {}),
+        labels=dict(config.get("Labels") or {}),
         started_at=str(state.get("StartedAt", "")),
         finished_at=str(state.get("FinishedAt", "")),
+        command=tuple(config.get("Cmd") or ()),
+        environment=dict(pair.partition("=")[::2] for pair in config.get("Env") or ()),
+        pid=int(state.get("Pid") or 0),
     )
 
 

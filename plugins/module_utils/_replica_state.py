@@ -124,7 +124,20 @@ def replica(
         "requests": _requests(known) if metrics and state.active == "active" else None,
         "gpu_memory_mib": [sum(column) for column in zip(*used)] if used else None,
         "previous": previous["time"] if previous else "",
+        "problem": _problem(name, state, known),
     }
+
+
+def _problem(service: str, state: UnitState, known: dict[str, Any]) -> str:
+    """Why a replica cannot be asked anything, empty where it can."""
+    if not known.get("http"):
+        return (
+            f"the release record does not tell of the unit of {service}, so its ports are not known; run serve.yml, "
+            "which writes the record again."
+        )
+    if state.active != "active":
+        return f"{service} is {state.active} ({state.sub}); 'journalctl -u {service}' on the host says why."
+    return ""
 
 
 def _requests(known: dict[str, Any]) -> Optional[int]:

@@ -10,7 +10,8 @@ journal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_apply import Applier
@@ -29,7 +30,7 @@ class ServiceManager:
     @property
     def notes(self) -> list[str]:
         """What the operator should know beside the result."""
-        return self._planner.notes
+        return [*self._planner.notes, *self._applier.notes]
 
     @property
     def stale(self) -> list[str]:
@@ -54,14 +55,29 @@ class ServiceManager:
 
     @staticmethod
     def diff(planned: Sequence[Planned]) -> list[dict[str, str]]:
-        """Before and after of every unit file that changes, as Ansible shows them."""
-        return [
-            {
-                "before": item.old_text,
-                "after": item.new_text,
-                "before_header": next(iter(item.before), item.name),
-                "after_header": item.rendered.path if item.rendered else f"{item.name} (removed)",
-            }
-            for item in planned
-            if item.file_changes
-        ]
+        """Before and after of all that changes, as Ansible shows them."""
+        return [diff for item in planned for diff in _diffs(item)]
+
+
+def _diffs(item: Planned) -> Iterator[dict[str, str]]:
+    if item.file_changes:
+        yield {
+            "before": item.old_text,
+            "after": item.new_text,
+            "before_header": next(iter(item.before), item.name),
+            "after_header": item.new_path or f"{item.name} (removed)",
+        }
+    if item.differences:
+        yield {
+            "before": "".join(f"{difference.runs}\n" for difference in item.differences),
+            "after": "".join(f"{difference.wanted}\n" for difference in item.differences),
+            "before_header": f"{item.name} as it runs",
+            "after_header": f"{item.name} as its unit says",
+        }
+    if item.record_again:
+        yield {
+            "before": "",
+            "after": json.dumps(item.record, indent=2, sort_keys=True) + "\n",
+            "before_header": f"{item.name} in the release record",
+            "after_header": f"{item.name} in the release record",
+        }

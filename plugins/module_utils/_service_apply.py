@@ -15,6 +15,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils import _service_recor
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost, UnitState, error_line
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_record import ReleaseRecord
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_running import differences, lasting_note
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import (
     DONE,
     NONE,
@@ -25,7 +26,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import
     ServiceFailed,
     Settings,
 )
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_units import unit_files
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_units import container_name, unit_files
 
 
 class Applier:
@@ -34,14 +35,17 @@ class Applier:
     def __init__(self, host: ServiceHost, settings: Settings) -> None:
         self.host = host
         self.settings = settings
+        self.notes: list[str] = []
 
     def apply(self, planned: Sequence[Planned]) -> dict[str, dict[str, Any]]:
         """Do what was planned and return what was done; raises `ServiceFailed` when a service did not come up."""
-        todo = [item for item in planned if item.action != NONE or item.file_changes]
-        with self._lock() if todo else contextlib.nullcontext():
+        with self._lock() if any(item.changes for item in planned) else contextlib.nullcontext():
             self._remove([item for item in planned if item.action == REMOVE])
             self._write([item for item in planned if item.action != REMOVE])
             self._run(planned)
+            for item in planned:
+                if item.record_again:
+                    self._record(item, item.outcome, item.new_path, item.new_text)
         failed = [item for item in planned if item.error]
         outcomes = self.outcomes(planned)
         if failed:
@@ -56,8 +60,9 @@ class Applier:
         return {
             item.name: {
                 "unit": f"{item.name}.service",
-                "path": item.rendered.path if item.rendered else "",
+                "path": item.new_path,
                 "action": "failed" if item.error else DONE[item.action],
+                "reason": item.reason,
                 "active": states[item.name].active if item.name in states else "inactive",
                 "since": states[item.name].since if item.name in states else 0,
                 "unit_sha256": _service_record.checksum(item.new_text) if item.new_text else "",
@@ -151,15 +156,23 @@ class Applier:
         states = self.host.states([item.name for item in items])
         for item in items:
             if states[item.name].active == "active":
-                self._record(item, item.outcome, item.rendered.path if item.rendered else "", item.new_text)
+                self._record(item, item.outcome, item.new_path, item.new_text, **self._lasting(item))
             else:
                 self._take_back(item, states[item.name], done.stderr, since)
+
+    def _lasting(self, item: Planned) -> dict[str, Any]:
+        """What the record says of differences that are there right after the start."""
+        if not item.container:
+            return {}
+        name = container_name(item.name, item.container)
+        found = differences(self.host, item.container, self.host.containers([name]).get(name))
+        self.notes += [lasting_note(item.name, difference) for difference in found]
+        return {"differs": [difference.what for difference in found]} if found else {}
 
     def _take_back(self, item: Planned, state: UnitState, stderr: str, since: float) -> None:
         """Put the previous unit of a service back, or remove a unit that never served."""
         reason = self._reason(item, state, stderr, since)
-        path = item.rendered.path if item.rendered else ""
-        self._record(item, _service_record.FAILED, path, item.new_text, error=reason)
+        self._record(item, _service_record.FAILED, item.new_path, item.new_text, error=reason)
         self.host.systemctl(["stop", "--", f"{item.name}.service"])
         item.error = f"{item.name} did not come up: {reason}. {self._restore(item)}"
 
@@ -189,8 +202,7 @@ class Applier:
 
     def _reason(self, item: Planned, state: UnitState, stderr: str, since: float) -> str:
         if not state.loaded:
-            path = item.rendered.path if item.rendered else ""
-            return f"systemd does not know the unit, so podman's generator refused {path}"
+            return f"systemd does not know the unit, so podman's generator refused {item.new_path}"
         line = error_line(self.host.journal(item.name, since))
         late = " (it was not healthy in time)" if state.result == "timeout" or "timeout" in stderr else ""
         return f'"{line}"{late}'

@@ -14,6 +14,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils import _quadlet, _ser
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost, UnitState
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_record import ReleaseRecord
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_running import differences, lasting_note
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import (
     NONE,
     REMOVE,
@@ -59,7 +60,7 @@ class Planner:
         states = self.host.states([*names, *gone, *self.stale])
         planned = [self._plan_one(service, version, systemd, states[service.name]) for service in services]
         planned += [
-            Planned(name, REMOVE, states[name], before=before)
+            Planned(name, REMOVE, states[name], before=before, reason="it is not described")
             for name in gone
             for before in [unit_files(self.host, name)]
             if before or states[name].loaded
@@ -85,15 +86,6 @@ class Planner:
         rendered = _quadlet.render(service.name, unit, version)
         self.notes += [f"{service.name}: {note}" for note in rendered.notes]
         before = unit_files(self.host, service.name)
-        if before != {rendered.path: rendered.text}:
-            action = RESTART if state.active in ("active", "activating", "reloading") else START
-        elif state.active != "active":
-            action = START
-        elif service.unit["Container"].get("HealthCmd") and not self.host.healthy(container_name(service)):
-            action = RESTART
-        else:
-            # A run that was cut off between writing the unit and restarting left an older service running.
-            action = RESTART if self._written(rendered.path) > state.started + 1 else NONE
         container = unit["Container"]
         record = {
             **service.record,
@@ -101,7 +93,39 @@ class Planner:
             "mounts": mounts(container.get("Volume")),
             "listen": [f"{listen.address}:{listen.port}" for listen in service.listen],
         }
-        return Planned(service.name, action, state, rendered, before, service.listen, record)
+        item = Planned(service.name, NONE, state, rendered, before, service.listen, record, container=container)
+        self._decide(item)
+        return item
+
+    def _decide(self, item: Planned) -> None:
+        """Set what is to be done with a described service, and why."""
+        active = item.state.active in ("active", "activating", "reloading")
+        if item.file_changes:
+            item.action = RESTART if active else START
+            item.reason = "its unit changed" if item.before else "it is new"
+        elif item.state.active != "active":
+            item.action, item.reason = START, f"it is {item.state.active}"
+        elif self._written(item.new_path) > item.state.started + 1:
+            # A run was cut off between writing the unit and restarting.
+            item.action, item.reason = RESTART, "it was started before its unit was written"
+        else:
+            self._compare(item)
+
+    def _compare(self, item: Planned) -> None:
+        """Judge a service that runs and has the right unit."""
+        name = container_name(item.name, item.container)
+        record = ReleaseRecord(self.host.path(self.settings.releases_dir), item.name)
+        found = differences(self.host, item.container, self.host.containers([name]).get(name))
+        # What differs ever since the unit was started does so again after a restart.
+        lasting = record.differs(item.new_text)
+        item.differences = [difference for difference in found if difference.what not in lasting]
+        self.notes += [lasting_note(item.name, difference) for difference in found if difference.what in lasting]
+        if item.differences:
+            item.action, item.reason = RESTART, "; ".join(difference.what for difference in item.differences)
+        elif item.container.get("HealthCmd") and not self.host.healthy(name):
+            item.action, item.reason = RESTART, "its health probe fails"
+        elif not record.tells(item.new_text, item.record):
+            item.record_again, item.reason = True, "its release record does not tell of it"
 
     def plan_rollback(self, names: Sequence[str]) -> list[Planned]:
         """Bring back what served before the present units; raises `FleetError` where nothing can come back."""
@@ -126,7 +150,9 @@ class Planner:
         rendered = _quadlet.RenderedUnit(found["unit_path"], found["unit"], quadlet, [])
         action = RESTART if state.active in ("active", "activating", "reloading") else START
         record = {key: value for key, value in found.items() if key not in _service_record.OWN_KEYS}
-        return Planned(name, action, state, rendered, before, (), record, _service_record.ROLLED_BACK)
+        return Planned(
+            name, action, state, rendered, before, (), record, _service_record.ROLLED_BACK, reason="it is taken back"
+        )
 
     def _unit(self, service: Service, systemd: int) -> dict[str, Mapping[str, Any]]:
         unit = {section: dict(keys) for section, keys in service.unit.items()}

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _quadlet, _service_record
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import UnitState
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_running import Difference
 
 START, RESTART, NONE, REMOVE = "start", "restart", "none", "remove"
 DONE = {START: "started", RESTART: "restarted", NONE: "none", REMOVE: "removed"}
@@ -63,7 +64,11 @@ class Settings:
 
 @dataclass
 class Planned:
-    """What is to be done with one service. *before* holds the unit files that are there, by path."""
+    """What is to be done with one service, and the *reason*. *before* holds the unit files that are there, by path.
+
+    *container*: that section of the new unit, *differences*: where what runs is not as it says. *record_again*:
+    whether the release record does not tell of what serves.
+    """
 
     name: str
     action: str
@@ -73,6 +78,10 @@ class Planned:
     listen: tuple[Listen, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
     outcome: str = _service_record.SERVING
+    reason: str = ""
+    container: Mapping[str, Any] = field(default_factory=dict)
+    differences: Sequence[Difference] = ()
+    record_again: bool = False
     stop_first: set[str] = field(default_factory=set)
     error: str = ""
 
@@ -87,10 +96,20 @@ class Planned:
         return self.rendered.text if self.rendered else ""
 
     @property
+    def new_path(self) -> str:
+        """Where the unit shall be, empty for none."""
+        return self.rendered.path if self.rendered else ""
+
+    @property
     def file_changes(self) -> bool:
         """Whether unit files are written or removed."""
         wanted = {self.rendered.path: self.rendered.text} if self.rendered else {}
         return self.before != wanted
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything on the host is changed."""
+        return self.action != NONE or self.file_changes or self.record_again
 
 
 class ServiceFailed(FleetError):

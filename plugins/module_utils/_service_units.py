@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _quadlet
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import Service
 
 PLACES = ((_quadlet.QUADLET_DIR, ".container"), (_quadlet.SERVICE_DIR, ".service"))
 
@@ -37,9 +37,9 @@ def own_units(host: ServiceHost, prefix: str) -> dict[str, str]:
     return found
 
 
-def container_name(service: Service) -> str:
-    """The container of a service."""
-    return str(service.unit["Container"].get("ContainerName") or f"systemd-{service.name}")
+def container_name(service: str, container: Mapping[str, Any]) -> str:
+    """The container of a service, whose unit has *container* as that section."""
+    return str(container.get("ContainerName") or f"systemd-{service}")
 
 
 def without_label(volume: str) -> str:

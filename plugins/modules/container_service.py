@@ -16,18 +16,22 @@ description:
     that the host has (a Quadlet, or a plain service below podman 4.4), systemd is reloaded when a unit changed, and
     exactly the services that changed or do not run are started or restarted.
   - Services that run and changed are restarted one after the other, those that do not run are started together.
+  - What runs is compared with the unit too, as far as the unit says it - image, command, environment, and whether the
+    directories and files that the container has mounted are those that are there now. A service that differs is
+    restarted, and RV(services) names the difference as the reason.
   - A service counts as started when systemd says so; with C(Notify=healthy) that is when its health probe passed.
     One that does not come up gets its previous unit back, and the module fails with the line of its journal that
     says why.
   - A port held by another process, an image or a directory that the host does not have, or a device that a service
     no longer described still uses are refused before anything is touched.
-  - Every change is added to the release record, so that M(trtllm.fleet.container_service_rollback) can undo it.
+  - Every change is added to the release record, so that M(trtllm.fleet.container_service_rollback) can undo it. A
+    record that does not tell of what serves, as it was lost or damaged, is written again without a restart.
 attributes:
   check_mode:
     description: Can run in check mode, also before podman is installed.
     support: full
   diff_mode:
-    description: Shows the unit files that change.
+    description: Shows the unit files that change, and where what runs differs from its unit.
     support: full
   idempotent:
     description: Changes nothing when the units are as described and run.
@@ -140,6 +144,7 @@ services:
       unit: triton-codellama-0.service
       path: /etc/containers/systemd/triton-codellama-0.container
       action: restarted
+      reason: /var/lib/trtllm/engines/codellama/9a1b was replaced under it
       active: active
       since: 1763643951
       unit_sha256: 4c5f...
@@ -212,7 +217,7 @@ def main() -> None:
     try:
         planned = manager.plan(described(parameters), parameters["absent"])
         result["stale"] = manager.stale
-        result["changed"] = any(item.action != "none" or item.file_changes for item in planned)
+        result["changed"] = any(item.changes for item in planned)
         result["diff"] = manager.diff(planned)
         result["services"] = manager.outcomes(planned) if module.check_mode else manager.apply(planned)
     except ServiceFailed as error:

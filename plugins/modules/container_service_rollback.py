@@ -55,6 +55,7 @@ services:
       unit: triton-codellama-13b-0.service
       path: /etc/containers/systemd/triton-codellama-13b-0.container
       action: restarted
+      reason: it is taken back
       active: active
       since: 1763643951
       unit_sha256: 4c5f...
