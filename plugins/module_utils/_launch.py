@@ -4,7 +4,7 @@
 """The command of a Triton container, word for word as each release's own launcher composes it.
 
 Upstream's launcher starts the processes and returns, so a container that runs it exits at once; the units of
-this collection run the composed command themselves, and mpirun is process 1 of the container.
+this collection run the composed command themselves, and the container ends with mpirun.
 """
 
 from __future__ import annotations

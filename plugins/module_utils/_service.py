@@ -67,6 +67,8 @@ def _diffs(item: Planned) -> Iterator[dict[str, str]]:
             "before_header": next(iter(item.before), item.name),
             "after_header": item.new_path or f"{item.name} (removed)",
         }
+    for path, text in item.files.items():
+        yield {"before": "", "after": text, "before_header": path, "after_header": path}
     if item.differences:
         yield {
             "before": "".join(f"{difference.runs}\n" for difference in item.differences),

@@ -93,6 +93,8 @@ class Applier:
             self._record_old(item, _service_record.REMOVED)
 
     def _write(self, items: Sequence[Planned]) -> None:
+        for item in items:
+            self._write_texts(item.files)
         changed = [item for item in items if item.file_changes and item.rendered]
         for item in changed:
             self._put_files(item, {item.rendered.path: item.rendered.text} if item.rendered else {})
@@ -102,6 +104,10 @@ class Applier:
             self._enable(item)
 
     def _put_files(self, item: Planned, files: Mapping[str, str]) -> None:
+        self._write_texts(files)
+        self._unlink([path for path in unit_files(self.host, item.name) if path not in files])
+
+    def _write_texts(self, files: Mapping[str, str]) -> None:
         for path, text in files.items():
             target = self.host.path(path)
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -109,7 +115,6 @@ class Applier:
             aside.write_text(text)
             aside.chmod(0o644)
             os.replace(aside, target)
-        self._unlink([path for path in unit_files(self.host, item.name) if path not in files])
 
     def _unlink(self, paths: Mapping[str, str] | Sequence[str]) -> None:
         for path in paths:

@@ -37,10 +37,11 @@ PROPERTIES = [
 LONGEST = 400
 # A directory or a file: device and inode.
 Identity = tuple[int, int]
-# An error line of glog (Triton), of a Python program, of mpirun, of podman, of a shell, in that order.
+# An error line of glog (Triton), of a replica's probe, of a Python program, of podman, of a shell, of mpirun.
 ERROR_PATTERNS = [
     r"^E\d{4} .*\] ",
     r"^\[TensorRT-LLM\]\[ERROR\]",
+    r"^probe: ",
     r"^(\w+\.)*\w*(Error|Exception)\b.*:",
     r"\berror: ",
     r"^Error: ",

@@ -93,7 +93,10 @@ class Planner:
             "mounts": mounts(container.get("Volume")),
             "listen": [f"{listen.address}:{listen.port}" for listen in service.listen],
         }
-        item = Planned(service.name, NONE, state, rendered, before, service.listen, record, container=container)
+        files = {path: text for path, text in service.files.items() if self._text(path) != text}
+        item = Planned(
+            service.name, NONE, state, rendered, before, service.listen, record, container=container, files=files
+        )
         self._decide(item)
         return item
 
@@ -126,6 +129,8 @@ class Planner:
             item.action, item.reason = RESTART, "its health probe fails"
         elif not record.tells(item.new_text, item.record):
             item.record_again, item.reason = True, "its release record does not tell of it"
+        elif item.files:
+            item.reason = "a file of it is missing or was changed"
 
     def plan_rollback(self, names: Sequence[str]) -> list[Planned]:
         """Bring back what served before the present units; raises `FleetError` where nothing can come back."""
@@ -180,6 +185,12 @@ class Planner:
         """Seconds: a fixed part, and one for every GiB to load, in steps so that it does not change for a byte."""
         seconds = self.host.size(service.load_paths) / GIB * self.settings.start_seconds_per_gib
         return self.settings.start_timeout + 30 * math.ceil(seconds / 30)
+
+    def _text(self, path: str) -> Optional[str]:
+        try:
+            return self.host.path(path).read_text(errors="replace")
+        except OSError:
+            return None
 
     def _written(self, path: str) -> float:
         return self.host.path(path).stat().st_mtime

@@ -78,7 +78,8 @@ def check_parts(host: ServiceHost, starting: Sequence[Planned]) -> None:
             )
     for item in starting:
         for path in item.record["mounts"]:
-            if not host.path(path).exists():
+            to_come = any(file == path or file.startswith(f"{path}/") for file in item.files)
+            if not to_come and not host.path(path).exists():
                 raise FleetError(f"{item.name}: {path} does not exist on this host; make it first.")
 
 

@@ -38,7 +38,7 @@ class Listen:
 class Service:
     """One service as described. *load_paths*: what it reads at start, which sets its time limit.
 
-    *record*: what the release record says of it beside the unit.
+    *record*: what the release record says of it beside the unit. *files*: path and text of what its unit refers to.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Service:
     listen: tuple[Listen, ...] = ()
     load_paths: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Planned:
     """What is to be done with one service, and the *reason*. *before* holds the unit files that are there, by path.
 
     *container*: that section of the new unit, *differences*: where what runs is not as it says. *record_again*:
-    whether the release record does not tell of what serves.
+    whether the release record does not tell of what serves. *files*: those that are missing or have another text.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Planned:
     container: Mapping[str, Any] = field(default_factory=dict)
     differences: Sequence[Difference] = ()
     record_again: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
     stop_first: set[str] = field(default_factory=set)
     error: str = ""
 
@@ -109,7 +111,7 @@ class Planned:
     @property
     def changes(self) -> bool:
         """Whether anything on the host is changed."""
-        return self.action != NONE or self.file_changes or self.record_again
+        return self.action != NONE or self.file_changes or self.record_again or bool(self.files)
 
 
 class ServiceFailed(FleetError):

@@ -86,6 +86,14 @@ options:
         description: What the release record shall say of the service.
         type: dict
         default: {}
+      files:
+        description:
+          - Files that the unit refers to, from path to text. They are written before the service is started, readable
+            for all.
+          - Let a path follow from the text, so that a service that runs, or a unit that is brought back, finds its own.
+            Files that are not named any more are left alone.
+        type: dict
+        default: {}
   absent:
     description: Services that shall not exist.
     type: list
@@ -180,6 +188,7 @@ SERVICE_SPEC = {
     "listen": {"type": "list", "elements": "dict", "default": [], "options": LISTEN_SPEC},
     "load_paths": {"type": "list", "elements": "path", "default": []},
     "record": {"type": "dict", "default": {}},
+    "files": {"type": "dict", "default": {}},
 }
 ARGUMENT_SPEC = {
     "services": {"type": "list", "elements": "dict", "default": [], "options": SERVICE_SPEC},
@@ -202,6 +211,7 @@ def described(parameters: dict[str, Any]) -> list[Service]:
             listen=tuple(Listen(**listen) for listen in given["listen"]),
             load_paths=tuple(given["load_paths"]),
             record=given["record"],
+            files=given["files"],
         )
         for given in parameters["services"]
     ]

@@ -285,6 +285,10 @@ def test_a_rollback_to_what_is_no_longer_there_is_refused(host: FakeHost) -> Non
             'E1120 13:00:00.5 1 m.cc:1] "Failed: RuntimeError: no tokenizer',
         ),
         (["Error: unable to find image"], "Error: unable to find image"),
+        (
+            ["I1 fine", "probe: tensorrt_llm_bls has 7 of its 8 Python processes", "mpirun has exited"],
+            "probe: tensorrt_llm_bls has 7 of its 8 Python processes",
+        ),
         (["nothing of note", "the last words"], "the last words"),
         ([], "the service wrote nothing to the journal"),
     ],

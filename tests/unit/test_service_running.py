@@ -167,3 +167,37 @@ def test_an_image_that_the_host_does_not_have_any_more_is_no_difference(host: Fa
     deploy(host, described())
     del host.images[IMAGE]
     assert deploy(host, described())["a"]["action"] == "none"
+
+
+SCRIPT = "/etc/trtllm/triton/1f/probe.sh"
+
+
+def scripted(text: str = "exit 0\n") -> Any:
+    volume = {"Volume": ["/etc/trtllm/triton/1f:/etc/trtllm/triton/1f:ro"]}
+    return service("a", container=volume, files={SCRIPT: text})
+
+
+def test_files_of_a_service_are_there_before_it_starts(host: FakeHost) -> None:
+    assert deploy(host, scripted(), check=True)["a"]["action"] == "started"
+    assert not host.path(SCRIPT).exists()
+    deploy(host, scripted())
+    assert host.path(SCRIPT).read_text() == "exit 0\n"
+    assert host.path(SCRIPT).stat().st_mode & 0o777 == 0o644
+    assert deploy(host, scripted())["a"]["reason"] == ""
+
+
+def test_a_file_that_was_changed_is_put_right_without_a_restart(host: FakeHost) -> None:
+    deploy(host, scripted())
+    host.path(SCRIPT).write_text("exit 1\n")
+    host.done()
+    assert deploy(host, scripted())["a"]["reason"] == "a file of it is missing or was changed"
+    assert host.done() == []
+    assert host.path(SCRIPT).read_text() == "exit 0\n"
+
+
+def test_a_directory_of_files_that_was_lost_is_made_again_and_given_to_the_container(host: FakeHost) -> None:
+    deploy(host, scripted())
+    shutil.rmtree(host.path("/etc/trtllm"))
+    outcome = deploy(host, scripted())["a"]
+    assert (outcome["action"], outcome["reason"]) == ("restarted", "/etc/trtllm/triton/1f is gone under it")
+    assert deploy(host, scripted())["a"]["action"] == "none"
