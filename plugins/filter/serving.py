@@ -10,6 +10,8 @@ from typing import Any, Callable
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _replica_state, _verify
 
+UNKNOWN = "the replica was not verified, and nothing says why; run the playbook with -vvv."
+
 
 def verify_report(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """One object for the fleet: ``ok``, ``hosts`` and the lines of a table."""
@@ -20,7 +22,7 @@ def verify_report(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str,
         for result in results:
             name = str(result["item"]["replica"])
             checks = list(result.get("checks") or [])
-            problem = "" if checks else str(result.get("msg") or "the replica was not verified")
+            problem = str(result["item"].get("problem") or ("" if checks else result.get("msg") or UNKNOWN))
             replicas[name] = {"ok": bool(result.get("ok", False)), "checks": checks, "error": problem}
             lines += [f"{host}: {name}", *_verify.table([_verify.Outcome(**check) for check in checks])]
             lines += [problem] if problem else []

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.trtllm.fleet.plugins.module_utils import _launch, _quadlet, _replica
+from ansible_collections.trtllm.fleet.plugins.module_utils import _replica
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 
 Filter = Callable[..., Any]
@@ -29,16 +29,6 @@ def refusing(work: Filter) -> Filter:
     return wrapped
 
 
-def quadlet(unit: Mapping[str, Any], podman_version: Optional[str] = None) -> str:
-    """The text of the unit file."""
-    return _quadlet.render("unit", unit, podman_version).text
-
-
-def quadlet_path(name: str, podman_version: Optional[str] = None) -> str:
-    """The place of the unit file."""
-    return _quadlet.unit_path(name, podman_version)
-
-
 def triton_services(replicas: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The replicas as services."""
     return _replica.triton_services(replicas, settings)
@@ -51,12 +41,6 @@ def triton_listen(replicas: Sequence[Mapping[str, Any]], settings: Mapping[str, 
         for replica in _replica.complete(replicas, settings)
         for listen in _replica.listens(replica)
     ]
-
-
-def triton_launch(replica: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """The command of a replica's container."""
-    (complete,) = _replica.complete([replica], settings)
-    return _launch.command(str(complete["release"]), _replica.launch_of(complete))
 
 
 def triton_results(
@@ -81,5 +65,5 @@ class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Filter]:
-        found = (quadlet, quadlet_path, triton_services, triton_listen, triton_launch, triton_results)
+        found = (triton_services, triton_listen, triton_results)
         return {work.__name__: refusing(work) for work in found}

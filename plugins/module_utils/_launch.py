@@ -4,13 +4,13 @@
 """The command of a Triton container, word for word as each release's own launcher composes it.
 
 Upstream's launcher starts the processes and returns, so a container that runs it exits at once; the units of
-this collection run the composed command themselves, and mpirun is process 1 of the container.
+this collection run the composed command themselves, and the container ends with mpirun.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
@@ -19,8 +19,6 @@ TRITONSERVER = "/opt/tritonserver/bin/tritonserver"
 MPIRUN = ["mpirun", "--allow-run-as-root"]
 LEADER, ORCHESTRATOR, LLMAPI = "leader", "orchestrator", "llmapi"
 MODES = (LEADER, ORCHESTRATOR, LLMAPI)
-# From this Triton on, an orchestrator's server must leave GPU memory to the workers that it spawns.
-TRITON_WITH_POOLS = (24, 6)
 
 
 @dataclass(frozen=True)
@@ -40,17 +38,11 @@ class Launch:
     grpc_port: int = 8001
     metrics_port: int = 8002
     worker_models: tuple[str, ...] = ("tensorrt_llm",)
-    log_file: Optional[str] = None
-    log_verbose: int = 3
     shm_prefix: str = "prefix"
     oversubscribe: bool = False
-    mpi: bool = True
     spawn_processes: bool = True
     gpu_count: int = 0
-    gpu0_pool_bytes: int = 0
-    exit_timeout: Optional[int] = None
     llmapi_launch: bool = False
-    triton: Optional[str] = None
     tritonserver: str = TRITONSERVER
     extra: tuple[str, ...] = ()
     extra_first: tuple[str, ...] = ()
@@ -73,70 +65,40 @@ class Era:
 # What came when. The order of the words is part of the contract: it is what upstream tested together.
 ERAS = [
     Era("0.5.0", ("repository", "tail")),
-    Era("0.6.0", ("log", "repository", "tail"), options=frozenset({"log_file"})),
-    Era("0.7.0", ("log", "ports", "repository", "tail"), options=frozenset({"log_file", "ports"})),
-    Era(
-        "0.8.0",
-        ("repository", "log", "worker", "ports", "tail"),
-        joined_models=True,
-        options=frozenset({"log_file", "ports"}),
-    ),
-    Era(
-        "0.9.0",
-        ("repository", "log", "worker", "ports", "tail"),
-        options=frozenset({"log_file", "ports", "orchestrator"}),
-    ),
+    Era("0.7.0", ("ports", "repository", "tail"), options=frozenset({"ports"})),
+    Era("0.8.0", ("repository", "worker", "ports", "tail"), joined_models=True, options=frozenset({"ports"})),
+    Era("0.9.0", ("repository", "worker", "ports", "tail"), options=frozenset({"ports", "orchestrator"})),
     Era(
         "0.11.0",
-        ("repository", "log", "worker", "ports", "tail"),
-        options=frozenset({"log_file", "ports", "orchestrator", "oversubscribe"}),
+        ("repository", "worker", "ports", "tail"),
+        options=frozenset({"ports", "orchestrator", "oversubscribe"}),
     ),
     Era(
         "0.13.0",
-        ("repository", "log", "worker", "gpu0_pool", "pools", "ports", "tail"),
-        options=frozenset({"log_file", "ports", "orchestrator", "oversubscribe", "pools", "gpu0_pool_bytes"}),
+        ("repository", "worker", "pools", "ports", "tail"),
+        options=frozenset({"ports", "orchestrator", "oversubscribe", "pools"}),
     ),
     Era(
         "0.19.0",
-        ("repository", "ports", "log", "worker", "gpu0_pool", "pools", "ports", "tail"),
-        options=frozenset(
-            {"log_file", "ports", "orchestrator", "oversubscribe", "pools", "gpu0_pool_bytes", "no_mpi"}
-        ),
+        ("repository", "ports", "worker", "pools", "ports", "tail"),
+        options=frozenset({"ports", "orchestrator", "oversubscribe", "pools"}),
     ),
     Era(
         "1.0.0",
-        ("repository", "exit_timeout", "ports", "log", "worker", "gpu0_pool", "pools", "ports", "tail"),
-        options=frozenset(
-            {"log_file", "ports", "orchestrator", "oversubscribe", "pools", "gpu0_pool_bytes", "no_mpi"}
-            | {"exit_timeout", "llmapi"}
-        ),
+        ("repository", "ports", "worker", "pools", "ports", "tail"),
+        options=frozenset({"ports", "orchestrator", "oversubscribe", "pools", "llmapi"}),
     ),
 ]
 
 _SEGMENTS: dict[str, Segment] = {
     "repository": lambda launch, rank, era: [f"--model-repository={launch.repository}"],
-    "exit_timeout": lambda launch, rank, era: (
-        [] if launch.exit_timeout is None else [f"--exit-timeout-secs={launch.exit_timeout}"]
-    ),
     "ports": lambda launch, rank, era: [
         f"--grpc-port={launch.grpc_port}",
         f"--http-port={launch.http_port}",
         f"--metrics-port={launch.metrics_port}",
     ],
-    "log": lambda launch, rank, era: (
-        [f"--log-verbose={launch.log_verbose}", f"--log-file={launch.log_file}"]
-        if launch.log_file and rank == 0
-        else []
-    ),
     "worker": lambda launch, rank, era: (
-        []
-        if rank == 0
-        else ["--model-control-mode=explicit", *_load_models(launch.worker_models, era.joined_models)]
-    ),
-    "gpu0_pool": lambda launch, rank, era: (
-        [f"--cuda-memory-pool-byte-size=0:{launch.gpu0_pool_bytes}"]
-        if rank == 0 and launch.gpu0_pool_bytes
-        else []
+        [] if rank == 0 else ["--model-control-mode=explicit", *_load_models(launch.worker_models, era.joined_models)]
     ),
     "pools": lambda launch, rank, era: _pools(launch),
     "tail": lambda launch, rank, era: [
@@ -151,8 +113,8 @@ def _load_models(models: tuple[str, ...], joined: bool) -> list[str]:
 
 
 def _pools(launch: Launch) -> list[str]:
-    spawning = launch.mode == ORCHESTRATOR and launch.spawn_processes
-    if not spawning or (launch.triton is not None and version_key(launch.triton) <= TRITON_WITH_POOLS):
+    """An orchestrator's server must leave GPU memory to the workers that it spawns."""
+    if launch.mode != ORCHESTRATOR or not launch.spawn_processes:
         return []
     gpus = [f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(launch.gpu_count)]
     return ["--pinned-memory-pool-byte-size=0", "--enable-peer-access=false", *gpus]
@@ -174,18 +136,16 @@ def command(version: str, launch: Launch) -> list[str]:
     """
     era = era_of(version)
     _check(version, launch, era)
-    words: list[str] = []
-    if launch.mpi:
-        words = MPIRUN + (["--oversubscribe"] if launch.oversubscribe else [])
+    words = MPIRUN + (["--oversubscribe"] if launch.oversubscribe else [])
     for rank in range(launch.world_size):
-        words += ["-n", "1"] if launch.mpi else []
+        words += ["-n", "1"]
         words += ["trtllm-llmapi-launch"] if launch.llmapi_launch else []
         words.append(launch.tritonserver)
         for segment in era.order:
             words += _SEGMENTS[segment](launch, rank, era)
         words += launch.extra_first if rank == 0 else ()
         words += launch.extra
-        words += [":"] if launch.mpi else []
+        words += [":"]
     return words
 
 
@@ -203,24 +163,16 @@ def _check(version: str, launch: Launch, era: Era) -> None:
     default = Launch(launch.repository)
     wanted: list[tuple[str, str, Any]] = [
         ("ports", "other ports than 8000, 8001 and 8002", _ports(launch) != _ports(default)),
-        ("log_file", "a log file", launch.log_file),
         ("orchestrator", "orchestrator mode", launch.mode == ORCHESTRATOR),
         ("oversubscribe", "oversubscription", launch.oversubscribe),
-        ("gpu0_pool_bytes", "a memory pool on the first GPU", launch.gpu0_pool_bytes),
-        ("no_mpi", "a server without mpirun", not launch.mpi),
-        ("exit_timeout", "an exit time-out", launch.exit_timeout is not None),
         ("llmapi", "trtllm-llmapi-launch", launch.llmapi_launch),
     ]
     for option, words, is_wanted in wanted:
         if is_wanted and option not in era.options:
             first = next(known.first for known in ERAS if option in known.options)
-            raise FleetError(
-                f"The launcher of TensorRT-LLM {version} has no {words}; the first that has is {first}."
-            )
+            raise FleetError(f"The launcher of TensorRT-LLM {version} has no {words}; the first that has is {first}.")
     if launch.world_size < 1:
         raise FleetError(f"A server needs at least one rank, given is {launch.world_size}.")
-    if launch.world_size > 1 and not launch.mpi:
-        raise FleetError(f"A server without mpirun has one rank, given are {launch.world_size}; use mpirun.")
     if launch.mode == ORCHESTRATOR and launch.spawn_processes and launch.world_size != 1:
         raise FleetError(
             f"An orchestrator spawns its workers and starts as one rank itself, given are {launch.world_size}; "

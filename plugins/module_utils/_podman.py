@@ -47,6 +47,9 @@ class ContainerState:
     labels: dict[str, str] = field(default_factory=dict)
     started_at: str = ""
     finished_at: str = ""
+    command: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict, repr=False)  # it may hold what is secret
+    pid: int = 0
 
     @property
     def running(self) -> bool:
@@ -134,24 +137,34 @@ def qualified(identity: str) -> str:
 
 def container_state(name: str) -> ContainerState | None:
     """The state of the container called *name*, or None where there is none."""
-    done = run(["container", "inspect", name])
-    if done.returncode:
-        if re.search(r"no such (container|object)|no container with name", done.stderr, re.IGNORECASE):
-            return None
-        message = f"'podman container inspect {name}' failed: {done.stderr.strip()}"
+    return next(iter(container_states([name]).values()), None)
+
+
+def container_states(names: Sequence[str]) -> dict[str, ContainerState]:
+    """The state of each of these containers that there is, by one call."""
+    done = run(["container", "inspect", *names])
+    if done.returncode and not re.search(r"no such (container|object)|no container with name", done.stderr, re.I):
+        message = f"'podman container inspect {' '.join(names)}' failed: {done.stderr.strip()}"
         raise PodmanError(message, done.returncode, done.stderr)
-    found: dict[str, Any] = json.loads(done.stdout)[0]
-    state = found["State"]
+    states = [_container_state(found) for found in json.loads(done.stdout or "[]")]
+    return {state.name: state for state in states}
+
+
+def _container_state(found: Mapping[str, Any]) -> ContainerState:
+    state, config = found["State"], found.get("Config", {})
     return ContainerState(
-        name=found.get("Name", name),
+        name=found["Name"],
         id=found["Id"],
         status=state["Status"],
         exit_code=int(state.get("ExitCode", 0)),
         oom_killed=bool(state.get("OOMKilled", False)),
         image_id=qualified(found.get("Image", "")),
-        labels=dict(found.get("Config", {}).get("Labels") or {}),
+        labels=dict(config.get("Labels") or {}),
         started_at=str(state.get("StartedAt", "")),
         finished_at=str(state.get("FinishedAt", "")),
+        command=tuple(config.get("Cmd") or ()),
+        environment=dict(pair.partition("=")[::2] for pair in config.get("Env") or ()),
+        pid=int(state.get("Pid") or 0),
     )
 
 
@@ -197,31 +210,6 @@ def run_once(image: str, command: Sequence[str], *, timeout: float | None = None
     """Run a command in a fresh container, remove the container, and return the command's stdout."""
     arguments = run_arguments(image, command, **options)
     return check([arguments[0], "--rm", *arguments[1:]], timeout=timeout)
-
-
-def logs(name: str, tail: int | None = None) -> list[str]:
-    """The last *tail* lines (None: all) that a container wrote to stdout and stderr, in order."""
-    arguments = ["logs", *([f"--tail={tail}"] if tail is not None else []), name]
-    done = subprocess.run(
-        [executable() or "podman", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
-    )  # fmt: skip
-    return done.stdout.splitlines()
-
-
-def wait(name: str, timeout: float | None = NO_TIMEOUT) -> int | None:
-    """Wait for a container to end and return its exit code; None when *timeout* seconds passed first."""
-    try:
-        return int(check(["wait", name], timeout=timeout).strip().splitlines()[-1])
-    except PodmanError as error:
-        if error.returncode == 124:
-            return None
-        raise
-
-
-def stop(name: str, grace: int = 10) -> None:
-    """Stop a container: SIGTERM, and SIGKILL after *grace* seconds. An absent one is fine."""
-    run(["stop", f"--time={grace}", name])
 
 
 def remove(name: str) -> bool:

@@ -18,6 +18,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.trtllm.fleet.plugins.module_utils._gpu import CDI_KIND, cdi_name
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release, release
 from ansible_collections.trtllm.fleet.plugins.module_utils._sizes import GIB
+from ansible_collections.trtllm.fleet.plugins.module_utils._tables import columns
 from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 
 OLDEST_PODMAN_WITH_CDI = (4, 1)
@@ -285,8 +286,7 @@ def table(verdicts: Iterable[Mapping[str, Any]]) -> str:
     for entry in verdicts:
         middle = [entry["cells"].get(column, "?") for column in COLUMNS[1:-1]]
         rows.append([entry["host"], *middle, verdict_text(entry)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS) - 1)]
-    return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[-1]]) for row in rows)
+    return "\n".join(columns(rows))
 
 
 def report(verdicts: Sequence[Mapping[str, Any]], release_name: str = "") -> dict[str, Any]:

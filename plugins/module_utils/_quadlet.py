@@ -87,13 +87,6 @@ def unit_path(name: str, version: Union[str, Sequence[int], None]) -> str:
     return f"{SERVICE_DIR}/{name}.service"
 
 
-def other_unit_path(name: str, version: Union[str, Sequence[int], None]) -> str:
-    """Where the unit *name* is for a podman on the other side of 4.4: a file there would shadow ours."""
-    if podman_version(version) >= FIRST_QUADLET:
-        return f"{SERVICE_DIR}/{name}.service"
-    return f"{QUADLET_DIR}/{name}.container"
-
-
 def render(name: str, unit: Unit, version: Union[str, Sequence[int], None]) -> RenderedUnit:
     """The unit file of service *name* for podman *version*."""
     known = podman_version(version)

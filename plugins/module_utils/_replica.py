@@ -8,6 +8,7 @@ Pure: the same description gives the same services, so that a unit changes only 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -43,10 +44,9 @@ LEADER_ENVIRONMENT = {"OMPI_MCA_btl": "self,vader"}
 # Through the BLS model a token passes every process of the repository; the ensemble has none of its own.
 # In a server of several models, their names have prefixes, and every model is asked.
 PROBE_SUFFIXES = ("tensorrt_llm_bls", "ensemble")
-# The start-up probe looks this often, for as long as one run of it may take; podman starts it again.
-STARTUP_STEP, STARTUP_STEPS = 0.2, 100
-# In the container: told to end. A container starts without it, as it is made anew each time.
-STOPPING = "/tmp/.stopping"
+# Seconds that a probe takes for its other looks while it waits for a token.
+PROBE_SLACK = 20
+SCRIPTS_DIR = "/etc/trtllm/triton"
 
 Replica = Mapping[str, Any]
 
@@ -100,7 +100,7 @@ def triton_service(replica: Replica) -> dict[str, Any]:
         "Environment": _launch.environment(known.version, launch),
         "Label": labels(replica),
         "LogDriver": "passthrough",
-        "Exec": _launch.command(known.version, launch),
+        "Exec": ["sh", f"{scripts_dir(replica)}/run.sh", *_launch.command(known.version, launch)],
         "Notify": "healthy",
         **probes(replica),
         "StopTimeout": int(replica["stop_timeout"]),
@@ -120,6 +120,7 @@ def triton_service(replica: Replica) -> dict[str, Any]:
         },
         "listen": listens(replica),
         "load_paths": list(replica.get("engine_dirs") or []),
+        "files": {f"{scripts_dir(replica)}/{name}": f"{text}\n" for name, text in replica["scripts"].items()},
         "record": {
             "release": known.version,
             "replica": replica["name"],
@@ -193,7 +194,8 @@ def exit_timeout(replica: Replica) -> int:
 
 def read_only_paths(replica: Replica) -> list[str]:
     """The directories that the container reads, each at its path of the host; nested ones only once."""
-    wanted = [replica["repository_dir"], *(replica.get("engine_dirs") or []), *(replica.get("checkpoint_dirs") or [])]
+    wanted = [scripts_dir(replica), replica["repository_dir"]]
+    wanted += [*(replica.get("engine_dirs") or []), *(replica.get("checkpoint_dirs") or [])]
     paths = sorted({posixpath.normpath(str(path)) for path in wanted})
     return [path for path in paths if not any(path.startswith(f"{other}/") for other in paths)]
 
@@ -248,69 +250,65 @@ def probe_body(replica: Replica) -> str:
     return json.dumps({"text_input": "1", "max_tokens": 1, "bad_words": "", "stop_words": ""})
 
 
-def probe_command(replica: Replica) -> str:
-    """A shell command that succeeds when every probed model gave a token.
+def probe_command(replica: Replica, mode: str) -> str:
+    """The shell command that judges a replica in its container; *mode* is ``start`` or ``steady``.
 
-    A status code is not enough: readiness stays 200 with a dead Python process, and a refused stream answers
-    200 with an error in the body. A busy server may be slow, so the time limit is generous, while the answer
-    of a broken one comes at once.
+    What it does and why is told in the script itself, roles/triton/files/probe.sh.
     """
-    ask = f"curl -s -m {replica['probe_timeout']} -d '{probe_body(replica)}' {http_url(replica)}/v2/models"
-    return " && ".join(f"{ask}/{model}/generate | grep -q '\"text_output\"'" for model in probe_models(replica))
-
-
-def patiently(command: str, times: int, pause: float) -> str:
-    """Try a command up to *times* times, with a pause between; a server that is told to end is left in peace."""
-    again = f"n=$((n+1)); [ $n -ge {times} ] && exit 1; sleep {pause}"
-    return f"n=0; until {command} || [ -e {STOPPING} ]; do {again}; done"
+    metrics = f"http://{host_of(replica['address'])}:{replica['metrics_port']}"
+    settings = {
+        "url": http_url(replica),
+        "metrics_url": metrics,
+        "body": f"'{probe_body(replica)}'",
+        "token_timeout": int(replica["probe_timeout"]),
+        "hang_timeout": int(replica["hang_timeout"]),
+        "retries": int(replica["probe_retries"]),
+    }
+    words = [f"{name}={value}" for name, value in settings.items()]
+    return " ".join([*words, "sh", f"{scripts_dir(replica)}/probe.sh", mode, *probe_models(replica)])
 
 
 def probes(replica: Replica) -> dict[str, Any]:
     """The health keys.
 
-    The steady probe repeats itself, so that a lost process is noticed in the first round and not after several
-    intervals. The start-up probe looks several times a second; it has no limit of its own, as
-    ``TimeoutStartSec`` is the limit.
+    A probe judges by itself when enough is enough, so one failure of it counts; its time limits only end one that got
+    lost. The start-up probe has no limit but ``TimeoutStartSec``; podman starts it again.
     """
-    longest, times = int(replica["probe_timeout"]) + 1, int(replica["probe_retries"])
-    ask = probe_command(replica)
+    token = len(probe_models(replica)) * (int(replica["probe_timeout"]) + PROBE_SLACK)
+    tries = max(1, int(replica["probe_retries"]))
     return {
-        "HealthCmd": patiently(ask, times, 1),
+        "HealthCmd": probe_command(replica, "steady"),
         "HealthInterval": f"{replica['probe_interval']}s",
-        "HealthTimeout": f"{times * longest + 5}s",
+        "HealthTimeout": f"{(tries + 2) * token + int(replica['hang_timeout'])}s",
         "HealthRetries": 1,
         "HealthOnFailure": "kill",
-        "HealthStartupCmd": patiently(ask, STARTUP_STEPS, STARTUP_STEP),
+        "HealthStartupCmd": probe_command(replica, "start"),
         "HealthStartupInterval": "1s",
         "HealthStartupRetries": 0,
-        "HealthStartupTimeout": f"{longest + int(STARTUP_STEP * STARTUP_STEPS) + 30}s",
+        "HealthStartupTimeout": f"{3 * token}s",
     }
 
 
-def stop_script(seconds: int) -> str:
-    """Ask every tritonserver to end, and wait for process 1 to follow, which ends this script too.
-
-    mpirun answers a SIGTERM of its own with killing its ranks after a moment and with exit code 1. When its
-    ranks end by themselves, after their last request, it ends with 0, and so does the unit. The probe must not
-    kill the container meanwhile, so it is told first.
+def scripts_dir(replica: Replica) -> str:
+    """Where the scripts of a replica are, on the host and in the container. Others are elsewhere, as replicas that
+    run must keep theirs.
     """
-    return (
-        f"touch {STOPPING}; "
-        'for c in /proc/[0-9]*/comm; do read -r n < $c && [ "$n" = tritonserver ] && p=${c%/comm} '
-        f"&& kill -TERM ${{p#/proc/}}; done 2>/dev/null; exec sleep {seconds}"
-    )
+    digest = hashlib.sha256(json.dumps(dict(replica["scripts"]), sort_keys=True).encode()).hexdigest()
+    return f"{SCRIPTS_DIR}/{digest[:16]}"
 
 
 def service_section(name: str, replica: Replica) -> dict[str, Any]:
     """systemd's part: how it restarts, and how it stops."""
     stop = int(replica["stop_timeout"])
+    end = ["sh", f"{scripts_dir(replica)}/stop.sh", str(stop), str(replica["http_port"])]
     section: dict[str, Any] = {
         "Restart": "on-failure",
         "RestartSec": 1,
         "RestartSteps": 8,
         "RestartMaxDelaySec": 30,
         "TimeoutStopSec": 2 * stop + 30,
-        "ExecStop": "-" + command_line([PODMAN, "exec", name, "sh", "-c", stop_script(stop)]),
+        # Privileged, as a process needs a right that the container has not to close a connection of another.
+        "ExecStop": "-" + command_line([PODMAN, "exec", "--privileged", name, *end]),
     }
     if replica.get("start_timeout") is not None:
         section["TimeoutStartSec"] = int(replica["start_timeout"])

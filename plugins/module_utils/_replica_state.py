@@ -14,11 +14,13 @@ import time
 from pathlib import PurePosixPath
 from typing import Any, Optional
 
-from ansible_collections.trtllm.fleet.plugins.module_utils import _nvidia_smi, _podman, _quadlet
+from ansible_collections.trtllm.fleet.plugins.module_utils import _nvidia_smi, _podman
 from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_host_system import System
 from ansible_collections.trtllm.fleet.plugins.module_utils._replica import PREFIX, host_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost, UnitState
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_record import ReleaseRecord
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_units import own_units
+from ansible_collections.trtllm.fleet.plugins.module_utils._tables import columns
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton_client import (
     GenerateClient,
     TritonError,
@@ -29,17 +31,6 @@ METRICS_SECONDS = 5
 GATEWAY_PREFIX = "openai-gateway"
 # Options of an engine that say which logits it gives, by the name of the logits.
 GATHERS = {"context": "gather_context_logits", "generation": "gather_generation_logits"}
-
-
-def unit_files(host: ServiceHost, prefix: str = PREFIX) -> dict[str, str]:
-    """The services of ours on the host whose names begin with *prefix*, with the text of their units."""
-    found: dict[str, str] = {}
-    for directory, suffix in ((_quadlet.QUADLET_DIR, ".container"), (_quadlet.SERVICE_DIR, ".service")):
-        for path in sorted(host.path(directory).glob(f"{prefix}*{suffix}")):
-            text = path.read_text()
-            if text.startswith(_quadlet.HEADER):
-                found[path.name.removesuffix(suffix)] = text
-    return found
 
 
 def container_health() -> dict[str, str]:
@@ -79,7 +70,7 @@ def gathered_logits(host: ServiceHost, engine: Optional[str]) -> Optional[list[s
 
 def replicas(host: ServiceHost, releases_dir: str, *, metrics: bool = True) -> list[dict[str, Any]]:
     """Every replica of the host; nothing is raised for one that does not serve."""
-    units = unit_files(host)
+    units = own_units(host, PREFIX)
     states = host.states(list(units))
     health = container_health() if units else {}
     memory = gpu_memory() if units and metrics else {}
@@ -127,7 +118,20 @@ def replica(
         "requests": _requests(known) if metrics and state.active == "active" else None,
         "gpu_memory_mib": [sum(column) for column in zip(*used)] if used else None,
         "previous": previous["time"] if previous else "",
+        "problem": _problem(name, state, known),
     }
+
+
+def _problem(service: str, state: UnitState, known: dict[str, Any]) -> str:
+    """Why a replica cannot be asked anything, empty where it can."""
+    if not known.get("http"):
+        return (
+            f"the release record does not tell of the unit of {service}, so its ports are not known; run serve.yml, "
+            "which writes the record again."
+        )
+    if state.active != "active":
+        return f"{service} is {state.active} ({state.sub}); 'journalctl -u {service}' on the host says why."
+    return ""
 
 
 def _requests(known: dict[str, Any]) -> Optional[int]:
@@ -142,7 +146,7 @@ def _requests(known: dict[str, Any]) -> Optional[int]:
 
 def gateways(host: ServiceHost, releases_dir: str) -> list[dict[str, Any]]:
     """The OpenAI gateways of the host: where they are reached from the host itself, and the models they serve."""
-    units = unit_files(host, GATEWAY_PREFIX)
+    units = own_units(host, GATEWAY_PREFIX)
     states = host.states(list(units))
     found: list[dict[str, Any]] = []
     for name, text in units.items():
@@ -161,8 +165,7 @@ def status_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     rows = [head]
     for host, items in sorted(found.items()):
         rows += [_row(host, item) for item in items] or [[host, "-", *[""] * (len(head) - 2)]]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return columns(rows)
 
 
 def _row(host: str, item: dict[str, Any]) -> list[str]:

@@ -35,10 +35,13 @@ PROPERTIES = [
     "MainPID",
 ]
 LONGEST = 400
-# An error line of glog (Triton), of a Python program, of mpirun, of podman, of a shell, in that order.
+# A directory or a file: device and inode.
+Identity = tuple[int, int]
+# An error line of glog (Triton), of a replica's probe, of a Python program, of podman, of a shell, of mpirun.
 ERROR_PATTERNS = [
     r"^E\d{4} .*\] ",
     r"^\[TensorRT-LLM\]\[ERROR\]",
+    r"^probe: ",
     r"^(\w+\.)*\w*(Error|Exception)\b.*:",
     r"\berror: ",
     r"^Error: ",
@@ -155,6 +158,33 @@ class ServiceHost:
         """The id of an image of the host, None where it does not have it or podman is missing."""
         return _podman.image_id(reference) if _podman.executable() else None
 
+    def containers(self, names: Sequence[str]) -> dict[str, _podman.ContainerState]:
+        """Each of these containers that there is."""
+        return _podman.container_states(names) if names and _podman.executable() else {}
+
+    def identity(self, path: str) -> Optional[Identity]:
+        """What is at *path* now, None for nothing."""
+        try:
+            found = self.path(path).stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def identity_in_container(self, pid: int, target: str) -> Optional[Identity]:
+        """What the container of process *pid* has mounted at *target*; None where that cannot be told.
+
+        The mount holds what was there when the container was made, also after it was removed or replaced.
+        """
+        proc = self.path(f"/proc/{pid}")
+        try:
+            # A path through symbolic links would be followed on the host: judge only what is a mount point as it is.
+            if target not in mount_points((proc / "mountinfo").read_text(errors="replace")):
+                return None
+            found = (proc / "root" / target.lstrip("/")).stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
     def healthy(self, container: str) -> bool:
         """Whether the container's health probe passes now."""
         return _podman.run(["healthcheck", "run", container]).returncode == 0
@@ -162,6 +192,12 @@ class ServiceHost:
     def now(self) -> float:
         """The time of the host."""
         return time.time()
+
+
+def mount_points(mountinfo: str) -> set[str]:
+    """The mount points in the text of ``/proc/PID/mountinfo``."""
+    fields = [line.split(" ") for line in mountinfo.splitlines()]
+    return {re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), words[4]) for words in fields if len(words) > 4}
 
 
 def _state(values: dict[str, str]) -> UnitState:

@@ -21,7 +21,9 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._files import write_a
 SERVING, FAILED, PUT_BACK, ROLLED_BACK, REMOVED = "serving", "failed", "put back", "rolled back", "removed"
 GOOD = (SERVING, PUT_BACK, ROLLED_BACK)
 KEEP = 50
-OWN_KEYS = ("time", "outcome", "unit_path", "unit_sha256", "unit", "error", "service")
+# Without these a line tells nothing.
+NEEDED = ("time", "outcome", "unit_path", "unit_sha256", "unit")
+OWN_KEYS = (*NEEDED, "error", "service", "differs")
 
 Entry = dict[str, Any]
 
@@ -43,6 +45,17 @@ def entry(outcome: str, unit_path: str, unit: str, now: float, extra: Mapping[st
     }
 
 
+def _entry(line: str) -> Optional[Entry]:
+    """The entry of a line, or None for a line that is damaged."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in NEEDED):
+        return None
+    return found if checksum(found["unit"]) == found["unit_sha256"] else None
+
+
 class ReleaseRecord:
     """The record of one service."""
 
@@ -50,18 +63,12 @@ class ReleaseRecord:
         self.path = directory / f"{service}.jsonl"
 
     def entries(self) -> list[Entry]:
-        """All lines, oldest first; a line that was cut off by a crash is left out."""
+        """All lines, oldest first; a line that was cut off or damaged is left out."""
         try:
-            lines = self.path.read_text().splitlines()
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return []
-        found: list[Entry] = []
-        for line in lines:
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue
-        return found
+        return [found for found in map(_entry, lines) if found is not None]
 
     def append(self, added: Entry) -> None:
         """Add a line; only the last ones are kept. Written aside and renamed, so that no reader sees half."""
@@ -70,14 +77,20 @@ class ReleaseRecord:
 
     def known(self, unit: str) -> Entry:
         """What the newest line about *unit* (a text) says beside the unit; empty where there is none."""
-        sha256 = checksum(unit)
-        lines = [line for line in self.entries() if line.get("unit_sha256") == sha256]
-        return {key: value for key, value in lines[-1].items() if key not in OWN_KEYS} if lines else {}
+        return {key: value for key, value in self._newest(unit).items() if key not in OWN_KEYS}
 
-    def last(self) -> Optional[Entry]:
-        """The newest line."""
-        found = self.entries()
-        return found[-1] if found else None
+    def tells(self, unit: str, extra: Mapping[str, Any]) -> bool:
+        """Whether the record says of *unit* (a text) that it serves, and *extra* of it."""
+        good = self._newest(unit).get("outcome") in GOOD
+        return good and self.known(unit) == json.loads(json.dumps({**extra}))
+
+    def differs(self, unit: str) -> list[str]:
+        """In what *unit* (a text) differed from its container from the start."""
+        return list(self._newest(unit).get("differs") or [])
+
+    def _newest(self, unit: str) -> Entry:
+        sha256 = checksum(unit)
+        return next((line for line in reversed(self.entries()) if line["unit_sha256"] == sha256), {})
 
     def before(self, unit: str) -> Optional[Entry]:
         """The unit that served before *unit* (a text), or None.

@@ -13,11 +13,13 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._tables import columns
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton_client import (
     GenerateClient,
     TritonError,
@@ -41,6 +43,8 @@ RENAMED_FROM = (0, 20)
 LONGEST_ANSWER, LONGEST_REQUEST = 120, 44
 # So long a cancelled request may still be counted as active; metrics are renewed from time to time only.
 CANCEL_SECONDS = 10.0
+# Requests at once; Triton gives them to the instances of a model in turn.
+MOST_AT_ONCE = 32
 
 Request = dict[str, Any]
 
@@ -78,6 +82,13 @@ class Target:
     early_stop_tokens: int = 400
     request: Mapping[str, Any] = field(default_factory=lambda: dict(DOCUMENT_REQUEST))
 
+    def __post_init__(self) -> None:
+        for name in ("url", "entry_models", "release"):
+            if not getattr(self, name):
+                raise FleetError(
+                    f"{name} is empty, so there is nothing to verify; give it as triton_replica_info tells it."
+                )
+
 
 class Failed(FleetError):
     """A check did not hold; the message is the answer that it got instead."""
@@ -96,6 +107,7 @@ class Verification:
         self.outcomes: list[Outcome] = []
         self._texts: dict[str, str] = {}
         self._streams = False
+        self._models: list[str] = list(target.entry_models)
 
     def run(self) -> list[Outcome]:
         """Every check, in the order of the documents; returns the table."""
@@ -116,6 +128,8 @@ class Verification:
     def _entry_model(self, model: str) -> None:
         asked = ", ".join(f"{key}: {value!r}" for key, value in self.target.request.items())
         self._check(f"{model} generate", asked, "text", partial(self.generate, model))
+        ask = "one token, twice for each instance of the busiest model"
+        self._check(f"{model} every instance", ask, "a token each", partial(self.every_instance, model))
         word = "a word of the answer before"
         for form in ("list", "string"):
             name, check = f"{model} bad_words as a {form}", partial(self.bad_words, model, form)
@@ -205,6 +219,7 @@ class Verification:
             found = server.describe(statistics=False)
         finally:
             server.close()
+        self._models = sorted(found["models"])
         missing = [model for model in self.target.entry_models if not found["models"].get(model, {}).get("ready")]
         others = [name for name, model in found["models"].items() if not model["ready"]]
         if not found["ready"] or missing or others:
@@ -217,6 +232,30 @@ class Verification:
         if not text.strip():
             raise Failed(f"no text: {text!r}")
         return text
+
+    def every_instance(self, model: str) -> str:
+        """A model answers by several processes in turn, and one of them may be dead while the others answer."""
+        total = 2 * max(self._instances(name) for name in self._models)
+        with ThreadPoolExecutor(min(total, MOST_AT_ONCE)) as pool:
+            problems = [problem for problem in pool.map(self._one_token, [model] * total) if problem]
+        if problems:
+            raise Failed(f"{len(problems)} of {total} requests failed: {problems[0]}")
+        return f"{total} tokens"
+
+    def _instances(self, model: str) -> int:
+        try:
+            groups = json.loads(self.client.get(f"/v2/models/{model}/config")).get("instance_group") or []
+        except (FleetError, ValueError):
+            return 1
+        return max(1, sum(int(group.get("count") or 1) * max(1, len(group.get("gpus") or [])) for group in groups))
+
+    def _one_token(self, model: str) -> str:
+        """Why there is no token, empty where there is one."""
+        try:
+            self._text(model, self._greedy(max_tokens=1))
+        except FleetError as error:
+            return str(error)
+        return ""
 
     def bad_words(self, model: str, form: str) -> str:
         """A word of the greedy answer does not come once it is forbidden."""
@@ -407,5 +446,4 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
     marks = {True: "ok", False: "FAILED", None: "-"}
     rows = [("", "check", "request", "expectation", "answer")]
     rows += [(marks[o.ok], o.name, shorten(o.request, LONGEST_REQUEST), o.expectation, o.answer) for o in outcomes]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]) for row in rows]
+    return columns(rows)

@@ -16,18 +16,22 @@ description:
     that the host has (a Quadlet, or a plain service below podman 4.4), systemd is reloaded when a unit changed, and
     exactly the services that changed or do not run are started or restarted.
   - Services that run and changed are restarted one after the other, those that do not run are started together.
+  - What runs is compared with the unit too, as far as the unit says it - image, command, environment, and whether the
+    directories and files that the container has mounted are those that are there now. A service that differs is
+    restarted, and RV(services) names the difference as the reason.
   - A service counts as started when systemd says so; with C(Notify=healthy) that is when its health probe passed.
     One that does not come up gets its previous unit back, and the module fails with the line of its journal that
     says why.
   - A port held by another process, an image or a directory that the host does not have, or a device that a service
     no longer described still uses are refused before anything is touched.
-  - Every change is added to the release record, so that M(trtllm.fleet.container_service_rollback) can undo it.
+  - Every change is added to the release record, so that M(trtllm.fleet.container_service_rollback) can undo it. A
+    record that does not tell of what serves, as it was lost or damaged, is written again without a restart.
 attributes:
   check_mode:
     description: Can run in check mode, also before podman is installed.
     support: full
   diff_mode:
-    description: Shows the unit files that change.
+    description: Shows the unit files that change, and where what runs differs from its unit.
     support: full
   idempotent:
     description: Changes nothing when the units are as described and run.
@@ -45,7 +49,12 @@ options:
         required: true
       unit:
         description:
-          - The unit as data, as the filter P(trtllm.fleet.quadlet#filter) takes it.
+          - The unit as data, a dictionary of the sections C(Unit), C(Container), C(Service) and C(Install), each a
+            dictionary of keys. A list is a key that is given several times.
+          - Values of C(Container) are literal; blanks, quotes, C(%) and C($) are escaped. C(Exec) is a list of words;
+            C(Environment), C(Label) and C(Annotation) may be dictionaries. Values of the other sections are written as
+            they are.
+          - What the host's podman does not know as a key of a Quadlet is said with C(PodmanArgs).
           - A missing C(Service.TimeoutStartSec) is worked out from the size of O(services[].load_paths).
           - The volume options C(z) and C(Z) are left out on hosts without SELinux.
         type: dict
@@ -75,6 +84,14 @@ options:
         default: []
       record:
         description: What the release record shall say of the service.
+        type: dict
+        default: {}
+      files:
+        description:
+          - Files that the unit refers to, from path to text. They are written before the service is started, readable
+            for all.
+          - Let a path follow from the text, so that a service that runs, or a unit that is brought back, finds its own.
+            Files that are not named any more are left alone.
         type: dict
         default: {}
   absent:
@@ -135,6 +152,7 @@ services:
       unit: triton-codellama-0.service
       path: /etc/containers/systemd/triton-codellama-0.container
       action: restarted
+      reason: /var/lib/trtllm/engines/codellama/9a1b was replaced under it
       active: active
       since: 1763643951
       unit_sha256: 4c5f...
@@ -150,13 +168,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._service import (
+from ansible_collections.trtllm.fleet.plugins.module_utils._service import ServiceManager
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import (
     Listen,
     Service,
-    ServiceManager,
     Settings,
 )
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
 
 LISTEN_SPEC = {
     "address": {"type": "str", "required": True},
@@ -169,6 +187,7 @@ SERVICE_SPEC = {
     "listen": {"type": "list", "elements": "dict", "default": [], "options": LISTEN_SPEC},
     "load_paths": {"type": "list", "elements": "path", "default": []},
     "record": {"type": "dict", "default": {}},
+    "files": {"type": "dict", "default": {}},
 }
 ARGUMENT_SPEC = {
     "services": {"type": "list", "elements": "dict", "default": [], "options": SERVICE_SPEC},
@@ -191,6 +210,7 @@ def described(parameters: dict[str, Any]) -> list[Service]:
             listen=tuple(Listen(**listen) for listen in given["listen"]),
             load_paths=tuple(given["load_paths"]),
             record=given["record"],
+            files=given["files"],
         )
         for given in parameters["services"]
     ]
@@ -206,7 +226,7 @@ def main() -> None:
     with one_sentence(module, result):
         planned = manager.plan(described(parameters), parameters["absent"])
         result["stale"] = manager.stale
-        result["changed"] = any(item.action != "none" or item.file_changes for item in planned)
+        result["changed"] = any(item.changes for item in planned)
         result["diff"] = manager.diff(planned)
         result["services"] = manager.outcomes(planned) if module.check_mode else manager.apply(planned)
     for note in manager.notes:

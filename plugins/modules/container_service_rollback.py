@@ -55,6 +55,7 @@ services:
       unit: triton-codellama-13b-0.service
       path: /etc/containers/systemd/triton-codellama-13b-0.container
       action: restarted
+      reason: it is taken back
       active: active
       since: 1763643951
       unit_sha256: 4c5f...
@@ -69,8 +70,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._service import ServiceManager, Settings
+from ansible_collections.trtllm.fleet.plugins.module_utils._service import ServiceManager
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import Settings
 
 
 def main() -> None:

@@ -68,8 +68,8 @@ held:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils import _ports
 from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._service import Listen
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import Listen
 
 
 def held_by_others(host: ServiceHost, wanted: list[tuple[str, Listen]]) -> list[str]:

@@ -49,7 +49,8 @@ EXAMPLES = r"""
 RETURN = r"""
 replicas:
   description: One dictionary for each replica. C(gpu_memory_mib) holds used and total of its GPUs, C(previous) says
-    when the release began to serve that a rollback would bring back, C(gathers) which logits its engine gathers.
+    when the release began to serve that a rollback would bring back, C(gathers) which logits its engine gathers,
+    C(problem) why it cannot be asked anything, empty where it can.
   returned: success
   type: list
   elements: dict
@@ -75,6 +76,7 @@ replicas:
       requests: 1200
       gpu_memory_mib: [143000, 163840]
       previous: "2026-11-01T10:00:00Z"
+      problem: ""
 gateways:
   description: The OpenAI gateways of the host.
   returned: success

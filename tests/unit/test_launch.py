@@ -33,8 +33,6 @@ def test_options_of_ours_come_after_upstreams_own() -> None:
     [
         ("0.8.0", {"mode": "orchestrator"}, "0.9.0"),
         ("0.10.0", {"oversubscribe": True}, "0.11.0"),
-        ("0.19.0", {"exit_timeout": 60}, "1.0.0"),
-        ("0.18.2", {"mpi": False}, "0.19.0"),
         ("0.6.1", {"http_port": 9000}, "0.7.0"),
         ("0.21.0", {"llmapi_launch": True}, "1.0.0"),
     ],

@@ -79,19 +79,6 @@ def test_failures_carry_podmans_last_line(scripted: Path) -> None:
     assert failed.value.returncode == 126
 
 
-def test_logs_interleave_both_streams(scripted: Path) -> None:
-    answer(scripted, "echo out; echo err >&2")
-    assert podman.logs("n", 50) == ["out", "err"]
-    assert argv(scripted) == ["logs", "--tail=50", "n"]
-
-
-def test_wait_returns_the_exit_code_or_none_on_time_out(scripted: Path) -> None:
-    answer(scripted, "echo 3")
-    assert podman.wait("n") == 3
-    answer(scripted, "exec sleep 5")
-    assert podman.wait("n", 0.1) is None
-
-
 def test_a_host_without_podman_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(podman, "executable", lambda: None)
     with pytest.raises(podman.PodmanError, match="podman is not installed on this host"):

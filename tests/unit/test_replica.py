@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-from pathlib import Path
+import shlex
 from typing import Any
 
 import pytest
@@ -25,7 +23,10 @@ SETTINGS: dict[str, Any] = {
     "probe_interval": 10,
     "probe_timeout": 60,
     "probe_retries": 2,
+    "hang_timeout": 25,
+    "scripts": {"run.sh": 'exec "$@"', "probe.sh": "exit 0", "stop.sh": "exit 0"},
 }
+SCRIPTS_DIR = _replica.scripts_dir(SETTINGS)
 
 
 def replica(name: str, **more: Any) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def test_the_container_gets_what_the_documents_ask_for_and_nothing_more() -> Non
     assert (container["ShmSize"], container["Network"], container["Pull"]) == ("2g", "host", "never")
     assert (container["DropCapability"], container["AddCapability"], container["NoNewPrivileges"]) == ("all", [], True)
     assert all(volume.endswith(":ro,z") for volume in container["Volume"])
-    assert container["Exec"][0] == "mpirun"
+    assert container["Exec"][:3] == ["sh", f"{SCRIPTS_DIR}/run.sh", "mpirun"]
     assert container["Exec"].count("--http-address=127.0.0.1") == 2
     assert "shm-region-prefix-name=codellama-0_1_" in " ".join(container["Exec"])
 
@@ -67,6 +68,7 @@ def test_paths_are_the_same_inside_and_nested_ones_are_mounted_once() -> None:
         "Container"
     ]
     assert container["Volume"] == [
+        f"{SCRIPTS_DIR}:{SCRIPTS_DIR}:ro,z",
         "/var/lib/trtllm/checkpoints/codellama:/var/lib/trtllm/checkpoints/codellama:ro,z",
         "/var/lib/trtllm/repositories/codellama/1f:/var/lib/trtllm/repositories/codellama/1f:ro,z",
     ]
@@ -127,77 +129,50 @@ def test_changing_one_replica_leaves_the_others_unit_as_it_is() -> None:
 
 
 def test_the_probe_goes_through_every_process_of_the_repository() -> None:
-    assert "/v2/models/tensorrt_llm_bls/generate" in services(replica("a"))[0]["unit"]["Container"]["HealthCmd"]
-    only = services(replica("a", entry_models=["ensemble"]))[0]["unit"]["Container"]["HealthCmd"]
-    assert "/v2/models/ensemble/generate" in only
-    pair = services(replica("a", entry_models=["ensemble", "tensorrt_llm_bls", "b_ensemble", "b_tensorrt_llm_bls"]))
-    assert pair[0]["unit"]["Container"]["HealthCmd"].count("/generate") == 2
-    two = services(replica("a", probe_models=["x", "y"]))[0]["unit"]["Container"]["HealthCmd"]
-    assert "/x/generate" in two and "/y/generate" in two and " && " in two
+    def asked(**options: Any) -> str:
+        command: str = services(replica("a", **options))[0]["unit"]["Container"]["HealthCmd"]
+        return command.partition(" steady ")[2]
+
+    assert asked() == "tensorrt_llm_bls"
+    assert asked(entry_models=["ensemble"]) == "ensemble"
+    pair = ["ensemble", "tensorrt_llm_bls", "b_ensemble", "b_tensorrt_llm_bls"]
+    assert asked(entry_models=pair) == "tensorrt_llm_bls b_tensorrt_llm_bls"
+    assert asked(probe_models=["x", "y"]) == "x y"
 
 
 def test_the_llmapi_probe_speaks_its_tensors() -> None:
     container = services(replica("a", mode="llmapi"), release="1.3.0")[0]["unit"]["Container"]
-    assert "/v2/models/tensorrt_llm/generate" in container["HealthCmd"]
+    assert container["HealthCmd"].endswith(" steady tensorrt_llm")
     assert "sampling_param_max_tokens" in container["HealthCmd"]
 
 
-@pytest.mark.parametrize(
-    ("answer", "healthy"),
-    [
-        ('{"model_name":"ensemble","text_output":"a"}', True),
-        ('{"error":"Stub process is not healthy"}', False),
-        ('{"error":"generate expects model to produce exactly 1 response"}', False),
-        ("", False),
-    ],
-)
-def test_the_probe_judges_the_answer_and_not_the_status(tmp_path: Path, answer: str, healthy: bool) -> None:
-    curl = tmp_path / "curl"
-    curl.write_text(f"#!/bin/sh\necho '{answer}'\n")
-    curl.chmod(0o755)
-    command = services(replica("a"))[0]["unit"]["Container"]["HealthCmd"]
-    done = subprocess.run(["sh", "-c", command], env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
-    assert (done.returncode == 0) is healthy
+def test_the_probe_is_told_the_patience_that_the_operator_has() -> None:
+    container = services(replica("a", probe_timeout=40, hang_timeout=15, probe_retries=3))[0]["unit"]["Container"]
+    words = shlex.split(container["HealthCmd"])
+    assert {"token_timeout=40", "hang_timeout=15", "retries=3", "metrics_url=http://127.0.0.1:8002"} <= set(words)
+    assert words[-3:] == [f"{SCRIPTS_DIR}/probe.sh", "steady", "tensorrt_llm_bls"]
+    assert shlex.split(container["HealthStartupCmd"])[-2:] == ["start", "tensorrt_llm_bls"]
 
 
-def test_the_probe_leaves_a_server_in_peace_that_was_told_to_end(tmp_path: Path) -> None:
-    curl = tmp_path / "curl"
-    curl.write_text("#!/bin/sh\nexit 7\n")
-    curl.chmod(0o755)
-    probe = services(replica("a"))[0]["unit"]["Container"]["HealthCmd"]
-    command = probe.replace("/tmp/.stopping", f"{tmp_path}/stopping")
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    assert subprocess.run(["sh", "-c", command], env=environment).returncode == 1
-    (tmp_path / "stopping").touch()
-    assert subprocess.run(["sh", "-c", command], env=environment).returncode == 0
+def test_the_time_limit_of_a_probe_is_beyond_all_that_it_waits_for() -> None:
+    """podman takes a probe that it had to end for a failure, and a busy server must not be killed."""
+    container = services(replica("a", probe_models=["x", "y"], probe_timeout=50, probe_retries=3))[0]["unit"][
+        "Container"
+    ]
+    assert int(container["HealthTimeout"].removesuffix("s")) > 3 * 2 * (50 + 5) + 2 * 50
 
 
-def test_the_startup_probe_waits_for_the_first_token(tmp_path: Path) -> None:
-    curl = tmp_path / "curl"
-    curl.write_text(
-        f"#!/bin/sh\nn=$(cat {tmp_path}/n 2>/dev/null || echo 0); echo $((n+1)) > {tmp_path}/n\n"
-        '[ $n -ge 3 ] && echo \'{"text_output":"x"}\'\n'
-    )
-    curl.chmod(0o755)
-    command = services(replica("a"))[0]["unit"]["Container"]["HealthStartupCmd"]
-    assert subprocess.run(["sh", "-c", command], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}).returncode == 0
-    assert (tmp_path / "n").read_text().strip() == "4"
+def test_scripts_are_where_their_text_says_so_that_a_running_replica_keeps_its_own() -> None:
+    now, later = services(replica("a"))[0], services(replica("a", scripts={"probe.sh": "exit 1"}))[0]
+    assert now["files"] == {f"{SCRIPTS_DIR}/{name}": f"{text}\n" for name, text in SETTINGS["scripts"].items()}
+    assert now["unit"]["Container"]["Volume"].count(f"{SCRIPTS_DIR}:{SCRIPTS_DIR}:ro,z") == 1
+    assert set(now["files"]) & set(later["files"]) == set()
+    assert now["unit"]["Container"]["HealthCmd"] != later["unit"]["Container"]["HealthCmd"]
 
 
-def test_the_stop_asks_every_server_and_nobody_else(tmp_path: Path) -> None:
-    """Run for real, in a process namespace of its own: the script asks every tritonserver that it can see."""
-    shutil.copy("/bin/sleep", tmp_path / "tritonserver")
-    (tmp_path / "stop.sh").write_text(_replica.stop_script(0).replace("/tmp/.stopping", "./stopping"))
-    scene = (
-        "./tritonserver 30 & one=$!; ./tritonserver 30 & two=$!; sleep 30 & other=$!; sleep 0.2; sh stop.sh; "
-        "wait $one; echo $?; wait $two; echo $?; kill -0 $other && echo alive"
-    )
-    unshared = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    if subprocess.run([*unshared, "true"], capture_output=True).returncode:
-        pytest.skip("no process namespaces here")
-    done = subprocess.run([*unshared, "sh", "-c", scene], cwd=tmp_path, capture_output=True, text=True, timeout=20)
-    assert done.stdout.split() == ["143", "143", "alive"]
-    assert (tmp_path / "stopping").exists()
+def test_the_stop_is_told_its_time_and_the_port_whose_idle_connections_are_closed() -> None:
+    stop = services(replica("a", stop_timeout=33, http_port=9000))[0]["unit"]["Service"]["ExecStop"]
+    assert stop.endswith(f"sh {SCRIPTS_DIR}/stop.sh 33 9000")
 
 
 def test_the_unit_of_a_replica_says_nothing_secret_and_survives_every_podman() -> None:

@@ -3,127 +3,21 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._ports import Listener, Owner
-from ansible_collections.trtllm.fleet.plugins.module_utils._service import (
-    Listen,
-    Service,
-    ServiceFailed,
-    ServiceManager,
-    Settings,
-)
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import (
-    ServiceHost,
-    UnitState,
-    error_line,
-    timestamp,
-)
-
-NOW = 2_000_000_000.0
-IMAGE = "sha256:" + "1" * 64
-QUADLETS = "/etc/containers/systemd"
-
-
-class FakeHost(ServiceHost):
-    """A host with systemd, of which a unit with the word ``broken`` never comes up."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.podman: Optional[str] = "5.4.2"
-        self.systemd = 257
-        self.running: dict[str, UnitState] = {}
-        self.calls: list[str] = []
-        self.sockets: dict[Listener, Owner] = {}
-        self.log = ["I1120 starting", "E1120 13:00:00.1 1 model.cc:44] cannot read config.pbtxt", "mpirun has exited"]
-        self.images = {IMAGE: IMAGE, "triton:1": "sha256:" + "2" * 64}
-        self.unhealthy: set[str] = set()
-        self.with_selinux = False
-
-    def podman_version(self) -> Optional[str]:
-        return self.podman
-
-    def systemd_version(self) -> int:
-        return self.systemd
-
-    def text(self, name: str) -> str:
-        for path in (f"{QUADLETS}/{name}.container", f"/etc/systemd/system/{name}.service"):
-            if self.path(path).exists():
-                return self.path(path).read_text()
-        return ""
-
-    def systemctl(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        names = [word.removesuffix(".service") for word in arguments[1:] if word != "--"]
-        self.calls.append(" ".join([arguments[0], *names]))
-        code = 0
-        for name in names:
-            if arguments[0] in ("start", "restart"):
-                broken = "broken" in self.text(name)
-                code |= broken
-                self.running[name] = UnitState(
-                    True, "failed" if broken else "active", result="exit-code" if broken else "success",
-                    started=int(NOW) + 10, since=int(NOW) + 10, enabled="generated",
-                )  # fmt: skip
-            elif arguments[0] == "stop":
-                self.running[name] = UnitState(loaded=bool(self.text(name)))
-        return subprocess.CompletedProcess(list(arguments), code, "", "Job failed" if code else "")
-
-    def states(self, names: Sequence[str]) -> dict[str, UnitState]:
-        return {name: self.running.get(name, UnitState(loaded=bool(self.text(name)))) for name in names}
-
-    def journal(self, name: str, since: float, lines: int = 2000) -> list[str]:
-        return self.log
-
-    def listeners(self) -> list[Listener]:
-        return list(self.sockets)
-
-    def owners(self, inodes: Iterable[int]) -> dict[int, Owner]:
-        return {socket.inode: owner for socket, owner in self.sockets.items() if socket.inode in set(inodes)}
-
-    def selinux(self) -> bool:
-        return self.with_selinux
-
-    def image_id(self, reference: str) -> Optional[str]:
-        return self.images.get(reference)
-
-    def healthy(self, container: str) -> bool:
-        return container not in self.unhealthy
-
-    def now(self) -> float:
-        return NOW
-
-    def done(self) -> list[str]:
-        """What was asked of systemd since the last time, but for looking."""
-        calls, self.calls = self.calls, []
-        return calls
+from ansible_collections.trtllm.fleet.plugins.module_utils._service import ServiceManager
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import UnitState, error_line, timestamp
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import ServiceFailed, Settings
+from unit.service_fakes import IMAGE, QUADLETS, FakeHost, deploy, record, service
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> FakeHost:
     return FakeHost(tmp_path)
-
-
-def service(name: str, port: int = 8000, **more: Any) -> Service:
-    container: dict[str, Any] = {"ContainerName": name, "Image": IMAGE, "Exec": ["serve", f"--port={port}"]}
-    unit = {"Container": {**container, **more.pop("container", {})}, "Service": {"Restart": "on-failure"}}
-    return Service(name, unit, (Listen("127.0.0.1", port, "HTTP"),), **more)
-
-
-def deploy(host: FakeHost, *services: Service, **settings: Any) -> dict[str, dict[str, Any]]:
-    manager = ServiceManager(host, Settings(**settings))
-    planned = manager.plan(services)
-    return manager.outcomes(planned) if settings.get("check") else manager.apply(planned)
-
-
-def record(host: FakeHost, name: str) -> list[dict[str, Any]]:
-    path = host.path(f"/var/lib/trtllm/releases/{name}.jsonl")
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def test_new_services_are_written_and_started_together(host: FakeHost) -> None:
@@ -391,6 +285,10 @@ def test_a_rollback_to_what_is_no_longer_there_is_refused(host: FakeHost) -> Non
             'E1120 13:00:00.5 1 m.cc:1] "Failed: RuntimeError: no tokenizer',
         ),
         (["Error: unable to find image"], "Error: unable to find image"),
+        (
+            ["I1 fine", "probe: tensorrt_llm_bls has 7 of its 8 Python processes", "mpirun has exited"],
+            "probe: tensorrt_llm_bls has 7 of its 8 Python processes",
+        ),
         (["nothing of note", "the last words"], "the last words"),
         ([], "the service wrote nothing to the journal"),
     ],

@@ -47,6 +47,7 @@ VALUES: dict[str, Any] = {
     "probe_interval": 44,
     "probe_timeout": 55,
     "probe_retries": 6,
+    "hang_timeout": 9,
 }
 # These need another option beside them to make a difference, or are only told.
 WITH: dict[str, dict[str, Any]] = {
@@ -75,6 +76,9 @@ def settings(repo_dir: Path, defaults: dict[str, Any]) -> dict[str, Any]:
     """What the role hands to the filter, with its templates filled from the defaults."""
     given = {**defaults, "triton_release": "1.2.1", "triton_image": "sha256:" + "1" * 64}
     text = yaml.safe_load((repo_dir / "roles/triton/vars/main.yml").read_text())["__triton_settings"]
+    files = repo_dir / "roles/triton/files"
+    text["scripts"] = {name: (files / name).read_text().rstrip() for name in text["scripts"]}
+    assert set(text["scripts"]) == {path.name for path in files.iterdir()}
     variable = re.compile(r"{{ (triton_\w+)")
     return {
         key: given[match.group(1)] if isinstance(value, str) and (match := variable.match(value)) else value
@@ -126,11 +130,6 @@ def test_results_tell_where_each_replica_is(settings: dict[str, Any]) -> None:
     (result,) = FILTERS["triton_results"](replicas, settings, services).values()
     assert result["http_url"] == "http://127.0.0.1:8000"
     assert (result["action"], result["entry_models"]) == ("started", ["ensemble", "tensorrt_llm_bls"])
-
-
-def test_the_launch_filter_shows_the_command(settings: dict[str, Any]) -> None:
-    words = FILTERS["triton_launch"]({"name": "a", "model": "m", "repository_dir": "/srv/a", "world_size": 2}, settings)
-    assert words[0] == "mpirun" and words.count("-n") == 2
 
 
 def test_refusals_are_sentences_for_ansible(settings: dict[str, Any]) -> None:

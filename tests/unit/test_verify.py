@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.trtllm.fleet.plugins.filter.serving import verify_report
 from ansible_collections.trtllm.fleet.plugins.module_utils import _verify
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from unit.triton_fakes import fake_triton
 
 pytest.importorskip("tritonclient.http")
@@ -33,7 +34,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_good_replica_passes_every_check_of_the_documents() -> None:
     outcomes = verify()
     assert failed(outcomes) == set()
-    assert len(outcomes) == 1 + 2 * 6 + 1 + 1 + 2 + 1
+    assert len(outcomes) == 1 + 2 * 7 + 1 + 1 + 2 + 1
     assert all(outcome.ok for outcome in outcomes.values())
     assert "no request active" in outcomes["tensorrt_llm_bls early stop"].answer
     assert "not gathered" in outcomes["context logits"].answer
@@ -50,6 +51,8 @@ def test_logits_that_are_gathered_are_returned() -> None:
     [
         ("unready", "readiness"),
         ("empty", "ensemble generate"),
+        ("one dead stub", "tensorrt_llm_bls every instance"),
+        ("one dead stub", "ensemble every instance"),
         ("bad_words", "ensemble bad_words as a list"),
         ("bad_words", "tensorrt_llm_bls bad_words as a string"),
         ("stop_words", "ensemble stop_words as a string"),
@@ -123,3 +126,19 @@ def test_the_report_of_a_fleet_is_ok_only_when_all_is() -> None:
     assert (report["ok"], report["hosts"]["h1"]["ok"], report["hosts"]["h2"]["ok"]) == (False, True, False)
     assert report["hosts"]["h2"]["replicas"]["b-0"]["error"] == "no tunnel"
     assert "no tunnel" in report["table"]
+
+
+def test_a_replica_that_could_not_be_asked_says_why() -> None:
+    lost = {"item": {"replica": "a-0", "problem": "the release record does not tell of it"}, "msg": "url is empty"}
+    report = verify_report({"h1": [lost]})
+    assert report["hosts"]["h1"]["replicas"]["a-0"]["error"] == "the release record does not tell of it"
+    assert report["table"][-1] == "the release record does not tell of it"
+    assert "-vvv" in verify_report({"h1": [{"item": {"replica": "a-0"}}]})["table"][-1]
+
+
+@pytest.mark.parametrize(
+    "empty", [{"url": ""}, {"url": "http://x", "entry_models": []}, {"url": "http://x", "release": ""}]
+)
+def test_nothing_to_verify_is_a_sentence(empty: dict[str, Any]) -> None:
+    with pytest.raises(FleetError, match="is empty, so there is nothing to verify"):
+        _verify.Target(**empty)

@@ -13,6 +13,8 @@ from typing import Any
 
 TEXT = "Machine learning is a field of computer science in which programs improve by studying them"
 SENTENCE = TEXT.split()
+# Of the BLS model: requests go to them in turn.
+INSTANCES = 8
 MODELS = ["ensemble", "postprocessing", "preprocessing", "tensorrt_llm", "tensorrt_llm_bls"]
 
 
@@ -22,6 +24,7 @@ class FakeTriton:
     def __init__(self, faults: set[str], gathers: set[str]) -> None:
         self.faults, self.gathers = faults, gathers
         self.served = 0
+        self.asked = 0
         self.active = 0
         self.url = ""
 
@@ -40,7 +43,8 @@ class FakeTriton:
         return words
 
     def generate(self, model: str, request: dict[str, Any]) -> dict[str, Any]:
-        if "dead stub" in self.faults:
+        self.asked += 1
+        if "dead stub" in self.faults or ("one dead stub" in self.faults and self.asked % INSTANCES == 0):
             return {"error": "Failed to process the request(s), message: Stub process is not healthy."}
         self.served += 1
         if model == "tensorrt_llm":
@@ -93,7 +97,10 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/v2":
             return self.reply(200, {"name": "triton", "version": "2.51.0", "extensions": ["generate"]})
         if path.endswith("/config"):
-            return self.reply(200, {"model_transaction_policy": {"decoupled": "unary" not in self.triton.faults}})
+            policy = {"decoupled": "unary" not in self.triton.faults}
+            count = INSTANCES if "tensorrt_llm_bls" in path else 1
+            groups = [{"kind": "KIND_CPU", "count": count, "gpus": []}]
+            return self.reply(200, {"model_transaction_policy": policy, "instance_group": groups})
         if path == "/v2/models/stats":
             phase = {"count": 2, "ns": 3000000}
             stats = {
