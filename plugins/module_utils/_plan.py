@@ -66,9 +66,9 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     """
     models = list(description["trtllm_models"])
     _check_names(models)
-    _check_engines(models)
     for model in models:
         check_paths(ENGINE_OPTIONS, model["engine"], f"{model['name']}: engine.")
+    _check_engines(models)
     root = check_path(description["trtllm_root"], "trtllm_root").rstrip("/")
     replicas = _replicas(models, str(description["trtllm_triton_address"]), int(description["trtllm_port_base"]))
     first = {replica["model"]: replica for replica in reversed(replicas)}
