@@ -202,6 +202,28 @@ def test_links_count_as_what_they_point_to(tmp_path: Path) -> None:
     assert fp.tree_digest(plain, None).digest == fp.tree_digest(linked, None).digest
 
 
+def test_of_a_file_its_content_alone_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fp, "RACY_NS", -(10**15))
+    root, index = make(tmp_path / "tree", {"one.npz": b"scales", "two.npz": b"others"}), tmp_path / "index.json"
+    first = fp.tree_digest(root / "one.npz", index)
+    assert first.digest == hashlib.sha256(b"scales").hexdigest()
+    assert (first.reread, first.bytes_read) == (["one.npz"], 6)
+    (root / "beside.log").write_bytes(b"noise")
+    again = fp.tree_digest(root / "one.npz", index)
+    assert (again.digest, again.reread) == (first.digest, [])
+    assert fp.tree_digest(root / "two.npz", None).digest != first.digest
+    (root / "two.npz").write_bytes(b"scales")
+    assert fp.tree_digest(root / "two.npz", None).digest == first.digest, "its name does not count"
+
+
+def test_a_part_of_a_tree_has_the_digest_of_a_tree_that_holds_no_more(tmp_path: Path) -> None:
+    whole = fp.tree_digest(make(tmp_path / "whole", {"a": b"1", "b": b"2", "README.md": b"3"}), None)
+    part = fp.tree_digest(make(tmp_path / "part", {"a": b"1", "b": b"2"}), None)
+    assert whole.digest != part.digest
+    kept = whole.only(lambda path: path != "README.md")
+    assert (kept.digest, kept.contents()) == (part.digest, part.contents())
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     root = make(tmp_path / "tree", {"a": b"1"})
     (root / "gone").symlink_to(root / "nowhere")
