@@ -29,6 +29,7 @@ from openai_gateway.metrics import Metrics, RequestMeter
 from openai_gateway.openai_responses import ResponsesBuilder, ResponsesRequest
 from openai_gateway.openapi import Endpoint, document
 from openai_gateway.prompts import Plan, plan, render
+from openai_gateway.replicas import Draining
 from openai_gateway.responses import Builder, ChatBuilder, CompletionBuilder
 from openai_gateway.schema import (
     ChatRequest,
@@ -59,7 +60,8 @@ class Gateway:
         self.config = config
         self.clients = Clients(config.api_keys_file)
         self.gate = Gate(config.max_requests, config.max_queued)
-        self.models = {model.name: ServedModel(model) for model in config.models}
+        draining = Draining(config.drain_file)
+        self.models = {model.name: ServedModel(model, draining) for model in config.models}
         self.metrics = Metrics()
         self.started = int(time.time())
 
@@ -336,6 +338,7 @@ def _routes(app: FastAPI, gateway: Gateway) -> None:
             for replica in served.replicas.replicas:
                 gateway.metrics.outstanding.labels(served.name, replica.url).set(replica.outstanding)
                 gateway.metrics.failures.labels(served.name, replica.url).set(replica.failures)
+                gateway.metrics.draining.labels(served.name, replica.url).set(served.replicas.drains(replica))
         return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 

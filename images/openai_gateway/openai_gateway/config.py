@@ -47,6 +47,8 @@ class ModelConfig(_Settings):
     # Cap of an answer when the client names none; None: 1024 in chat, and 16 in completions as OpenAI has it.
     default_max_tokens: Annotated[Whole, Field(ge=1)] | None = None
     chat_template: Path | None = None  # a file that replaces the checkpoint's template
+    # Requests whose prompts begin with the same so many characters go to the same replica; None: to the least busy.
+    prefix_affinity: Annotated[Whole, Field(ge=1)] | None = None
     # How the model writes calls of tools; None: as its chat template shows.
     tool_call_parser: Literal["hermes", "mistral", "llama3", "json"] | None = None
 
@@ -79,6 +81,7 @@ class GatewayConfig(_Settings):
     port: Annotated[Whole, Field(ge=0, le=65535)] = 3000
     # One key per line, or a YAML list of clients, mode 0600; None: everybody may ask.
     api_keys_file: Path | None = None
+    drain_file: Path | None = None  # addresses of replicas that shall get no new requests, read again as it changes
     max_requests: Annotated[Whole, Field(ge=1)] | None = None  # at once; None: as many as come
     max_queued: Annotated[Whole, Field(ge=0)] = 100  # that wait beyond these
     request_timeout: Seconds = 600.0  # seconds without a byte from Triton before a request is given up

@@ -16,7 +16,7 @@ import aiohttp
 from openai_gateway.config import ModelConfig
 from openai_gateway.errors import ApiError, unsupported
 from openai_gateway.interface import Interface
-from openai_gateway.replicas import Replica, ReplicaSet
+from openai_gateway.replicas import NONE, Draining, Replica, ReplicaSet
 from openai_gateway.text import AnswerText
 from openai_gateway.tokenizer import CheckpointTokenizer
 from openai_gateway.triton import TritonClient, Unreachable
@@ -100,14 +100,19 @@ class _Counts:
 class ServedModel:
     """A name that clients may ask for, with all it takes to answer."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, draining: Draining = NONE) -> None:
         self.config = config
         self.name = config.name
         self.tokenizer = CheckpointTokenizer(config)
-        self.replicas = ReplicaSet(config.urls)
+        self.replicas = ReplicaSet(config.urls, draining=draining)
         self.max_seq_len = config.max_seq_len or self.tokenizer.max_positions
         self.http: aiohttp.ClientSession | None = None  # set when the event loop runs
         self._warned = False
+        ids = self.tokenizer.end_ids
+        # Preprocessing of old releases has no default for the ids that end and fill an answer. The engine knows only
+        # one that ends it, so that the others are told as words.
+        self._end_tokens = {"end_id": ids[0], "pad_id": ids[0]} if ids else {}
+        self._end_words = [word for word in map(self.tokenizer.token, ids[1:]) if word]
 
     async def answer(self, request: GenerateRequest) -> AsyncGenerator[list[Piece] | Finish, None]:
         """Yield the answer in pieces, together those that came together, and its Finish last.
@@ -116,7 +121,8 @@ class ServedModel:
         """
         shown = False
         last: ApiError | None = None
-        for replica in self.replicas.order():
+        prefix = request.text[: self.config.prefix_affinity] if self.config.prefix_affinity else ""
+        for replica in self.replicas.order(prefix):
             try:
                 with self.replicas.working(replica):
                     async with aclosing(self.on_replica(replica, request)) as pieces:
@@ -167,8 +173,8 @@ class ServedModel:
             max_tokens,
             stream=stream,
             sampling=request.sampling,
-            optional={**request.optional, **self._end_tokens()},
-            stop=[*(() if request.ignore_end else self._end_words()), *request.stop_tokens, *request.stop],
+            optional={**request.optional, **self._end_tokens},
+            stop=[*(() if request.ignore_end else self._end_words), *request.stop_tokens, *request.stop],
             names=request.names,
         )
         # Two requests of one client may have one id, but a BLS model stops what it calls by its id.
@@ -261,16 +267,6 @@ class ServedModel:
         # Some engines repeat the values of all tokens so far.
         values = (values if isinstance(values, list) else [values])[-new:] if new else []
         return tuple(zip(self.tokenizer.split(text, len(values)), map(float, values), strict=True)) if values else ()
-
-    def _end_tokens(self) -> dict[str, int]:
-        """The ids that end and fill an answer: preprocessing of old releases has no default for them."""
-        ids = self.tokenizer.end_ids
-        return {"end_id": ids[0], "pad_id": ids[0]} if ids else {}
-
-    def _end_words(self) -> list[str]:
-        """The text of further tokens that end an answer: the engine knows only one end_id."""
-        words = (self.tokenizer.token(i) for i in self.tokenizer.end_ids[1:])
-        return [word for word in words if word]
 
     def _reason(self, text: AnswerText, counts: _Counts, max_tokens: int) -> tuple[str, int]:
         """Say why the answer ended, and how many tokens it has.

@@ -36,6 +36,8 @@ async def ready(models: Sequence[ServedModel], *, any_model: bool) -> tuple[bool
 
 async def _state(model: ServedModel, replica: Replica) -> str:
     """Return "ready", or why not."""
+    if model.replicas.drains(replica):
+        return "draining"  # and left alone, so that it can stop
     if model.replicas.proved_within(replica, PROOF_LASTS):
         return "ready"
     async with replica.probing:

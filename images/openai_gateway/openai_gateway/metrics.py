@@ -37,6 +37,7 @@ class Metrics:
         self.token = Histogram("token_seconds", "From one token to the next.", both, buckets=TOKEN_BUCKETS, **given)
         self.outstanding = Gauge("replica_requests", "Requests at work by replica.", replica, **given)
         self.failures = Gauge("replica_failures", "Failures in a row by replica.", replica, **given)
+        self.draining = Gauge("replica_draining", "Whether a replica gets no new requests.", replica, **given)
 
     def counted(self, model: str, endpoint: str, status: int) -> None:
         """Count a request for which no model was asked; *model* may be empty."""

@@ -18,7 +18,7 @@ from openai_gateway.chat import ChatTemplate
 from openai_gateway.config import ModelConfig, parse_config
 from openai_gateway.errors import ApiError, ConfigError
 from openai_gateway.interface import describe, release_row
-from openai_gateway.replicas import LONGEST_PAUSE, ReplicaSet
+from openai_gateway.replicas import LONGEST_PAUSE, Draining, ReplicaSet
 from openai_gateway.tokenizer import CheckpointTokenizer
 from openai_gateway_fakes import make_checkpoint, model_entry
 
@@ -189,6 +189,41 @@ def test_a_replica_rests_longer_with_each_failure_and_is_tried_last() -> None:
     assert [r.url for r in replicas.order()] == ["b", "a"], "when all rest, the one that rests shortest is tried"
     replicas.succeeded(a)
     assert replicas.order()[0] is a and a.failures == 0
+
+
+def test_prompts_that_begin_alike_go_to_the_same_replica_while_it_is_not_much_busier() -> None:
+    replicas = ReplicaSet(["a", "b", "c"], Clock())
+    chosen = {prefix: replicas.order(prefix)[0] for prefix in map(str, range(40))}
+    assert {replica.url for replica in chosen.values()} == {"a", "b", "c"}
+    assert all(replicas.order(prefix)[0] is replica for prefix, replica in chosen.items())
+    fewer = ReplicaSet(["a", "b"], Clock())
+    moved = [p for p, r in chosen.items() if r.url != "c" and fewer.order(p)[0].url != r.url]
+    assert moved == [], "only those of the one that went away move"
+    busy = chosen["0"]
+    busy.outstanding = 3
+    assert replicas.order("0")[0] is busy
+    busy.outstanding = 4
+    assert replicas.order("0")[0] is not busy
+    busy.outstanding = 0
+    replicas.failed(busy)
+    assert replicas.order("0")[0] is not busy
+
+
+def test_a_replica_that_drains_gets_nothing_new_and_no_probe(tmp_path: Path) -> None:
+    clock = Clock()
+    path = tmp_path / "drain"
+    replicas = ReplicaSet(["http://a", "http://b"], clock, Draining(path, clock))
+    a, b = replicas.replicas
+    assert {replica.url for replica in replicas.order()} == {"http://a", "http://b"}
+    path.write_text("# switching\nhttp://a/\n")
+    clock.now += 2
+    assert replicas.order() == [b] and replicas.drains(a) and not replicas.drains(b)
+    path.write_text("http://a\nhttp://b\n")
+    clock.now += 2
+    assert replicas.order() == []
+    path.unlink()
+    clock.now += 2
+    assert len(replicas.order()) == 2
 
 
 def test_the_probe_says_what_the_gateway_says() -> None:
