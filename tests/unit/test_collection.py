@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,22 @@ def test_playbooks_are_found_by_their_full_names(installed: Path, repo_dir: Path
             installed, "ansible-playbook", "-i", str(inventory), "--syntax-check", f"trtllm.fleet.{playbook.stem}"
         )
         assert done.returncode == 0, f"{playbook.name}: {done.stdout}{done.stderr}"
+
+
+def test_execution_environments_get_the_packages_of_the_controller(installed: Path, repo_dir: Path) -> None:
+    """ansible-builder reads this file of the installed collection, and the files that it names."""
+    root = installed / "collections" / "ansible_collections" / "trtllm" / "fleet"
+    named = yaml.safe_load((root / "meta" / "execution-environment.yml").read_text())["dependencies"]
+    assert set(named) == {"python", "system"}
+    lines = (root / named["python"]).read_text().splitlines()
+    packages = {re.split(r"[\[<>=]", line)[0] for line in lines if line and not line.startswith("#")}
+    imported = set()
+    for path in (root / "plugins").rglob("*.py"):
+        imported |= set(re.findall(r"^\s*(?:import|from) (\w+)", path.read_text(), re.MULTILINE))
+    ours = {"tritonclient", "openai", "yaml", "jinja2", "docker"} & imported
+    assert {name.replace("yaml", "pyyaml") for name in ours} <= packages, "what a plugin imports must be installed"
+    assert "docker" not in packages, "only the test hosts need it"
+    assert all("[platform:" in line for line in (root / named["system"]).read_text().splitlines() if line[0] != "#")
 
 
 def test_every_role_states_its_interface(repo_dir: Path) -> None:
