@@ -76,7 +76,7 @@ class Planner:
         ]
         removed = {item.name for item in planned if item.action == REMOVE}
         staying = [name for name in self.stale if name not in removed and states[name].active != "inactive"]
-        _service_refusals.check(self.host, planned, staying, parts=not self.settings.check)
+        _service_refusals.check(self.host, self.settings, planned, staying)
         return planned
 
     def _podman_version(self) -> Optional[str]:

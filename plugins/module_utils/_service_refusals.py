@@ -7,65 +7,103 @@ does not have.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _ports
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import REMOVE, RESTART, START, Listen, Planned
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_record import ReleaseRecord
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import (
+    REMOVE,
+    RESTART,
+    START,
+    Listen,
+    Planned,
+    Settings,
+)
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_units import devices, unit_files
 
 
-def check(host: ServiceHost, planned: Sequence[Planned], stale: Sequence[str], *, parts: bool) -> None:
-    """Refuse what cannot start. *stale*: services that stay although they are not described, and run.
+class Held(NamedTuple):
+    """A port that *service* shall listen on and that somebody listens on already."""
 
-    *parts*: whether images and directories must be there already.
-    """
+    service: str
+    listen: Listen
+    owner: Optional[_ports.Owner]
+
+    @property
+    def by(self) -> str:
+        """The service that holds it, empty where it is none."""
+        return ((self.owner.unit if self.owner else None) or "").removesuffix(".service")
+
+
+def check(host: ServiceHost, settings: Settings, planned: Sequence[Planned], stale: Collection[str]) -> None:
+    """Refuse what cannot start. *stale*: services that stay although they are not described, and run."""
     starting = [item for item in planned if item.action in (START, RESTART)]
     if not starting:
         return
     _check_devices(host, starting, stale)
-    _check_ports(host, starting, {item.name for item in planned if item.action == REMOVE})
-    if parts:
+    _check_ports(host, settings, planned, starting, stale)
+    if not settings.check:
         check_parts(host, starting)
 
 
-def _check_devices(host: ServiceHost, starting: Sequence[Planned], stale: Sequence[str]) -> None:
+def _check_devices(host: ServiceHost, starting: Sequence[Planned], stale: Collection[str]) -> None:
     for name in stale:
         text = "".join(unit_files(host, name).values())
         for item in starting:
             shared = sorted(devices(text) & devices(item.new_text))
             if shared:
                 raise FleetError(
-                    f"{item.name}: {', '.join(shared)} is in use by {name}, which is not described any more; "
-                    "have stale services removed, or give it other devices. Nothing was changed."
+                    f"{item.name}: {', '.join(shared)} is in use by {name}, which is not described any more; set "
+                    "triton_remove_stale: true to have it removed, or give it other devices. Nothing was changed."
                 )
 
 
-def _check_ports(host: ServiceHost, starting: Sequence[Planned], removed: set[str]) -> None:
+def _check_ports(
+    host: ServiceHost,
+    settings: Settings,
+    planned: Sequence[Planned],
+    starting: Sequence[Planned],
+    stale: Collection[str],
+) -> None:
+    removed = {item.name for item in planned if item.action == REMOVE}
+    by_name = {item.name: item for item in starting}
+    for held in held_ports(host, [(item.name, listen) for item in starting for listen in item.listen]):
+        if held.by == held.service or held.by in removed:
+            continue
+        other = by_name.get(held.by)
+        if other is not None and not _wants(other, held.listen):
+            by_name[held.service].stop_first.add(other.name)  # ports change hands between services of this call
+            continue
+        raise FleetError(f"{held_sentence(host, held, stale, settings.releases_dir)} Nothing was changed.")
+
+
+def held_ports(host: ServiceHost, wanted: Iterable[tuple[str, Listen]]) -> list[Held]:
+    """The ports among *wanted* (a service and where it shall listen) that somebody holds, be it the service itself."""
     sockets = host.listeners()
-    held = [
-        (item, listen, socket)
-        for item in starting
-        for listen in item.listen
+    found = [
+        (service, listen, socket)
+        for service, listen in wanted
         for socket in _ports.conflicts(listen.address, listen.port, sockets)
     ]
-    owners = host.owners({socket.inode for _item, _listen, socket in held}) if held else {}
-    by_unit = {f"{item.name}.service": item for item in starting}
-    for item, listen, socket in held:
-        owner = owners.get(socket.inode)
-        unit = owner.unit if owner else None
-        if unit == f"{item.name}.service" or (unit or "").removesuffix(".service") in removed:
-            continue
-        other = by_unit.get(unit or "")
-        if other is not None and not _wants(other, listen):
-            item.stop_first.add(other.name)  # ports change hands between services of this call
-            continue
-        raise FleetError(
-            f"{item.name}: port {listen.port} of {listen.address} ({listen.what}) is held by "
-            f"{owner or 'a process that cannot be seen'}; stop that, or give {item.name} another port. "
-            "Nothing was changed."
-        )
+    owners = host.owners({socket.inode for _service, _listen, socket in found}) if found else {}
+    return [Held(service, listen, owners.get(socket.inode)) for service, listen, socket in found]
+
+
+def held_sentence(host: ServiceHost, held: Held, stale: Collection[str], releases_dir: str) -> str:
+    """Who holds a port, and what to do. *stale*: services of ours that are not described any more."""
+    where = f"{held.service}: port {held.listen.port} of {held.listen.address} ({held.listen.what}) is held by"
+    if held.by not in stale:
+        holder = held.owner or "a process that cannot be seen"
+        return f"{where} {holder}; stop that, or give {held.service} another port."
+    known = ReleaseRecord(host.path(releases_dir), held.by).known("".join(unit_files(host, held.by).values()))
+    model = f" of the model {known['model']}" if known.get("model") else ""
+    return (
+        f"{where} {held.by}, a replica of ours{model} that is not described any more; set triton_remove_stale: true to "
+        f"have it removed, or give {held.service} another port."
+    )
 
 
 def check_parts(host: ServiceHost, starting: Sequence[Planned]) -> None:

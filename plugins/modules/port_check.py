@@ -47,6 +47,18 @@ options:
         description: What the port is for, for messages.
         type: str
         default: its port
+  prune_prefix:
+    description: Names of services beginning like this belong to O(listen). Others on the host are told as what they
+      are, services that are not described any more.
+    type: str
+  prune:
+    description: Whether such services will be removed, so that their ports are free.
+    type: bool
+    default: false
+  releases_dir:
+    description: Where the release record is kept.
+    type: path
+    default: /var/lib/trtllm/releases
 """
 
 EXAMPLES = r"""
@@ -62,57 +74,56 @@ held:
   returned: always
   type: list
   elements: str
-  sample: ["triton-codellama-13b-0: port 8000 of 127.0.0.1 (HTTP) is held by nginx (process 321, nginx.service)"]
+  sample:
+    - "triton-codellama-13b-0: port 8000 of 127.0.0.1 (HTTP) is held by nginx (process 321, nginx.service); stop that,
+      or give triton-codellama-13b-0 another port."
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils import _ports
 from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_refusals import held_ports, held_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import Listen
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_units import own_units
+
+SPEC = {
+    "service": {"type": "str", "required": True},
+    "address": {"type": "str", "required": True},
+    "port": {"type": "int", "required": True},
+    "what": {"type": "str", "default": "its port"},
+}
+ARGUMENT_SPEC = {
+    "listen": {"type": "list", "elements": "dict", "required": True, "options": SPEC},
+    "prune_prefix": {"type": "str"},
+    "prune": {"type": "bool", "default": False},
+    "releases_dir": {"type": "path", "default": "/var/lib/trtllm/releases"},
+}
 
 
-def held_by_others(host: ServiceHost, wanted: list[tuple[str, Listen]]) -> list[str]:
+def held_by_others(host: ServiceHost, wanted: list[tuple[str, Listen]], parameters: dict[str, Any]) -> list[str]:
     """A sentence for every port that is not its service's own; a port may move between the services given."""
-    sockets = host.listeners()
-    found = [
-        (service, listen, socket)
-        for service, listen in wanted
-        for socket in _ports.conflicts(listen.address, listen.port, sockets)
+    prefix, names = parameters["prune_prefix"], {service for service, _listen in wanted}
+    stale = set() if prefix is None else set(own_units(host, prefix)) - names
+    own = names | (stale if parameters["prune"] else set())
+    return [
+        held_sentence(host, held, stale, parameters["releases_dir"])
+        for held in held_ports(host, wanted)
+        if held.by not in own
     ]
-    owners = host.owners({socket.inode for _service, _listen, socket in found}) if found else {}
-    own = {f"{service}.service" for service, _listen in wanted}
-    problems: list[str] = []
-    for service, listen, socket in found:
-        owner = owners.get(socket.inode)
-        if owner is None or owner.unit not in own:
-            problems.append(
-                f"{service}: port {listen.port} of {listen.address} ({listen.what}) is held by "
-                f"{owner or 'a process that cannot be seen'}"
-            )
-    return problems
 
 
 def main() -> None:
-    spec = {
-        "service": {"type": "str", "required": True},
-        "address": {"type": "str", "required": True},
-        "port": {"type": "int", "required": True},
-        "what": {"type": "str", "default": "its port"},
-    }
-    module = AnsibleModule(
-        argument_spec={"listen": {"type": "list", "elements": "dict", "required": True, "options": spec}},
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     with one_sentence(module):
         wanted = [
             (given["service"], Listen(given["address"], given["port"], given["what"]))
             for given in module.params["listen"]
         ]
-        problems = held_by_others(ServiceHost(), wanted)
+        problems = held_by_others(ServiceHost(), wanted, module.params)
     if problems:
-        remedy = "Stop that, or give the service another port. Nothing was changed."
-        module.fail_json(msg=f"{'; '.join(problems)}. {remedy}", held=problems)
+        module.fail_json(msg=f"{' '.join(problems)} Nothing was changed.", held=problems)
     module.exit_json(changed=False, held=[])
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetE
 from ansible_collections.trtllm.fleet.plugins.module_utils._ports import Listener, Owner
 from ansible_collections.trtllm.fleet.plugins.module_utils._service import ServiceManager
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import UnitState, error_line, timestamp
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import ServiceFailed, Settings
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import Listen, ServiceFailed, Settings
+from ansible_collections.trtllm.fleet.plugins.modules.port_check import held_by_others
 from unit.service_fakes import IMAGE, QUADLETS, FakeHost, deploy, record, service
 
 
@@ -102,6 +104,26 @@ def test_a_foreign_process_on_the_port_is_named_and_nothing_is_touched(host: Fak
         deploy(host, service("a"))
     assert host.text("a") == ""
     assert host.done() == []
+
+
+def test_a_replica_of_ours_under_an_old_name_is_told_as_that_with_what_to_set(host: FakeHost) -> None:
+    deploy(host, service("triton-old-0", record={"replica": "old-0", "model": "old"}))
+    host.sockets = {Listener("127.0.0.1", 8000, 7): Owner(321, "tritonserver", "triton-old-0.service")}
+    sentence = (
+        r"triton-new-0: port 8000 of 127.0.0.1 \(HTTP\) is held by triton-old-0, a replica of ours of the model old "
+        "that is not described any more; set triton_remove_stale: true to have it removed, or give triton-new-0 "
+        "another port."
+    )
+    with pytest.raises(FleetError, match=sentence + " Nothing was changed"):
+        deploy(host, service("triton-new-0"), prune_prefix="triton-")
+    asked = {"prune_prefix": "triton-", "prune": False, "releases_dir": "/var/lib/trtllm/releases"}
+    wanted = [("triton-new-0", Listen("127.0.0.1", 8000, "HTTP"))]
+    (problem,) = held_by_others(host, wanted, asked)
+    assert re.fullmatch(sentence, problem)
+    assert held_by_others(host, wanted, {**asked, "prune": True}) == []
+    assert (
+        deploy(host, service("triton-new-0"), prune_prefix="triton-", prune=True)["triton-old-0"]["action"] == "removed"
+    )
 
 
 def test_our_own_port_is_no_obstacle_to_a_restart(host: FakeHost) -> None:
