@@ -9,6 +9,8 @@ tool's own default of that release holds.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 Option = dict[str, Any]
@@ -189,11 +191,10 @@ WITHOUT_EFFECT_ON_ENGINE = frozenset(
     {"workers", "log_level", "monitor_memory", "load_by_shard", "load_model_on_cpu", "input_timing_cache"}
 )
 
+# What multiplies up to the number of ranks, and so of GPUs, of one engine.
+PARALLEL_SIZES = ("tp_size", "pp_size", "cp_size")
 
-def world_size(options: dict[str, Any]) -> int:
+
+def world_size(options: Mapping[str, Any]) -> int:
     """Ranks of the engine: ``tp_size * pp_size * cp_size``, each 1 where not given."""
-    ranks = 1
-    for name in ("tp_size", "pp_size", "cp_size"):
-        value = options.get(name)
-        ranks *= 1 if value is None else int(value)
-    return ranks
+    return math.prod(int(options.get(name) or 1) for name in PARALLEL_SIZES)

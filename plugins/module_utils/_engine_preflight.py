@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import Checkpoint, ModelConfig
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import PARALLEL_SIZES, world_size
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._gpu import Gpu
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import Release
@@ -83,8 +84,8 @@ def engine_bytes(checkpoint: Checkpoint, options: Mapping[str, Any], dtype: str 
 
 def check_ranks(options: Mapping[str, Any], gpus: Sequence[Any]) -> None:
     """Ranks against the GPUs given. Needs no host. ``gpus: []`` means a host without GPUs: nothing to compare."""
-    sizes = {name: int(options.get(name) or 1) for name in ("tp_size", "pp_size", "cp_size")}
-    ranks = sizes["tp_size"] * sizes["pp_size"] * sizes["cp_size"]
+    sizes = {name: int(options.get(name) or 1) for name in PARALLEL_SIZES}
+    ranks = world_size(options)
     if gpus and ranks > len(gpus):
         product = " * ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
         raise FleetError(

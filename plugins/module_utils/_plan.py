@@ -9,24 +9,22 @@ gives the same plan.
 
 from __future__ import annotations
 
-import math
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import world_size
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, nearest
+from ansible_collections.trtllm.fleet.plugins.module_utils._replica import complete, gpu_name, http_url, same_gpu
 
 Spec = Mapping[str, Mapping[str, Any]]
 Item = dict[str, Any]
 
 # A name becomes a directory, a systemd unit and the model id of the OpenAI API.
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")
-PORTS_PER_REPLICA = 10
-PORT_KINDS = ("http_port", "grpc_port", "metrics_port")
 # What a replica takes over from what the role model_repository returned.
 FROM_REPOSITORY = ("repository_dir", "fingerprint", "entry_models", "worker_models", "mode")
-# What multiplies up to the number of ranks, and so of GPUs, of one engine.
-PARALLEL_OPTIONS = ("tp_size", "pp_size", "cp_size")
 
 
 def refuse_unknown_keys(value: Any, spec: Spec, path: str = "") -> None:
@@ -47,11 +45,6 @@ def refuse_unknown_keys(value: Any, spec: Spec, path: str = "") -> None:
         elements = item if isinstance(item, list) else [item]
         for index, element in enumerate(elements):
             refuse_unknown_keys(element, inner, f"{at}[{index}]" if isinstance(item, list) else at)
-
-
-def world_size(engine: Mapping[str, Any]) -> int:
-    """The number of ranks of an engine: ``tp_size * pp_size * cp_size``, each 1 where not given."""
-    return math.prod(int(engine.get(option) or 1) for option in PARALLEL_OPTIONS)
 
 
 def plan(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,9 +90,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
                 "entry_model": model["serving"]["entry_model"],
                 "tokenizer_dir": directories[model["name"]],
                 "urls": [
-                    f"http://{_url_host(replica['address'])}:{replica['http_port']}"
-                    for replica in replicas
-                    if replica["model"] == model["name"]
+                    http_url(replica) for replica in replicas if replica["model"] == model["name"]
                 ],
             }
             for model in models
@@ -136,55 +127,32 @@ def _checkpoint_dir(item: Item, root: str) -> str:
 
 
 def _replicas(models: list[Item], address: str, port_base: int) -> list[Item]:
-    replicas: list[Item] = []
-    claimed = _claimed_gpus(models)
-    for model in models:
-        ranks = world_size(model["engine"])
-        for index, replica in enumerate(model["serving"]["replicas"]):
-            name = f"{model['name']}-{index}"
-            base = port_base + PORTS_PER_REPLICA * len(replicas)
-            ports = {kind: replica.get(kind) or base + offset for offset, kind in enumerate(PORT_KINDS)}
-            replicas.append(
-                {
-                    "name": name,
-                    "model": model["name"],
-                    "address": address,
-                    "world_size": ranks,
-                    "gpus": _gpus(name, replica.get("gpus"), ranks, claimed),
-                    **ports,
-                    **replica.get("options", {}),
-                }
-            )
-    _check_ports(replicas)
-    return replicas
+    """The replicas of the host, as the role triton would complete them: GPUs and ports have one rule."""
+    given = [
+        {
+            "name": f"{model['name']}-{index}",
+            "model": model["name"],
+            "world_size": world_size(model["engine"]),
+            **{key: value for key, value in replica.items() if key != "options"},
+            **replica.get("options", {}),
+        }
+        for model in models
+        for index, replica in enumerate(model["serving"]["replicas"])
+    ]
+    claimed = [gpu for replica in given for gpu in replica.get("gpus") or []]
+    for replica in given:
+        replica["gpus"] = _gpus(replica["name"], replica.get("gpus"), replica["world_size"], claimed)
+    return complete(given, {"address": address}, port_base)
 
 
-def _claimed_gpus(models: list[Item]) -> dict[str, str]:
-    """Which replica claims which GPU by name; the same GPU for two replicas is refused."""
-    claimed: dict[str, str] = {}
-    for model in models:
-        for index, replica in enumerate(model["serving"]["replicas"]):
-            name = f"{model['name']}-{index}"
-            for gpu in replica.get("gpus") or []:
-                if str(gpu) in claimed:
-                    raise FleetError(
-                        f"GPU {gpu} is given to the replicas {claimed[str(gpu)]} and {name}; give each replica GPUs "
-                        "of its own."
-                    )
-                claimed[str(gpu)] = name
-    return claimed
-
-
-def _gpus(name: str, given: list[Any] | None, ranks: int, claimed: dict[str, str]) -> list[Any]:
+def _gpus(name: str, given: list[Any] | None, ranks: int, claimed: list[Any]) -> list[Any]:
     """The GPUs of one replica: those given, else the lowest indices that no replica claims."""
     if given is None:
-        chosen: list[Any] = []
-        index = 0
-        while len(chosen) < ranks:
-            if str(index) not in claimed:
-                claimed[str(index)] = name
-                chosen.append(index)
-            index += 1
+        # Where one replica has all of them, no index is free, and it is refused with the others given twice.
+        named = [gpu for gpu in claimed if gpu_name(gpu) != "all"]
+        free = (index for index in itertools.count() if not any(same_gpu(index, gpu) for gpu in named))
+        chosen = list(itertools.islice(free, ranks))
+        claimed += chosen
         return chosen
     if given and len(given) != ranks:
         listed = ", ".join(str(gpu) for gpu in given)
@@ -194,25 +162,6 @@ def _gpus(name: str, given: list[Any] | None, ranks: int, claimed: dict[str, str
             f"{len(given)}."
         )
     return list(given)
-
-
-def _check_ports(replicas: list[Item]) -> None:
-    seen: dict[int, str] = {}
-    for replica in replicas:
-        for kind in PORT_KINDS:
-            port, owner = int(replica[kind]), f"{replica['name']}.{kind}"
-            if not 1 <= port <= 65535:
-                raise FleetError(f"{owner} is {port}; a port is a number from 1 to 65535.")
-            if port in seen:
-                raise FleetError(f"Port {port} is given to {seen[port]} and {owner}; give each a port of its own.")
-            seen[port] = owner
-
-
-def _url_host(address: str) -> str:
-    """The host part of a URL that reaches a server listening on *address*."""
-    if address in ("0.0.0.0", "::", ""):
-        return "127.0.0.1"
-    return f"[{address}]" if ":" in address else address
 
 
 def by_name(results: list[Item], keys: list[str]) -> dict[str, Item]:

@@ -15,7 +15,9 @@ from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import (
     ENGINE_OPTIONS,
+    PARALLEL_SIZES,
     WITHOUT_EFFECT_ON_ENGINE,
+    world_size,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, nearest
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import (
@@ -182,7 +184,7 @@ class _Composer:
 
     def _take_parallelism(self) -> None:
         """Ranks: some tools want the product as well, some nothing else."""
-        sizes = {name: int(self.options.get(name) or 1) for name in ("tp_size", "pp_size", "cp_size")}
+        sizes = {name: int(self.options.get(name) or 1) for name in PARALLEL_SIZES}
         for name, size in sizes.items():
             if name in self.options and size == 1:
                 self.used.add(name)
@@ -383,7 +385,7 @@ def plan(
     dtype = resolve_dtype(given, checkpoint_dtype)
     if quantized:
         given.pop("model_version", None)
-    ranks = int(given.get("tp_size") or 1) * int(given.get("pp_size") or 1) * int(given.get("cp_size") or 1)
+    ranks = world_size(given)
     composers = [_Composer(tool, release, given, dtype) for tool in tools]
     for composer in composers:
         composer.compose()

@@ -11,16 +11,15 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _launch
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._quadlet import PODMAN, command_line
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import release as release_of
+from ansible_collections.trtllm.fleet.plugins.module_utils._replica_ports import PORT_BASE, PORTS, give_ports
 
 PREFIX = "triton-"
-PORTS = (("http_port", "HTTP"), ("grpc_port", "gRPC"), ("metrics_port", "metrics"))
-PORT_BASE, PORTS_PER_REPLICA = 8000, 10
 CDI_KIND = "nvidia.com/gpu"
 # What a start may wait for; systemd ignores those that a host does not have.
 AFTER = [
@@ -59,13 +58,15 @@ def triton_services(replicas: Sequence[Replica], settings: Mapping[str, Any]) ->
     return [triton_service(replica) for replica in complete(replicas, settings)]
 
 
-def complete(replicas: Sequence[Replica], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def complete(
+    replicas: Sequence[Replica], settings: Mapping[str, Any], port_base: int = PORT_BASE
+) -> list[dict[str, Any]]:
     """Every replica with all its values, or a `FleetError` for what contradicts itself."""
     given = [{key: value for key, value in replica.items() if value is not None} for replica in replicas]
     merged = [{**settings, **replica} for replica in given]
     check_names(merged)
     check_gpus(merged)
-    give_ports(merged)
+    give_ports(merged, port_base)
     return merged
 
 
@@ -229,7 +230,7 @@ def probe_models(replica: Replica) -> list[str]:
 def host_of(address: Any) -> str:
     """Where a client of this host reaches a server that listens on *address*, as in a URL."""
     text = str(address)
-    if text in ("0.0.0.0", "::"):
+    if text in ("0.0.0.0", "::", ""):
         return "127.0.0.1"
     return f"[{text}]" if ":" in text else text
 
@@ -321,6 +322,11 @@ def cdi_device(gpu: Any) -> str:
     return text if "=" in text or text.startswith("/") else f"{CDI_KIND}={text}"
 
 
+def gpu_name(gpu: Any) -> str:
+    """The shortest of the names by which a GPU can be given: ``nvidia.com/gpu=0`` is ``0``."""
+    return cdi_device(gpu).removeprefix(f"{CDI_KIND}=")
+
+
 def check_names(replicas: Sequence[Replica]) -> None:
     """Refuse a replica name given twice."""
     names = [str(replica["name"]) for replica in replicas]
@@ -335,7 +341,7 @@ def check_gpus(replicas: Sequence[Replica]) -> None:
     for replica in replicas:
         for gpu in (str(gpu) for gpu in replica.get("gpus") or []):
             for other, owner in taken.items():
-                if gpu == other or "all" in (gpu, other) or gpu == other.split(":")[0] or other == gpu.split(":")[0]:
+                if same_gpu(gpu, other):
                     raise FleetError(
                         f"GPU {gpu} of replica {replica['name']} is already given to {owner} (as {other}); give each "
                         "replica GPUs of its own."
@@ -343,27 +349,7 @@ def check_gpus(replicas: Sequence[Replica]) -> None:
             taken[gpu] = str(replica["name"])
 
 
-def give_ports(replicas: Sequence[dict[str, Any]]) -> None:
-    """Fill in the ports that are not given, and refuse one given twice.
-
-    gRPC and metrics follow a given HTTP port; else a replica gets the next ten ports that none of those given is in.
-    """
-    taken = {int(replica[key]) for replica in replicas for key, _what in PORTS if replica.get(key)}
-    base = PORT_BASE
-    for replica in replicas:
-        missing = {key: offset for offset, (key, _what) in enumerate(PORTS) if not replica.get(key)}
-        first = replica.get("http_port")
-        if missing and (not first or taken & {int(first) + offset for offset in missing.values()}):
-            while taken & {base + offset for offset in range(len(PORTS))}:
-                base += PORTS_PER_REPLICA
-            first = base
-        replica.update({key: int(first) + offset for key, offset in missing.items() if first})
-        taken |= {int(replica[key]) for key in missing}
-    seen: dict[int, str] = {}
-    for replica in replicas:
-        for key, _what in PORTS:
-            port, owner = int(replica[key]), f"{replica['name']}.{key}"
-            other: Optional[str] = seen.get(port)
-            if other:
-                raise FleetError(f"Port {port} is given to {other} and to {owner}; give each a port of its own.")
-            seen[port] = owner
+def same_gpu(left: Any, right: Any) -> bool:
+    """Whether two names are of one GPU: equal, one a MIG instance of the other, or one of them ``all``."""
+    one, other = gpu_name(left), gpu_name(right)
+    return one == other or "all" in (one, other) or one == other.split(":")[0] or other == one.split(":")[0]
