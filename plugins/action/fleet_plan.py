@@ -26,6 +26,8 @@ def load_spec() -> dict[str, Any]:
     """The options of the role ``fleet``, with the engine's own options in their place."""
     spec: dict[str, Any] = yaml.safe_load(SPECS.read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
     spec["trtllm_models"]["options"]["engine"]["options"] = ENGINE_OPTIONS
+    # Not a user's to write: the host is asked.
+    spec["held_ports"] = {"type": "dict", "default": {}}
     return spec
 
 

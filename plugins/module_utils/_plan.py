@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """From what a user writes (``trtllm_models``) to what each role has to do on one host.
 
-Everything here runs on the controller, before the first remote call, and is pure: the same description
+Everything here runs on the controller and is pure: the same description
 gives the same plan.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import world_size
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, nearest
 from ansible_collections.trtllm.fleet.plugins.module_utils._replica import complete, gpu_name, http_url, same_gpu
+from ansible_collections.trtllm.fleet.plugins.module_utils._replica_ports import PORTS
 
 Spec = Mapping[str, Mapping[str, Any]]
 Item = dict[str, Any]
@@ -51,13 +52,19 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     """Derive the inputs of all roles for one host.
 
     *description* holds ``trtllm_release``, ``trtllm_root``, ``trtllm_triton_address``, ``trtllm_port_base``
-    and ``trtllm_models``, already validated against the role's argument_specs, with defaults filled in.
+    and ``trtllm_models``, already validated against the role's argument_specs, with defaults filled in, and
+    ``held_ports``: the ports that replicas have on the host by now, which stay theirs.
     Raises `FleetError` where models contradict each other or themselves.
     """
     models = list(description["trtllm_models"])
     _check_names(models)
     root = str(description["trtllm_root"]).rstrip("/")
-    replicas = _replicas(models, str(description["trtllm_triton_address"]), int(description["trtllm_port_base"]))
+    replicas = complete(
+        _described(models),
+        {"address": str(description["trtllm_triton_address"])},
+        int(description["trtllm_port_base"]),
+        description.get("held_ports"),
+    )
     first = {replica["model"]: replica for replica in reversed(replicas)}
     checkpoints = [{"name": model["name"], **model["checkpoint"]} for model in models]
     directories = {item["name"]: _checkpoint_dir(item, root) for item in checkpoints}
@@ -126,8 +133,8 @@ def _checkpoint_dir(item: Item, root: str) -> str:
     return f"{root}/checkpoints/{item['name']}"
 
 
-def _replicas(models: list[Item], address: str, port_base: int) -> list[Item]:
-    """The replicas of the host, as the role triton would complete them: GPUs and ports have one rule."""
+def _described(models: list[Item]) -> list[Item]:
+    """The replicas of the host with their GPUs; the ports that are not given are left to `complete`."""
     given = [
         {
             "name": f"{model['name']}-{index}",
@@ -142,7 +149,7 @@ def _replicas(models: list[Item], address: str, port_base: int) -> list[Item]:
     claimed = [gpu for replica in given for gpu in replica.get("gpus") or []]
     for replica in given:
         replica["gpus"] = _gpus(replica["name"], replica.get("gpus"), replica["world_size"], claimed)
-    return complete(given, {"address": address}, port_base)
+    return given
 
 
 def _gpus(name: str, given: list[Any] | None, ranks: int, claimed: list[Any]) -> list[Any]:
@@ -194,3 +201,14 @@ def gateway_inputs(models: list[Item], details: Mapping[str, Mapping[str, Any]])
     return [
         {**model, **({"max_seq_len": known[model["name"]]} if known.get(model["name"]) else {})} for model in models
     ]
+
+
+def plan_table(plans: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Each replica of the fleet with its GPUs and ports: the lines of a table, from the plan of each host."""
+    rows = [["host", "replica", "gpus", *(key.replace("_", " ") for key, _what in PORTS)]]
+    for host, found in sorted(plans.items()):
+        for replica in found["replicas"]:
+            gpus = ",".join(str(gpu) for gpu in replica["gpus"]) or "-"
+            rows.append([host, replica["name"], gpus, *(str(replica[key]) for key, _what in PORTS)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _launch
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._quadlet import PODMAN, command_line
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import release as release_of
-from ansible_collections.trtllm.fleet.plugins.module_utils._replica_ports import PORT_BASE, PORTS, give_ports
+from ansible_collections.trtllm.fleet.plugins.module_utils._replica_ports import PORT_BASE, PORTS, Held, give_ports
 
 PREFIX = "triton-"
 CDI_KIND = "nvidia.com/gpu"
@@ -59,14 +59,14 @@ def triton_services(replicas: Sequence[Replica], settings: Mapping[str, Any]) ->
 
 
 def complete(
-    replicas: Sequence[Replica], settings: Mapping[str, Any], port_base: int = PORT_BASE
+    replicas: Sequence[Replica], settings: Mapping[str, Any], port_base: int = PORT_BASE, held: Optional[Held] = None
 ) -> list[dict[str, Any]]:
     """Every replica with all its values, or a `FleetError` for what contradicts itself."""
     given = [{key: value for key, value in replica.items() if value is not None} for replica in replicas]
     merged = [{**settings, **replica} for replica in given]
     check_names(merged)
     check_gpus(merged)
-    give_ports(merged, port_base)
+    give_ports(merged, port_base, held)
     return merged
 
 

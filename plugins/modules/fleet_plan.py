@@ -49,6 +49,11 @@ options:
     type: list
     elements: dict
     required: true
+  held_ports:
+    description: The ports that the replicas of the host have by now, as M(trtllm.fleet.triton_port_info) returns them.
+      A replica keeps them unless others are given, and a new one gets none of them.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""

@@ -18,27 +18,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
     repository_inputs,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._replica import complete, host_of
-
-
-def model(name: str = "m", engine: dict[str, Any] | None = None, **serving: Any) -> dict[str, Any]:
-    return {
-        "name": name,
-        "checkpoint": {"source": "path", "path": f"/srv/{name}", "location": "controller", "in_place": False},
-        "engine": engine or {},
-        "repository": {"parameters": {}},
-        "serving": {"streaming": True, "entry_model": "ensemble", "replicas": [{}], **serving},
-    }
-
-
-def description(*models: dict[str, Any], **extra: Any) -> dict[str, Any]:
-    return {
-        "trtllm_release": "1.2.1",
-        "trtllm_root": "/var/lib/trtllm",
-        "trtllm_triton_address": "127.0.0.1",
-        "trtllm_port_base": 8000,
-        "trtllm_models": list(models),
-        **extra,
-    }
+from unit.fleet_fakes import description, model
 
 
 def test_one_model_gives_every_role_its_input() -> None:
