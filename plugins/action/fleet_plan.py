@@ -18,6 +18,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options impor
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan, refuse_unknown_keys
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import validate_parameters
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import limit
 
 SPECS = Path(__file__).resolve().parents[2] / "roles" / "fleet" / "meta" / "argument_specs.yml"
 
@@ -46,6 +47,7 @@ class ActionModule(ActionBase):
             validated = ArgumentSpecValidator(_with_defaults(spec)).validate(given)
             if validated.error_messages:
                 raise FleetError("; ".join(validated.error_messages) + ".")
+            limit(validated.validated_parameters["trtllm_max_lost"], 1)
             fleet = plan(validated.validated_parameters)
             for repository in fleet["repositories"]:
                 where = f"{repository['name']}: repository.parameters"

@@ -44,6 +44,10 @@ options:
     description: The HTTP port of the first replica of a host.
     type: int
     default: 8000
+  trtllm_max_lost:
+    description: How many hosts a run may lose; only checked here, see M(trtllm.fleet.lost_hosts).
+    type: raw
+    default: 10%
   trtllm_models:
     description: The models of the host; the role P(trtllm.fleet.fleet#role) documents every key.
     type: list
