@@ -18,6 +18,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options impor
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan, refuse_unknown_keys
 from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import validate_parameters
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import limit
 
 SPECS = Path(__file__).resolve().parents[2] / "roles" / "fleet" / "meta" / "argument_specs.yml"
 
@@ -27,6 +28,8 @@ def load_spec() -> dict[str, Any]:
     spec: dict[str, Any] = yaml.safe_load(SPECS.read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
     engine = {"options": ENGINE_OPTIONS, "listed_in": "`ansible-doc trtllm.fleet.trtllm_engine`"}
     spec["trtllm_models"]["options"]["engine"].update(engine)
+    # Not a user's to write: the host is asked.
+    spec["held_ports"] = {"type": "dict", "default": {}}
     return spec
 
 
@@ -45,6 +48,7 @@ class ActionModule(ActionBase):
             validated = ArgumentSpecValidator(_with_defaults(spec)).validate(given)
             if validated.error_messages:
                 raise FleetError("; ".join(validated.error_messages) + ".")
+            limit(validated.validated_parameters["trtllm_max_lost"], 1)
             fleet = plan(validated.validated_parameters)
             for repository in fleet["repositories"]:
                 where = f"{repository['name']}: repository.parameters"

@@ -11,6 +11,7 @@ from typing import Any
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
     by_name,
     gateway_inputs,
+    plan_table,
     replica_inputs,
     repository_inputs,
 )
@@ -23,6 +24,7 @@ class FilterModule:
         return {
             "by_name": by_name,
             "gateway_inputs": gateway_inputs,
+            "plan_table": plan_table,
             "replica_inputs": replica_inputs,
             "repository_inputs": repository_inputs,
         }

@@ -5,14 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._preflight import report, verdict
+
+
+def preflight_report(verdicts: Mapping[str, Optional[Mapping[str, Any]]], release: str = "") -> dict[str, Any]:
+    """The fleet's result; a host without a verdict did not answer."""
+    return report([found or verdict(None, host, {}) for host, found in verdicts.items()], release)
 
 
 class FilterModule:
     """Filters of the preflight."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"preflight": verdict, "preflight_report": report}
+        return {"preflight": verdict, "preflight_report": preflight_report}

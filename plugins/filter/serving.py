@@ -6,20 +6,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _replica_state, _verify
 
 UNKNOWN = "the replica was not verified, and nothing says why; run the playbook with -vvv."
 
+UNANSWERED: Sequence[Mapping[str, Any]] = ({"item": {"replica": "-"}, "msg": "the host did not answer"},)
 
-def verify_report(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """One object for the fleet: ``ok``, ``hosts`` and the lines of a table."""
+
+def verify_report(found: Mapping[str, Optional[Sequence[Mapping[str, Any]]]]) -> dict[str, Any]:
+    """One object for the fleet: ``ok``, ``hosts`` and the lines of a table. A host with None did not answer."""
     hosts: dict[str, Any] = {}
     lines: list[str] = []
     for host, results in sorted(found.items()):
         replicas: dict[str, Any] = {}
-        for result in results:
+        for result in UNANSWERED if results is None else results:
             name = str(result["item"]["replica"])
             checks = list(result.get("checks") or [])
             problem = str(result["item"].get("problem") or ("" if checks else result.get("msg") or UNKNOWN))

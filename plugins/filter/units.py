@@ -12,6 +12,7 @@ from typing import Any, Callable
 from ansible.errors import AnsibleFilterError
 from ansible_collections.trtllm.fleet.plugins.module_utils import _replica
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._replica_ports import PORTS
 
 Filter = Callable[..., Any]
 
@@ -53,7 +54,7 @@ def triton_results(
             "model": replica["model"],
             "entry_models": _replica.entry_models(replica),
             "address": replica["address"],
-            **{key: int(replica[key]) for key, _what in _replica.PORTS},
+            **{key: int(replica[key]) for key, _what in PORTS},
             "http_url": _replica.http_url(replica),
             **services.get(_replica.service_name(replica["name"]), {}),
         }

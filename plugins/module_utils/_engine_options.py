@@ -191,7 +191,6 @@ WITHOUT_EFFECT_ON_ENGINE = frozenset(
     {"workers", "log_level", "monitor_memory", "load_by_shard", "load_model_on_cpu", "input_timing_cache"}
 )
 
-
 # What multiplies up to the number of ranks, and so of GPUs, of one engine.
 RANKS = ("tp_size", "pp_size", "cp_size")
 

@@ -3,12 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """From what a user writes (``trtllm_models``) to what each role has to do on one host.
 
-Everything here runs on the controller, before the first remote call, and is pure: the same description
+Everything here runs on the controller and is pure: the same description
 gives the same plan.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,12 +23,12 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._names import (
     check_path,
     check_paths,
 )
+from ansible_collections.trtllm.fleet.plugins.module_utils._replica import complete, gpu_name, http_url, same_gpu
+from ansible_collections.trtllm.fleet.plugins.module_utils._replica_ports import PORTS
 
 Spec = Mapping[str, Mapping[str, Any]]
 Item = dict[str, Any]
 
-PORTS_PER_REPLICA = 10
-PORT_KINDS = ("http_port", "grpc_port", "metrics_port")
 # What a replica takes over from what the role model_repository returned.
 FROM_REPOSITORY = ("repository_dir", "fingerprint", "entry_models", "worker_models", "mode")
 # More keys than these are not listed in a sentence.
@@ -61,7 +62,8 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     """Derive the inputs of all roles for one host.
 
     *description* holds ``trtllm_release``, ``trtllm_root``, ``trtllm_triton_address``, ``trtllm_port_base``
-    and ``trtllm_models``, already validated against the role's argument_specs, with defaults filled in.
+    and ``trtllm_models``, already validated against the role's argument_specs, with defaults filled in, and
+    ``held_ports``: the ports that replicas have on the host by now, which stay theirs.
     Raises `FleetError` where models contradict each other or themselves.
     """
     models = list(description["trtllm_models"])
@@ -70,7 +72,12 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
         check_paths(ENGINE_OPTIONS, model["engine"], f"{model['name']}: engine.")
     _check_engines(models)
     root = check_path(description["trtllm_root"], "trtllm_root").rstrip("/")
-    replicas = _replicas(models, str(description["trtllm_triton_address"]), int(description["trtllm_port_base"]))
+    replicas = complete(
+        _described(models),
+        {"address": str(description["trtllm_triton_address"])},
+        int(description["trtllm_port_base"]),
+        description.get("held_ports"),
+    )
     first = {replica["model"]: replica for replica in reversed(replicas)}
     checkpoints = [{"name": model["name"], **model["checkpoint"]} for model in models]
     directories = {item["name"]: _checkpoint_dir(item, root) for item in checkpoints}
@@ -103,9 +110,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
                 "entry_model": model["serving"]["entry_model"],
                 "tokenizer_dir": directories[model["name"]],
                 "urls": [
-                    f"http://{_url_host(replica['address'])}:{replica['http_port']}"
-                    for replica in replicas
-                    if replica["model"] == model["name"]
+                    http_url(replica) for replica in replicas if replica["model"] == model["name"]
                 ],
             }
             for model in models
@@ -145,56 +150,33 @@ def _checkpoint_dir(item: Item, root: str) -> str:
     return f"{root}/checkpoints/{item['name']}"
 
 
-def _replicas(models: list[Item], address: str, port_base: int) -> list[Item]:
-    replicas: list[Item] = []
-    claimed = _claimed_gpus(models)
-    for model in models:
-        ranks = world_size(model["engine"])
-        for index, replica in enumerate(model["serving"]["replicas"]):
-            name = f"{model['name']}-{index}"
-            base = port_base + PORTS_PER_REPLICA * len(replicas)
-            ports = {kind: replica.get(kind) or base + offset for offset, kind in enumerate(PORT_KINDS)}
-            replicas.append(
-                {
-                    "name": name,
-                    "model": model["name"],
-                    "address": address,
-                    "world_size": ranks,
-                    "gpus": _gpus(name, replica.get("gpus"), ranks, claimed),
-                    **ports,
-                    **replica.get("options", {}),
-                }
-            )
-    _check_ports(replicas)
-    return replicas
+def _described(models: list[Item]) -> list[Item]:
+    """The replicas of the host with their GPUs; the ports that are not given are left to `complete`."""
+    given = [
+        {
+            "name": f"{model['name']}-{index}",
+            "model": model["name"],
+            "world_size": world_size(model["engine"]),
+            **{key: value for key, value in replica.items() if key != "options"},
+            **replica.get("options", {}),
+        }
+        for model in models
+        for index, replica in enumerate(model["serving"]["replicas"])
+    ]
+    claimed = [gpu for replica in given for gpu in replica.get("gpus") or []]
+    for replica in given:
+        replica["gpus"] = _gpus(replica["name"], replica.get("gpus"), replica["world_size"], claimed)
+    return given
 
 
-def _claimed_gpus(models: list[Item]) -> dict[str, str]:
-    """Which replica claims which GPU by name; the same GPU for two replicas is refused."""
-    claimed: dict[str, str] = {}
-    for model in models:
-        for index, replica in enumerate(model["serving"]["replicas"]):
-            name = f"{model['name']}-{index}"
-            for gpu in replica.get("gpus") or []:
-                if str(gpu) in claimed:
-                    raise FleetError(
-                        f"GPU {gpu} is given to the replicas {claimed[str(gpu)]} and {name}; give each replica GPUs "
-                        "of its own."
-                    )
-                claimed[str(gpu)] = name
-    return claimed
-
-
-def _gpus(name: str, given: list[Any] | None, ranks: int, claimed: dict[str, str]) -> list[Any]:
+def _gpus(name: str, given: list[Any] | None, ranks: int, claimed: list[Any]) -> list[Any]:
     """The GPUs of one replica: those given, else the lowest indices that no replica claims."""
     if given is None:
-        chosen: list[Any] = []
-        index = 0
-        while len(chosen) < ranks:
-            if str(index) not in claimed:
-                claimed[str(index)] = name
-                chosen.append(index)
-            index += 1
+        # Where one replica has all of them, no index is free, and it is refused with the others given twice.
+        named = [gpu for gpu in claimed if gpu_name(gpu) != "all"]
+        free = (index for index in itertools.count() if not any(same_gpu(index, gpu) for gpu in named))
+        chosen = list(itertools.islice(free, ranks))
+        claimed += chosen
         return chosen
     if given and len(given) != ranks:
         listed = ", ".join(str(gpu) for gpu in given)
@@ -204,25 +186,6 @@ def _gpus(name: str, given: list[Any] | None, ranks: int, claimed: dict[str, str
             f"{len(given)}."
         )
     return list(given)
-
-
-def _check_ports(replicas: list[Item]) -> None:
-    seen: dict[int, str] = {}
-    for replica in replicas:
-        for kind in PORT_KINDS:
-            port, owner = int(replica[kind]), f"{replica['name']}.{kind}"
-            if not 1 <= port <= 65535:
-                raise FleetError(f"{owner} is {port}; a port is a number from 1 to 65535.")
-            if port in seen:
-                raise FleetError(f"Port {port} is given to {seen[port]} and {owner}; give each a port of its own.")
-            seen[port] = owner
-
-
-def _url_host(address: str) -> str:
-    """The host part of a URL that reaches a server listening on *address*."""
-    if address in ("0.0.0.0", "::", ""):
-        return "127.0.0.1"
-    return f"[{address}]" if ":" in address else address
 
 
 def by_name(results: list[Item], keys: list[str]) -> dict[str, Item]:
@@ -255,3 +218,14 @@ def gateway_inputs(models: list[Item], details: Mapping[str, Mapping[str, Any]])
     return [
         {**model, **({"max_seq_len": known[model["name"]]} if known.get(model["name"]) else {})} for model in models
     ]
+
+
+def plan_table(plans: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Each replica of the fleet with its GPUs and ports: the lines of a table, from the plan of each host."""
+    rows = [["host", "replica", "gpus", *(key.replace("_", " ") for key, _what in PORTS)]]
+    for host, found in sorted(plans.items()):
+        for replica in found["replicas"]:
+            gpus = ",".join(str(gpu) for gpu in replica["gpus"]) or "-"
+            rows.append([host, replica["name"], gpus, *(str(replica[key]) for key, _what in PORTS)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

@@ -16,15 +16,14 @@ from typing import Any, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils import _launch
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._gpu import cdi_name
+from ansible_collections.trtllm.fleet.plugins.module_utils._gpu import CDI_KIND, cdi_name
 from ansible_collections.trtllm.fleet.plugins.module_utils._labels import label
 from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_name
 from ansible_collections.trtllm.fleet.plugins.module_utils._quadlet import PODMAN, command_line
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import release as release_of
+from ansible_collections.trtllm.fleet.plugins.module_utils._replica_ports import PORT_BASE, PORTS, Held, give_ports
 
 PREFIX = "triton-"
-PORTS = (("http_port", "HTTP"), ("grpc_port", "gRPC"), ("metrics_port", "metrics"))
-PORT_BASE, PORTS_PER_REPLICA = 8000, 10
 # What a start may wait for; systemd ignores those that a host does not have.
 AFTER = [
     "network-online.target",
@@ -61,13 +60,15 @@ def triton_services(replicas: Sequence[Replica], settings: Mapping[str, Any]) ->
     return [triton_service(replica) for replica in complete(replicas, settings)]
 
 
-def complete(replicas: Sequence[Replica], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def complete(
+    replicas: Sequence[Replica], settings: Mapping[str, Any], port_base: int = PORT_BASE, held: Optional[Held] = None
+) -> list[dict[str, Any]]:
     """Every replica with all its values, or a `FleetError` for what contradicts itself."""
     given = [{key: value for key, value in replica.items() if value is not None} for replica in replicas]
     merged = [{**settings, **replica} for replica in given]
     check_names(merged)
     check_gpus(merged)
-    give_ports(merged)
+    give_ports(merged, port_base, held)
     return merged
 
 
@@ -233,7 +234,7 @@ def probe_models(replica: Replica) -> list[str]:
 def host_of(address: Any) -> str:
     """Where a client of this host reaches a server that listens on *address*, as in a URL."""
     text = str(address)
-    if text in ("0.0.0.0", "::"):
+    if text in ("0.0.0.0", "::", ""):
         return "127.0.0.1"
     return f"[{text}]" if ":" in text else text
 
@@ -315,6 +316,11 @@ def service_section(name: str, replica: Replica) -> dict[str, Any]:
     return section
 
 
+def gpu_name(gpu: Any) -> str:
+    """The shortest of the names by which a GPU can be given: ``nvidia.com/gpu=0`` is ``0``."""
+    return cdi_name(gpu).removeprefix(f"{CDI_KIND}=")
+
+
 def check_names(replicas: Sequence[Replica]) -> None:
     """Refuse a replica name that cannot name a unit, and one given twice."""
     names = [check_name(replica["name"], "triton_replicas[].name") for replica in replicas]
@@ -329,7 +335,7 @@ def check_gpus(replicas: Sequence[Replica]) -> None:
     for replica in replicas:
         for gpu in (str(gpu) for gpu in replica.get("gpus") or []):
             for other, owner in taken.items():
-                if gpu == other or "all" in (gpu, other) or gpu == other.split(":")[0] or other == gpu.split(":")[0]:
+                if same_gpu(gpu, other):
                     raise FleetError(
                         f"GPU {gpu} of replica {replica['name']} is already given to {owner} (as {other}); give each "
                         "replica GPUs of its own."
@@ -337,27 +343,7 @@ def check_gpus(replicas: Sequence[Replica]) -> None:
             taken[gpu] = str(replica["name"])
 
 
-def give_ports(replicas: Sequence[dict[str, Any]]) -> None:
-    """Fill in the ports that are not given, and refuse one given twice.
-
-    gRPC and metrics follow a given HTTP port; else a replica gets the next ten ports that none of those given is in.
-    """
-    taken = {int(replica[key]) for replica in replicas for key, _what in PORTS if replica.get(key)}
-    base = PORT_BASE
-    for replica in replicas:
-        missing = {key: offset for offset, (key, _what) in enumerate(PORTS) if not replica.get(key)}
-        first = replica.get("http_port")
-        if missing and (not first or taken & {int(first) + offset for offset in missing.values()}):
-            while taken & {base + offset for offset in range(len(PORTS))}:
-                base += PORTS_PER_REPLICA
-            first = base
-        replica.update({key: int(first) + offset for key, offset in missing.items() if first})
-        taken |= {int(replica[key]) for key in missing}
-    seen: dict[int, str] = {}
-    for replica in replicas:
-        for key, _what in PORTS:
-            port, owner = int(replica[key]), f"{replica['name']}.{key}"
-            other: Optional[str] = seen.get(port)
-            if other:
-                raise FleetError(f"Port {port} is given to {other} and to {owner}; give each a port of its own.")
-            seen[port] = owner
+def same_gpu(left: Any, right: Any) -> bool:
+    """Whether two names are of one GPU: equal, one a MIG instance of the other, or one of them ``all``."""
+    one, other = gpu_name(left), gpu_name(right)
+    return one == other or "all" in (one, other) or one == other.split(":")[0] or other == one.split(":")[0]

@@ -44,11 +44,20 @@ options:
     description: The HTTP port of the first replica of a host.
     type: int
     default: 8000
+  trtllm_max_lost:
+    description: How many hosts a run may lose; only checked here, see M(trtllm.fleet.lost_hosts).
+    type: raw
+    default: 10%
   trtllm_models:
     description: The models of the host; the role P(trtllm.fleet.fleet#role) documents every key.
     type: list
     elements: dict
     required: true
+  held_ports:
+    description: The ports that the replicas of the host have by now, as M(trtllm.fleet.triton_port_info) returns them.
+      A replica keeps them unless others are given, and a new one gets none of them.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""

@@ -17,8 +17,9 @@ PLAYBOOK = """
 - hosts: all
   gather_facts: false
   tasks:
-    - ansible.builtin.include_role: {name: trtllm.fleet.fleet, rolespec_validate: false}
-    - ansible.builtin.debug: {msg: "PLAN {{ fleet_plan | to_json }}"}
+    - ansible.builtin.include_role: {name: trtllm.fleet.fleet, tasks_from: describe.yml, rolespec_validate: false}
+      vars: {__fleet_held_ports: {a-0: {http_port: 8050, grpc_port: 8051, metrics_port: 8052}}}
+    - ansible.builtin.debug: {msg: "PLAN {{ fleet_description.plan | to_json }}"}
 """
 
 
@@ -90,6 +91,12 @@ def test_bad_descriptions_never_reach_a_host(
     assert sentence in text
     assert "Traceback" not in text
     assert "UNREACHABLE" not in text
+
+
+def test_ports_that_the_host_holds_reach_the_plan(repo_dir: Path, tmp_path: Path, checkpoint: Path) -> None:
+    done = run(repo_dir, tmp_path, [{"name": name, "checkpoint": {"path": str(checkpoint)}} for name in ("new", "a")])
+    assert "http://127.0.0.1:8050" in done.stdout, done.stdout + done.stderr
+    assert "http://127.0.0.1:8000" in done.stdout
 
 
 def test_checkpoints_of_the_controller_are_looked_at_first(repo_dir: Path, tmp_path: Path, checkpoint: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import world_size
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
     by_name,
@@ -15,29 +16,9 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
     refuse_unknown_keys,
     replica_inputs,
     repository_inputs,
-    world_size,
 )
-
-
-def model(name: str = "m", engine: dict[str, Any] | None = None, **serving: Any) -> dict[str, Any]:
-    return {
-        "name": name,
-        "checkpoint": {"source": "path", "path": f"/srv/{name}", "location": "controller", "in_place": False},
-        "engine": engine or {},
-        "repository": {"parameters": {}},
-        "serving": {"streaming": True, "entry_model": "ensemble", "replicas": [{}], **serving},
-    }
-
-
-def description(*models: dict[str, Any], **extra: Any) -> dict[str, Any]:
-    return {
-        "trtllm_release": "1.2.1",
-        "trtllm_root": "/var/lib/trtllm",
-        "trtllm_triton_address": "127.0.0.1",
-        "trtllm_port_base": 8000,
-        "trtllm_models": list(models),
-        **extra,
-    }
+from ansible_collections.trtllm.fleet.plugins.module_utils._replica import complete, host_of
+from unit.fleet_fakes import description, model
 
 
 def test_one_model_gives_every_role_its_input() -> None:
@@ -76,6 +57,41 @@ def test_replicas_get_the_gpus_and_ports_that_nobody_claims() -> None:
     assert [replicas[name]["http_port"] for name in ("a-0", "a-1", "b-0")] == [8000, 8010, 9000]
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        [{"http_port": 9000}],
+        [{}, {"http_port": 8000}],
+        [{"grpc_port": 8001}, {"metrics_port": 8012}, {}],
+        [{"http_port": 7999}, {}],
+        [{"http_port": 9000, "metrics_port": 8000}, {}],
+    ],
+)
+def test_ports_are_the_same_in_the_plan_and_in_the_role_alone(given: list[dict[str, int]]) -> None:
+    ports = ("http_port", "grpc_port", "metrics_port")
+    planned = plan(description(model("a", replicas=given)))["replicas"]
+    alone = complete([{"name": f"a-{index}", **replica} for index, replica in enumerate(given)], {})
+    assert [[replica[key] for key in ports] for replica in planned] == [
+        [replica[key] for key in ports] for replica in alone
+    ]
+
+
+def test_ports_follow_the_http_port_that_is_given() -> None:
+    (replica,) = plan(description(model("a", replicas=[{"http_port": 9000}])))["replicas"]
+    assert (replica["http_port"], replica["grpc_port"], replica["metrics_port"]) == (9000, 9001, 9002)
+
+
+def test_a_gpu_of_which_a_slice_is_given_is_not_free() -> None:
+    first, second = plan(description(model("a", replicas=[{"gpus": ["0:1"]}, {}])))["replicas"]
+    assert (first["gpus"], second["gpus"]) == (["0:1"], [1])
+
+
+def test_an_empty_address_is_reached_on_the_host_itself() -> None:
+    assert host_of("") == "127.0.0.1"
+    fleet = plan(description(model("a"), trtllm_triton_address=""))
+    assert fleet["gateway_models"][0]["urls"] == ["http://127.0.0.1:8000"]
+
+
 def test_no_device_is_handed_over_where_none_is_asked_for() -> None:
     fleet = plan(description(model("a", {"tp_size": 2}, replicas=[{"gpus": []}])))
     assert fleet["replicas"][0]["gpus"] == []
@@ -104,8 +120,24 @@ def test_a_checkpoint_used_in_place_is_not_looked_for_elsewhere() -> None:
         ([model("a"), model("a")], "'a' is given twice"),
         ([model("a", {"tp_size": 2}, replicas=[{"gpus": [0]}])], "the engine has 2 ranks"),
         ([model("a", {}, replicas=[{"gpus": [0, 1]}])], "gives it 2 GPUs (0, 1)"),
-        ([model("a", {}, replicas=[{"gpus": [0]}]), model("b", {}, replicas=[{"gpus": [0]}])], "GPU 0 is given to"),
-        ([model("a", {}, replicas=[{"http_port": 8001}])], "Port 8001 is given to a-0.http_port and a-0.grpc_port"),
+        (
+            [model("a", {}, replicas=[{"gpus": [0]}]), model("b", {}, replicas=[{"gpus": [0]}])],
+            "GPU 0 of replica b-0 is already given to a-0 (as 0)",
+        ),
+        (
+            [model("a", {}, replicas=[{"http_port": 8001, "grpc_port": 8001}])],
+            "Port 8001 is given to a-0.http_port and to a-0.grpc_port",
+        ),
+        ([model("a", {}, replicas=[{"http_port": 0}])], "a-0.http_port is 0; a port is a number from 1 to 65535"),
+        (
+            [model("a", {}, replicas=[{"gpus": [0]}, {"gpus": ["0:0"]}])],
+            "GPU 0:0 of replica a-1 is already given to a-0 (as 0)",
+        ),
+        (
+            [model("a", {}, replicas=[{"gpus": ["nvidia.com/gpu=0"]}, {"gpus": [0]}])],
+            "GPU 0 of replica a-1 is already given to a-0 (as nvidia.com/gpu=0)",
+        ),
+        ([model("a", {}, replicas=[{"gpus": ["all"]}, {}])], "GPU 0 of replica a-1 is already given to a-0 (as all)"),
         ([model("a", {}, replicas=[{"http_port": 70000}])], "a port is a number from 1 to 65535"),
     ],
 )

@@ -1,0 +1,63 @@
+#!/usr/bin/python
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ports that the Triton replicas of a host have."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: triton_port_info
+short_description: The ports that the Triton replicas of a host have
+version_added: "0.1.0"
+author: The trtllm.fleet authors (@trtllm-fleet)
+description:
+  - Reads them from the unit files on the host, running or not, and starts no process there.
+  - A host without podman or without replicas has none.
+attributes:
+  check_mode:
+    description: Can run in check mode.
+    support: full
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+  idempotent:
+    description: Changes nothing.
+    support: full
+seealso:
+  - module: trtllm.fleet.triton_replica_info
+"""
+
+EXAMPLES = r"""
+- name: Find the ports of the replicas
+  trtllm.fleet.triton_port_info:
+  register: found
+
+- name: Name those of one replica
+  ansible.builtin.debug:
+    msg: "{{ found.ports['codellama-13b-0'].http_port }}"
+"""
+
+RETURN = r"""
+ports:
+  description: By the name of each replica its C(http_port), C(grpc_port) and C(metrics_port).
+  returned: success
+  type: dict
+  sample:
+    codellama-13b-0: {http_port: 8000, grpc_port: 8001, metrics_port: 8002}
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trtllm.fleet.plugins.module_utils._replica import PREFIX
+from ansible_collections.trtllm.fleet.plugins.module_utils._replica_ports import held_ports
+from ansible_collections.trtllm.fleet.plugins.module_utils._replica_state import unit_files
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    module.exit_json(changed=False, ports=held_ports(unit_files(ServiceHost()), PREFIX))
+
+
+if __name__ == "__main__":
+    main()

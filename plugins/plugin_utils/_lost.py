@@ -1,0 +1,49 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Hosts that a run has lost: why each of them, and how many are too many."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
+
+MAX_LOST = "10%"
+LONGEST = 400
+
+
+def limit(max_lost: Any, total: int) -> int:
+    """How many of *total* hosts may be lost: a number, or a share, rounded down, of at least one host."""
+    found = None if isinstance(max_lost, bool) else re.fullmatch(r"(\d{1,6})(\s*%)?", str(max_lost).strip())
+    if not found or (found[2] and int(found[1]) > 100):
+        raise FleetError(
+            f"trtllm_max_lost is {max_lost!r}; give a number of hosts, or a share of them from 0% to 100%."
+        )
+    number = int(found[1])
+    if not found[2]:
+        return number
+    return max(1, total * number // 100) if number else 0
+
+
+def reason(result: Mapping[str, Any], task: str) -> str:
+    """In one line why a task failed: what it said, of a loop what the first failed item said."""
+    if result.get("_ansible_no_log") or "censored" in result:
+        return f"'{task}' failed; its output is hidden, as it may hold a secret"
+    failed = [item for item in result.get("results") or [] if isinstance(item, Mapping) and item.get("failed")]
+    said = " ".join(str((failed or [result])[0].get("msg") or "no message").split())
+    return f"{said if len(said) <= LONGEST else said[:LONGEST] + '...'} (at '{task}')"
+
+
+def too_many(lost: Mapping[str, str], max_lost: Any, total: int) -> str | None:
+    """The sentence that ends a run which has lost more hosts than it may; None where it goes on."""
+    allowed = limit(max_lost, total)
+    if len(lost) <= allowed:
+        return None
+    return (
+        f"{len(lost)} of {total} host{'s are' if len(lost) > 1 else ' is'} lost ({', '.join(sorted(lost))}), and "
+        f"trtllm_max_lost allows {allowed} ({max_lost}); nothing is done on the others from here on. Mend them, leave "
+        "them out with --limit, or raise trtllm_max_lost."
+    )
