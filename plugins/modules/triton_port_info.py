@@ -48,15 +48,17 @@ ports:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._replica import PREFIX
 from ansible_collections.trtllm.fleet.plugins.module_utils._replica_ports import held_ports
-from ansible_collections.trtllm.fleet.plugins.module_utils._replica_state import unit_files
 from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._service_units import own_units
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
-    module.exit_json(changed=False, ports=held_ports(unit_files(ServiceHost()), PREFIX))
+    with one_sentence(module):
+        module.exit_json(changed=False, ports=held_ports(own_units(ServiceHost(), PREFIX), PREFIX))
 
 
 if __name__ == "__main__":

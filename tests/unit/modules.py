@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.trtllm.fleet.plugins.action.fleet_plan import _with_defaults, load_spec
@@ -20,8 +21,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan
 
 PACKAGE = "ansible_collections.trtllm.fleet.plugins.modules"
 DIRECTORY = Path(__file__).resolve().parents[2] / "plugins" / "modules"
-# What runs on the controller alone has its options elsewhere.
-ON_CONTROLLER = {"fleet_plan": load_spec, "fleet_table": lambda: {"table": {"type": "list", "elements": "str"}}}
+# What runs on the controller alone is an action: its options are those that it documents.
+DESCRIBED_ELSEWHERE = {"fleet_plan": load_spec}
 NAMES = sorted(path.stem for path in DIRECTORY.glob("[a-z]*.py"))
 
 
@@ -47,10 +48,12 @@ def load(name: str) -> ModuleType:
 
 def spec(name: str) -> Mapping[str, Any]:
     """The argument specification of a module."""
-    if name in ON_CONTROLLER:
-        found: Mapping[str, Any] = ON_CONTROLLER[name]()
-        return found
+    if name in DESCRIBED_ELSEWHERE:
+        return DESCRIBED_ELSEWHERE[name]()
     module = load(name)
+    if not hasattr(module, "AnsibleModule"):
+        documented: Mapping[str, Any] = yaml.safe_load(module.DOCUMENTATION)["options"]
+        return documented
     original = module.AnsibleModule
 
     def capture(argument_spec: Mapping[str, Any], **_: Any) -> None:

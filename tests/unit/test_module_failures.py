@@ -92,7 +92,7 @@ def test_every_module_that_runs_on_a_host_fails_that_way() -> None:
     forgotten = [
         path.name
         for path in modules.DIRECTORY.glob("[a-z]*.py")
-        if path.stem not in modules.ON_CONTROLLER and "with one_sentence(module" not in path.read_text()
+        if hasattr(modules.load(path.stem), "AnsibleModule") and "with one_sentence(module" not in path.read_text()
     ]
     assert forgotten == []
 
