@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import fingerprint, tree_digest
+from ansible_collections.trtllm.fleet.plugins.module_utils._image_registry import check_registry
 
 # Runs argv on the host and returns (exit code, stdout, stderr).
 Runner = Callable[[list[str]], tuple[int, str, str]]
@@ -84,6 +85,7 @@ class ImageManager:
         self.request = request
         self.run = run
         self.check_mode = check_mode
+        self.note = ""
 
     def ensure(self) -> tuple[bool, Image | None, str]:
         """Return (changed, the image or None in check mode, why)."""
@@ -105,6 +107,7 @@ class ImageManager:
         if before is not None and self.request.pull == "missing":
             return False, before, "already there"
         if self.check_mode:
+            self.note = check_registry(self.run, self.request.name, self.request.tls_verify, self.request.authfile)
             return before is None, before, "would be pulled" if before is None else "might be pulled anew"
         argv = ["podman", "pull", "--quiet", f"--tls-verify={str(self.request.tls_verify).lower()}"]
         if self.request.authfile:

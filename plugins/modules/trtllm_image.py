@@ -20,6 +20,8 @@ attributes:
   check_mode:
     description: Can run in check mode and return what would change.
     support: full
+    details: With O(source=pull) the registry is asked for an image that would be pulled. One that it does not have is
+      an error; a registry that cannot be asked is a warning.
   diff_mode:
     description: Returns what differs.
     support: full
@@ -142,13 +144,15 @@ def main() -> NoReturn:
     )
     if module.get_bin_path("podman") is None:
         if module.check_mode:
-            module.exit_json(changed=True, reason="podman is not installed yet")
+            module.exit_json(changed=True, reason="podman is not installed yet, so no registry was asked for the image")
         module.fail_json(msg="podman is not installed on this host; run the role trtllm.fleet.podman first.")
     try:
         manager = ImageManager(ImageRequest(**module.params), module.run_command, module.check_mode)
         changed, image, reason = manager.ensure()
     except FleetError as error:
         module.fail_json(msg=str(error))
+    if manager.note:
+        module.warn(manager.note)
     after = image.facts() if image else {}
     result = {"changed": changed, "reason": reason, **after}
     if changed:
