@@ -14,6 +14,7 @@ from typing import Any
 from ansible_collections.trtllm.fleet.plugins.module_utils import _labels, _podman
 from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import file_sha256, fingerprint, tree_digest
+from ansible_collections.trtllm.fleet.plugins.module_utils._image_registry import check_registry
 
 
 @dataclass
@@ -75,6 +76,7 @@ class ImageManager:
     def __init__(self, request: ImageRequest, check_mode: bool = False) -> None:
         self.request = request
         self.check_mode = check_mode
+        self.note = ""
 
     def ensure(self) -> tuple[bool, Image | None, str]:
         """Return (changed, the image or None in check mode, why)."""
@@ -96,6 +98,7 @@ class ImageManager:
         if before is not None and self.request.pull == "missing":
             return False, before, "already there"
         if self.check_mode:
+            self.note = check_registry(self.request.name, self.request.tls_verify, self.request.authfile)
             return before is None, before, "would be pulled" if before is None else "might be pulled anew"
         argv = ["pull", "--quiet", f"--tls-verify={str(self.request.tls_verify).lower()}"]
         if self.request.authfile:

@@ -20,6 +20,8 @@ attributes:
   check_mode:
     description: Can run in check mode and return what would change.
     support: full
+    details: With O(source=pull) the registry is asked for an image that would be pulled. One that it does not have is
+      an error; a registry that cannot be asked is a warning.
   diff_mode:
     description: Returns what differs.
     support: full
@@ -143,8 +145,11 @@ def main() -> NoReturn:
     )
     with one_sentence(module):
         if _podman.executable() is None and module.check_mode:
-            module.exit_json(changed=True, reason="podman is not installed yet")
-        changed, image, reason = ImageManager(ImageRequest(**module.params), module.check_mode).ensure()
+            module.exit_json(changed=True, reason="podman is not installed yet, so no registry was asked for the image")
+        manager = ImageManager(ImageRequest(**module.params), module.check_mode)
+        changed, image, reason = manager.ensure()
+        if manager.note:
+            module.warn(manager.note)
         result = {"changed": changed, "reason": reason, **(image.facts() if image else {})}
         if changed:
             result["diff"] = {"before": "", "after": f"{module.params['name']}: {reason}\n"}

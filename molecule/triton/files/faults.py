@@ -1,8 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run on a host: kill one process of each replica at once, and measure until a token comes back.
+"""Run on a host: end or halt a process of each replica at once, and measure until a token comes back.
 
-Arguments: PORT:SERVICE:PROCESS ...; prints JSON {SERVICE: {process, seconds, restarts, ready_while_dead}}.
+Arguments: PORT:SERVICE:PROCESS[:SIGNAL] ...; prints JSON {SERVICE: {process, hit, noticed, seconds, restarts,
+ready_while_dead}}. *noticed* is when the container was gone, in seconds.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def shown(service: str, name: str) -> str:
 
 
 def processes(service: str, name: str) -> list[int]:
-    """The processes of a service called *name*; for the stub those of the BLS model."""
+    """The processes of a service called *name*; for the stub one of several of the BLS model."""
     group = Path("/sys/fs/cgroup") / shown(service, "ControlGroup").lstrip("/")
     pids = [int(pid) for file in group.rglob("cgroup.procs") for pid in file.read_text().split()]
     found: list[int] = []
@@ -67,26 +68,31 @@ def processes(service: str, name: str) -> list[int]:
             continue
     if name == "triton_python_backend_stub":
         found = [pid for pid in found if b"tensorrt_llm_bls" in (Path("/proc") / str(pid) / "cmdline").read_bytes()]
+        assert len(found) > 1, f"{service} has {len(found)} stubs of the BLS model, so that one would be all"
+        found = found[:1]
     return found
 
 
-def fault(port: int, service: str, name: str, results: dict[str, Any]) -> None:
+def fault(port: int, service: str, name: str, number: signal.Signals, results: dict[str, Any]) -> None:
     before = int(shown(service, "NRestarts"))
-    killed = processes(service, name)
+    hit = processes(service, name)
     begin = time.monotonic()
-    for pid in killed:
-        os.kill(pid, signal.SIGKILL)
-    said_ready = False
+    for pid in hit:
+        os.kill(pid, number)
+    said_ready, noticed = False, 0.0
     while time.monotonic() - begin < LIMIT:
         time.sleep(0.1)
         restarted = int(shown(service, "NRestarts")) > before
+        if restarted and not noticed:
+            noticed = time.monotonic() - begin
         if not restarted:
             said_ready = said_ready or ready(port)
         elif shown(service, "ActiveState") == "active" and token(port):
             break
     results[service] = {
         "process": name,
-        "killed": len(killed),
+        "hit": len(hit),
+        "noticed": round(noticed, 1),
         "seconds": round(time.monotonic() - begin, 1),
         "restarts": int(shown(service, "NRestarts")) - before,
         "ready_while_dead": said_ready,
@@ -97,8 +103,9 @@ def main() -> None:
     results: dict[str, Any] = {}
     threads = []
     for argument in sys.argv[1:]:
-        port, service, name = argument.split(":")
-        threads.append(threading.Thread(target=fault, args=(int(port), service, name, results)))
+        port, service, name, *given = argument.split(":")
+        number = signal.Signals[given[0]] if given else signal.SIGKILL
+        threads.append(threading.Thread(target=fault, args=(int(port), service, name, number, results)))
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,12 +1,14 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run on a host: stop a service while it answers a streamed request, and start it again.
+"""Run on a host: stop a service while it answers a streamed request and clients keep idle connections, and start it
+again.
 
-Arguments: PORT SERVICE; prints JSON {tokens, finished, stop_seconds, state, result, start_seconds}.
+Arguments: PORT SERVICE; prints JSON {tokens, finished, idle, idle_closed, stop_seconds, state, result, start_seconds}.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import subprocess
 import sys
@@ -16,6 +18,8 @@ import urllib.request
 from typing import Any
 
 TOKENS = 300
+# Connections that a gateway keeps for its next request, silent for longer than a stream is.
+IDLE, SILENT = 12, 11.0
 
 
 def shown(service: str, name: str) -> str:
@@ -42,9 +46,28 @@ def ask(port: int, answer: dict[str, Any]) -> None:
     answer["finished"] = True
 
 
+def idle_connection(port: int) -> http.client.HTTPConnection:
+    """A connection that was used, and is kept."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/v2/health/live")
+    connection.getresponse().read()
+    return connection
+
+
+def was_closed(connection: http.client.HTTPConnection) -> bool:
+    """Whether the server ended the connection in order: there is nothing more to read."""
+    connection.sock.settimeout(1)
+    try:
+        return connection.sock.recv(1) == b""
+    except OSError:
+        return False
+
+
 def main() -> None:
     port, service = int(sys.argv[1]), sys.argv[2]
     answer: dict[str, Any] = {"tokens": 0, "finished": False}
+    idle = [idle_connection(port) for _number in range(IDLE)]
+    time.sleep(SILENT)
     client = threading.Thread(target=ask, args=(port, answer))
     client.start()
     while answer["tokens"] < 5:
@@ -55,6 +78,7 @@ def main() -> None:
     answer["stop_seconds"] = round(time.monotonic() - begin, 1)
     client.join()
     answer["tokens_when_stopped"] = seen
+    answer["idle"], answer["idle_closed"] = IDLE, sum(was_closed(connection) for connection in idle)
     answer["state"], answer["result"] = shown(service, "ActiveState"), shown(service, "Result")
     begin = time.monotonic()
     subprocess.run(["systemctl", "start", service], check=True)
