@@ -28,7 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "collections"))
 
-from ansible_collections.trtllm.fleet.plugins.module_utils import _labels
+from ansible_collections.trtllm.fleet.plugins.module_utils._base import labels
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._cache import cache_dir
 
 RECIPE = "1"  # part of every key: raise it when this file changes what an image contains
@@ -118,7 +118,7 @@ def build_image(
         # namespace or cgroup can be made for a build container.
         _run(
             [podman_command(), "build", "--isolation", "chroot", "--layers=false", "--tag", reference]
-            + [f"--label={_labels.INPUTS}={inputs}", "--file", str(stage / "Containerfile")]
+            + [f"--label={labels.INPUTS}={inputs}", "--file", str(stage / "Containerfile")]
             + [*options, str(stage)],
             f"podman could not build {reference}",
             log,
@@ -259,7 +259,7 @@ def _image_field(reference: str, template: str) -> str | None:
 
 def _inputs(reference: str) -> str | None:
     """What the image was made from, as its label says; None where there is no such image, or no label."""
-    return _labels.read(json.loads(_image_field(reference, "{{json .Labels}}") or "null"), "inputs")
+    return labels.read(json.loads(_image_field(reference, "{{json .Labels}}") or "null"), "inputs")
 
 
 def _built(reference: str, inputs: str, built: bool, started: float) -> BuiltImage:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._command import Answer
-from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_host_system import System
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.command import Answer
+from ansible_collections.trtllm.fleet.plugins.module_utils._host.system import System
 
 RECORDED = Path(__file__).resolve().parent / "data" / "hosts"
 

@@ -13,11 +13,11 @@ import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
-from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import inspect_checkpoint
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import ENGINE_OPTIONS
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import inspect_checkpoint
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan, refuse_unknown_keys
-from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import validate_parameters
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import ENGINE_OPTIONS
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema import validate_parameters
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import limit
 
 SPECS = Path(__file__).resolve().parents[2] / "roles" / "fleet" / "meta" / "argument_specs.yml"

@@ -13,9 +13,9 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import inspect_checkpoint
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import tree_digest
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fingerprint import tree_digest
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import inspect_checkpoint
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._cache import cache_dir
 
 MODULE = "trtllm.fleet.trtllm_checkpoint"

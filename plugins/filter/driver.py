@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_driver import plan, versions
+from ansible_collections.trtllm.fleet.plugins.module_utils._host.driver import plan, versions
 
 
 class FilterModule:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._preflight import report, verdict
+from ansible_collections.trtllm.fleet.plugins.module_utils._host.verdict import report, verdict
 
 
 def preflight_report(verdicts: Mapping[str, Optional[Mapping[str, Any]]], release: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
-from ansible_collections.trtllm.fleet.plugins.module_utils import _replica_state, _verify
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton import state, verify
 
 UNKNOWN = "the replica was not verified, and nothing says why; run the playbook with -vvv."
 
@@ -26,7 +26,7 @@ def verify_report(found: Mapping[str, Optional[Sequence[Mapping[str, Any]]]]) ->
             checks = list(result.get("checks") or [])
             problem = str(result["item"].get("problem") or ("" if checks else result.get("msg") or UNKNOWN))
             replicas[name] = {"ok": bool(result.get("ok", False)), "checks": checks, "error": problem}
-            lines += [f"{host}: {name}", *_verify.table([_verify.Outcome(**check) for check in checks])]
+            lines += [f"{host}: {name}", *verify.table([verify.Outcome(**check) for check in checks])]
             lines += [problem] if problem else []
             lines.append("")
         hosts[host] = {"ok": all(replica["ok"] for replica in replicas.values()), "replicas": replicas}
@@ -36,7 +36,7 @@ def verify_report(found: Mapping[str, Optional[Sequence[Mapping[str, Any]]]]) ->
 
 def status_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """One screen for the fleet."""
-    return _replica_state.status_table({host: [dict(item) for item in items] for host, items in found.items()})
+    return state.status_table({host: [dict(item) for item in items] for host, items in found.items()})
 
 
 class FilterModule:

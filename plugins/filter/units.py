@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.trtllm.fleet.plugins.module_utils import _replica
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._replica_ports import PORTS
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton import replica as triton_replica
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import PORTS
 
 Filter = Callable[..., Any]
 
@@ -32,15 +32,15 @@ def refusing(work: Filter) -> Filter:
 
 def triton_services(replicas: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The replicas as services."""
-    return _replica.triton_services(replicas, settings)
+    return triton_replica.triton_services(replicas, settings)
 
 
 def triton_listen(replicas: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Where the replicas will listen, after all that can be refused without a host was refused."""
     return [
-        {"service": _replica.service_name(replica["name"]), **listen}
-        for replica in _replica.complete(replicas, settings)
-        for listen in _replica.listens(replica)
+        {"service": triton_replica.service_name(replica["name"]), **listen}
+        for replica in triton_replica.complete(replicas, settings)
+        for listen in triton_replica.listens(replica)
     ]
 
 
@@ -50,15 +50,15 @@ def triton_results(
     """What other roles need to know of each replica."""
     return {
         str(replica["name"]): {
-            "service": _replica.service_name(replica["name"]),
+            "service": triton_replica.service_name(replica["name"]),
             "model": replica["model"],
-            "entry_models": _replica.entry_models(replica),
+            "entry_models": triton_replica.entry_models(replica),
             "address": replica["address"],
             **{key: int(replica[key]) for key, _what in PORTS},
-            "http_url": _replica.http_url(replica),
-            **services.get(_replica.service_name(replica["name"]), {}),
+            "http_url": triton_replica.http_url(replica),
+            **services.get(triton_replica.service_name(replica["name"]), {}),
         }
-        for replica in _replica.complete(replicas, settings)
+        for replica in triton_replica.complete(replicas, settings)
     }
 
 

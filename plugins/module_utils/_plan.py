@@ -13,18 +13,12 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine_limits import check_options
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import ENGINE_OPTIONS, world_size
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError, nearest
-from ansible_collections.trtllm.fleet.plugins.module_utils._names import (
-    MODEL_NAME,
-    check_absolute,
-    check_name,
-    check_path,
-    check_paths,
-)
-from ansible_collections.trtllm.fleet.plugins.module_utils._replica import complete, gpu_name, http_url, same_gpu
-from ansible_collections.trtllm.fleet.plugins.module_utils._replica_ports import PORTS
+from ._base.errors import FleetError, nearest
+from ._base.names import MODEL_NAME, check_absolute, check_name, check_path, check_paths
+from ._release.limits import check_options
+from ._release.options import ENGINE_OPTIONS, world_size
+from ._triton.ports import PORTS
+from ._triton.replica import complete, gpu_name, http_url, same_gpu
 
 Spec = Mapping[str, Mapping[str, Any]]
 Item = dict[str, Any]
@@ -109,9 +103,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
                 "name": model["name"],
                 "entry_model": model["serving"]["entry_model"],
                 "tokenizer_dir": directories[model["name"]],
-                "urls": [
-                    http_url(replica) for replica in replicas if replica["model"] == model["name"]
-                ],
+                "urls": [http_url(replica) for replica in replicas if replica["model"] == model["name"]],
             }
             for model in models
         ],

@@ -167,14 +167,10 @@ stale:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._service import ServiceManager
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import (
-    Listen,
-    Service,
-    Settings,
-)
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.manager import ServiceManager
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.types import Listen, Service, Settings
 
 LISTEN_SPEC = {
     "address": {"type": "str", "required": True},

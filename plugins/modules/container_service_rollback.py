@@ -69,10 +69,10 @@ releases:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._service import ServiceManager
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import Settings
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.manager import ServiceManager
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.types import Settings
 
 
 def main() -> None:

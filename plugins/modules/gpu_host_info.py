@@ -177,9 +177,9 @@ host:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils import _gpu_host
-from ansible_collections.trtllm.fleet.plugins.module_utils._gpu_host_system import System
-from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._host import facts
+from ansible_collections.trtllm.fleet.plugins.module_utils._host.system import System
 
 
 def main() -> None:
@@ -189,21 +189,21 @@ def main() -> None:
             "subsets": {
                 "type": "list",
                 "elements": "str",
-                "choices": list(_gpu_host.SUBSETS),
-                "default": list(_gpu_host.SUBSETS),
+                "choices": list(facts.SUBSETS),
+                "default": list(facts.SUBSETS),
             },
-            "packages": {"type": "list", "elements": "str", "default": list(_gpu_host.PACKAGES)},
-            "units": {"type": "list", "elements": "str", "default": list(_gpu_host.UNITS)},
+            "packages": {"type": "list", "elements": "str", "default": list(facts.PACKAGES)},
+            "units": {"type": "list", "elements": "str", "default": list(facts.UNITS)},
             "paths": {
                 "type": "list",
                 "elements": "path",
-                "default": list(_gpu_host.PATHS),
+                "default": list(facts.PATHS),
             },
         },
         supports_check_mode=True,
     )
     with one_sentence(module):
-        host = _gpu_host.gather(
+        host = facts.gather(
             System(),
             subsets=module.params["subsets"],
             packages=module.params["packages"],

@@ -82,11 +82,11 @@ held:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_refusals import held_ports, held_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import Listen
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_units import own_units
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.refusals import held_ports, held_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.types import Listen
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.units import own_units
 
 SPEC = {
     "service": {"type": "str", "required": True},

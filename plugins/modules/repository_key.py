@@ -74,10 +74,10 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import fetch_url
-from ansible_collections.trtllm.fleet.plugins.module_utils import _openpgp
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._files import write_atomically
-from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.files import write_atomically
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._host import openpgp
 
 
 def current(path: str) -> bytes:
@@ -111,17 +111,17 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     present = current(dest)
     before: list[str] = []
     try:
-        before = _openpgp.check(present, wanted, dest) if present and wanted else []
+        before = openpgp.check(present, wanted, dest) if present and wanted else []
     except FleetError:
         before = []  # another key is there: it is replaced
     if before:
         return {"changed": False, "fingerprints": before, "dest": dest}
-    data = _openpgp.armored(fetched(module))
-    after = _openpgp.check(data, wanted, module.params["source"].splitlines()[0])
+    data = openpgp.armored(fetched(module))
+    after = openpgp.check(data, wanted, module.params["source"].splitlines()[0])
     changed = data != present
     if changed and not module.check_mode:
         write_atomically(Path(dest), data)  # readable by all: apt reads keys as an unprivileged user
-    old = "".join(f"{name}\n" for name in _openpgp.fingerprints(present)) if _is_key(present) else ""
+    old = "".join(f"{name}\n" for name in openpgp.fingerprints(present)) if _is_key(present) else ""
     diff = {"before": old, "after": "".join(f"{name}\n" for name in after), "before_header": dest}
     return {"changed": changed, "fingerprints": after, "dest": dest, "diff": diff}
 
@@ -142,7 +142,7 @@ def main() -> None:
 
 def _is_key(data: bytes) -> bool:
     try:
-        return bool(_openpgp.fingerprints(data))
+        return bool(openpgp.fingerprints(data))
     except FleetError:
         return False
 

@@ -282,13 +282,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository import Outcome, Repository
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_entry import EntryRequest
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_request import RepositoryRequest
-from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_path
-from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import LAYOUTS, MODELS
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import check_path
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.entry import EntryRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.repository import Outcome, Repository
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.request import RepositoryRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema import LAYOUTS, MODELS
 
 # tokenizer_dir looks like a secret to Ansible, by the word token in it.
 ENTRY_SPEC: dict[str, Any] = {

@@ -115,9 +115,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact_store import ArtifactStore
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_info import describe
-from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.artifact_store import ArtifactStore
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.info import describe
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "name": {"type": "str"},

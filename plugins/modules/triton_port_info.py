@@ -48,11 +48,11 @@ ports:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._replica import PREFIX
-from ansible_collections.trtllm.fleet.plugins.module_utils._replica_ports import held_ports
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_units import own_units
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.units import own_units
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import held_ports
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import PREFIX
 
 
 def main() -> None:

@@ -90,9 +90,9 @@ gateways:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._replica_state import gateways, replicas
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.state import gateways, replicas
 
 
 def main() -> None:

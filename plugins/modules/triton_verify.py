@@ -120,8 +120,8 @@ import traceback
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._verify import Target, Verification, table
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify import Target, Verification, table
 
 ARGUMENT_SPEC = {
     "url": {"type": "str", "default": "http://127.0.0.1:8000"},

@@ -121,16 +121,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint import inspect_checkpoint
-from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint_store import (
-    CheckpointStore,
-    Difference,
-    compare,
-)
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._fingerprint import TreeDigest, tree_digest
-from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_path
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fingerprint import TreeDigest, tree_digest
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import check_path
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import inspect_checkpoint
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.store import CheckpointStore, Difference, compare
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "name": {"type": "str", "required": True},

@@ -358,13 +358,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine import Engine
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine_limits import check_settings
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine_options import ENGINE_OPTIONS
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine_plan import Request
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine_preflight import SKIPPABLE
-from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import release
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine.engine import Engine
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine.plan import Request
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine.preflight import SKIPPABLE
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.limits import check_settings
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import ENGINE_OPTIONS
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},

@@ -92,11 +92,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact_store import ArtifactStore
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine_job import Job
-from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._names import check_name
-from ansible_collections.trtllm.fleet.plugins.module_utils._store import Store
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.artifact_store import ArtifactStore
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.store import Store
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import check_name
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine.job import Job
 
 
 def engine(store: ArtifactStore, name: str, path: Path, full: bool) -> dict[str, Any]:

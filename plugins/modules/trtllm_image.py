@@ -122,9 +122,9 @@ reason:
 from typing import NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trtllm.fleet.plugins.module_utils import _podman
-from ansible_collections.trtllm.fleet.plugins.module_utils._image import ImageManager, ImageRequest
-from ansible_collections.trtllm.fleet.plugins.module_utils._module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman import cli
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman.image import ImageManager, ImageRequest
 
 
 def main() -> NoReturn:
@@ -144,7 +144,7 @@ def main() -> NoReturn:
         supports_check_mode=True,
     )
     with one_sentence(module):
-        if _podman.executable() is None and module.check_mode:
+        if cli.executable() is None and module.check_mode:
             module.exit_json(changed=True, reason="podman is not installed yet, so no registry was asked for the image")
         manager = ImageManager(ImageRequest(**module.params), module.check_mode)
         changed, image, reason = manager.ensure()

@@ -27,7 +27,7 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / "collections"))
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._pagecache import WINDOW, _resident_pages
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pagecache import WINDOW, _resident_pages
 
 GB = 10**9
 MB = 1 << 20

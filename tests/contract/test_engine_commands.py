@@ -11,17 +11,17 @@ import argparse
 from typing import Any
 
 import pytest
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import release
-from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli import EnginePlan, Paths, plan
-from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli_data import TOOLS
-from ansible_collections.trtllm.fleet.plugins.module_utils._release_cli_lookup import (
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.cli import EnginePlan, Paths, plan
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.cli_data import TOOLS
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.lookup import (
     engine_releases,
     flag,
     flags,
     flow,
     flow_rows,
 )
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
 from contract.facts import engine_options, left_out
 
 PATHS = Paths("/models/checkpoint", "/models/converted", "/models/engine")

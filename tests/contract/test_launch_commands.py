@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from ansible_collections.trtllm.fleet.plugins.module_utils._launch import Launch, command
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.launch import Launch, command
 from contract.facts import launch_commands
 
 # Tags that are no version number, and the release they belong to.

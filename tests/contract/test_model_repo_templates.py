@@ -18,21 +18,21 @@ from typing import Any
 
 import pytest
 import tritonclient
-from ansible_collections.trtllm.fleet.plugins.module_utils._errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository import render_inflight
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_engine import Engine
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_entry import EntryRequest
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_resolve import Resolver
-from ansible_collections.trtllm.fleet.plugins.module_utils._pbtxt import SCALAR, fill, parse, placeholders
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import RELEASES, release
-from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import (
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.versions import version_key
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.tokenizer import Tokenizer
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import RELEASES, release
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.engine import Engine
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.entry import EntryRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.pbtxt import SCALAR, fill, parse, placeholders
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.repository import render_inflight
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.resolve import Resolver
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema import (
     MODELS,
     MULTIMODAL,
     find,
     parameters_of,
 )
-from ansible_collections.trtllm.fleet.plugins.module_utils._tokenizer import Tokenizer
-from ansible_collections.trtllm.fleet.plugins.module_utils._versions import version_key
 from contract.facts import model_repository_params
 from google.protobuf import text_format
 

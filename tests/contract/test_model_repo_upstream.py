@@ -21,10 +21,10 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import pytest
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository import Repository
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_entry import EntryRequest
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_request import RepositoryRequest
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import release
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.entry import EntryRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.repository import Repository
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.request import RepositoryRequest
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._cache import cache_dir
 
 pytestmark = pytest.mark.slow

@@ -79,8 +79,8 @@ def playbook(name: str, *words: str, expect: int | None = 0) -> str:
 def look() -> dict[str, Any]:
     """What gpu_host_info reports of this machine."""
     program = (
-        "import json; from ansible_collections.trtllm.fleet.plugins.module_utils import _gpu_host, _gpu_host_system;"
-        "print(json.dumps(_gpu_host.gather(_gpu_host_system.System(), packages=[], units=[], paths=['/'])))"
+        "import json; from ansible_collections.trtllm.fleet.plugins.module_utils._host import facts, system;"
+        "print(json.dumps(facts.gather(system.System(), packages=[], units=[], paths=['/'])))"
     )
     path = f"{REPO}/collections:{os.environ['PYTHONPATH']}"
     found = json.loads(call(sys.executable, "-c", program, env={"PYTHONPATH": path}))

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.trtllm.fleet.plugins.module_utils import _fingerprint
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine import Engine
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine_plan import Request
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import release
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact import fingerprint
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine.engine import Engine
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine.plan import Request
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
 
 PODMAN = '''#!{python}
 """podman, as far as engines need it: one directory per container, one process per container."""
@@ -288,5 +288,5 @@ def arranged_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
     """The same with its programs on PATH; files of the test count as old at once."""
     made = make_host(tmp_path / "host")
     monkeypatch.setenv("PATH", f"{made.home / 'bin'}:/usr/bin:/bin")
-    monkeypatch.setattr(_fingerprint, "RACY_NS", -(10**15))
+    monkeypatch.setattr(fingerprint, "RACY_NS", -(10**15))
     return made

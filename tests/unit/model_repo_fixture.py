@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository import Outcome, Repository
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_entry import EntryRequest
-from ansible_collections.trtllm.fleet.plugins.module_utils._model_repository_request import RepositoryRequest
-from ansible_collections.trtllm.fleet.plugins.module_utils._release import release
-from ansible_collections.trtllm.fleet.plugins.module_utils._template_schema import MODELS, Parameter, parameters_of
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.entry import EntryRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.repository import Outcome, Repository
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.request import RepositoryRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema import MODELS, Parameter, parameters_of
 
 # name -> (inputs, outputs) as (tensor, type, optional); None stands for the logits' type.
 TENSORS: dict[str, tuple[list[tuple[str, str | None, bool]], list[tuple[str, str | None, bool]]]] = {

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._podman import ContainerState
-from ansible_collections.trtllm.fleet.plugins.module_utils._ports import Listener, Owner
-from ansible_collections.trtllm.fleet.plugins.module_utils._service import ServiceManager
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_host import Identity, ServiceHost, UnitState
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_running import bind_mounts
-from ansible_collections.trtllm.fleet.plugins.module_utils._service_types import Listen, Service, Settings
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.ports import Listener, Owner
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman.cli import ContainerState
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import Identity, ServiceHost, UnitState
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.manager import ServiceManager
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.running import bind_mounts
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.types import Listen, Service, Settings
 
 NOW = 2_000_000_000.0
 IMAGE = "sha256:" + "1" * 64

@@ -116,8 +116,11 @@ def test_what_runs_on_hosts_runs_on_their_oldest_python(repo_dir: Path) -> None:
     python = old_python()
     if python is None:
         pytest.skip("there is no Python 3.9 on this machine")
+    utils = repo_dir / "plugins" / "module_utils"
     names = sorted(
-        path.stem for path in (repo_dir / "plugins" / "module_utils").glob("_*.py") if path.stem != "__init__"
+        ".".join(path.relative_to(utils).with_suffix("").parts)
+        for path in utils.rglob("*.py")
+        if path.stem != "__init__"
     )
     script = "import importlib, sys; sys.path.insert(0, 'collections')\n" + "\n".join(
         f"importlib.import_module('ansible_collections.trtllm.fleet.plugins.module_utils.{name}')" for name in names

@@ -8,9 +8,9 @@ import signal
 import sys
 from pathlib import Path
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact_store import ArtifactStore
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine import Engine
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine_plan import Request
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.artifact_store import ArtifactStore
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine.engine import Engine
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine.plan import Request
 
 when, name, attach = sys.argv[1:]
 publish = ArtifactStore._rename

@@ -12,5 +12,5 @@ home = Path("ansible_collections/trtllm/fleet")
 with zipfile.ZipFile(sys.argv[1], "w") as archive:
     for package in [home / "plugins", *(parent for parent in (home, *home.parents) if parent.name)]:
         archive.writestr(str(package / "__init__.py"), "")
-    for path in sorted((repository / "plugins" / "module_utils").glob("*.py")):
+    for path in sorted((repository / "plugins" / "module_utils").rglob("*.py")):
         archive.write(path, home / path.relative_to(repository))

@@ -1,0 +1,131 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Directories named by fingerprint, immutable once published, published by one rename.
+
+``<root>/<name>/<fingerprint>/`` is a published artefact with a ``manifest.json``; ``<fingerprint>.partial``
+beside it is one in the making, which nobody but its maker looks into.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .._base import files
+from .._base.errors import FleetError
+from .._base.names import show
+from .fingerprint import file_sha256, tree_digest, walk
+from .store import Store
+
+MANIFEST = "manifest.json"
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+
+class ArtifactStore(Store):
+    """The artefacts below one root directory, e.g. ``/var/lib/trtllm/engines``."""
+
+    def path(self, name: str, fingerprint: str) -> Path:
+        """Where the artefact is, or would be, published."""
+        if not FINGERPRINT.fullmatch(fingerprint):
+            raise FleetError(f"{show(fingerprint)} is not a fingerprint; expected 64 hexadecimal digits.")
+        return self.home(name) / fingerprint
+
+    def partial(self, name: str, fingerprint: str) -> Path:
+        """Where the artefact is made; it may be absent or hold what a killed run left."""
+        return self.partial_of(self.path(name, fingerprint))
+
+    def staging(self, name: str, fingerprint: str) -> Path:
+        """An empty directory to make the artefact in; what an earlier run left there is removed."""
+        partial = self.partial(name, fingerprint)
+        files.remove(partial)
+        partial.mkdir(parents=True)
+        return partial
+
+    def _seal(self, partial: Path, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest with size and sha256 of every file, and put all of it on disk."""
+        (partial / MANIFEST).unlink(missing_ok=True)
+        tree = tree_digest(partial, None, ignore=())
+        if not tree.files:
+            raise FleetError(f"{partial} holds no file; nothing is published.")
+        held = {path: {"size": record.size, "sha256": record.sha256} for path, record in tree.files.items()}
+        text = json.dumps({**manifest, "files": held}, indent=1, sort_keys=True)
+        (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        files.sync_tree(partial)
+
+    def publish(self, name: str, fingerprint: str, manifest: Mapping[str, Any]) -> Path:
+        """Turn the staging directory into the published artefact; an artefact already there is replaced."""
+        partial = self.partial(name, fingerprint)
+        if not partial.is_dir():
+            raise FleetError(f"{partial} does not exist; make the artefact there before it is published.")
+        self._seal(partial, {**manifest, "fingerprint": fingerprint})
+        return self._rename(name, fingerprint)
+
+    def _rename(self, name: str, fingerprint: str) -> Path:
+        """The rename. A crash in between leaves a sealed partial, which `recover` publishes."""
+        return self._put(self.path(name, fingerprint))
+
+    def recover(self, name: str, fingerprint: str) -> Path | None:
+        """Publish a partial that was sealed but not yet renamed when its maker died; else None.
+
+        A sealed partial has a manifest that names this fingerprint and agrees with every byte beside it.
+        """
+        partial = self.partial(name, fingerprint)
+        manifest = self.manifest(partial)
+        if manifest is None or manifest.get("fingerprint") != fingerprint or self.verify(partial, full=True):
+            return None
+        files.sync_tree(partial)
+        return self._rename(name, fingerprint)
+
+    def manifest(self, path: Path) -> dict[str, Any] | None:
+        """The manifest of a published artefact; None where it is absent or cannot be read as one."""
+        try:
+            stored = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return stored if isinstance(stored, dict) and isinstance(stored.get("files"), dict) else None
+
+    def verify(self, path: Path, full: bool) -> list[str]:
+        """Sentences on what is wrong with the artefact at *path*; [] when intact.
+
+        By size always; with *full* by sha256, which reads every byte.
+        """
+        manifest = self.manifest(path)
+        if manifest is None:
+            return [f"{MANIFEST} is missing or damaged"]
+        found = {relative: status.st_size for relative, status in walk(path, ()) if relative != MANIFEST}
+        problems = [f"{relative} is missing" for relative in manifest["files"] if relative not in found]
+        added = sorted(relative for relative in found if relative not in manifest["files"])
+        problems += [f"{relative} was added after publication" for relative in added]
+        for relative, held in manifest["files"].items():
+            if relative not in found:
+                continue
+            size = found[relative]
+            if size != held["size"]:
+                problems.append(f"{relative} has {size} bytes instead of {held['size']}")
+            elif full and file_sha256(path / relative, size) != held["sha256"]:
+                problems.append(f"{relative} was altered after publication")
+        return problems
+
+    def published(self, name: str) -> list[Path]:
+        """All published artefacts of *name*, the newest first."""
+        home = self.home(name)
+        if not home.is_dir():
+            return []
+        paths = [path for path in home.iterdir() if FINGERPRINT.fullmatch(path.name) and path.is_dir()]
+        return sorted(paths, key=lambda path: (-self._published_at(path), path.name))
+
+    @staticmethod
+    def _published_at(path: Path) -> int:
+        """When the artefact was sealed, by the time of its manifest."""
+        try:
+            return (path / MANIFEST).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def remove(self, name: str, fingerprint: str) -> bool:
+        """Remove an artefact, and what is left of making it; True if there was anything."""
+        return self._take_away(self.path(name, fingerprint))

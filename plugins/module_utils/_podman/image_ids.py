@@ -1,0 +1,83 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is known of images: the id behind a reference, and the TensorRT-LLM version that an image holds.
+
+An id and a digest stand for a content, so what was learnt of them once stays true and is kept. A run in which
+nothing changes then needs no podman at all.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from .._base.errors import FleetError
+from .._base.files import write_atomically
+from . import cli
+
+ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
+VERSION_TIMEOUT = 600  # seconds; the first start of a 20 GB image from a slow disk
+VERSION_PROBE = (
+    "import importlib.metadata as m\n"
+    "try:\n    print(m.version('tensorrt_llm'))\n"
+    "except m.PackageNotFoundError:\n    import tensorrt_llm; print(tensorrt_llm.__version__)"
+)
+
+
+class Images:
+    """Knowledge about images, in one file below the root."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / "engines" / ".images.json"
+
+    def _known(self) -> dict[str, dict[str, str]]:
+        try:
+            known: Any = json.loads(self.path.read_bytes())
+        except (OSError, ValueError):
+            known = None
+        found = known if isinstance(known, dict) else {}
+        return {part: dict(found.get(part) or {}) for part in ("ids", "versions")}
+
+    def _learn(self, part: str, key: str, value: str) -> None:
+        known = self._known()
+        if known[part].get(key) != value:
+            known[part][key] = value
+            write_atomically(self.path, json.dumps(known, indent=1, sort_keys=True).encode())
+
+    def remembered_id(self, reference: str) -> str | None:
+        """The id behind *reference* where that needs no asking: it is an id, or a digest that was asked before."""
+        match = ID.fullmatch(reference)
+        if match:
+            return f"sha256:{match.group(1)}"
+        return self._known()["ids"].get(reference) if "@sha256:" in reference else None
+
+    def ask_id(self, reference: str, *, learn: bool) -> str | None:
+        """The id behind *reference* as podman tells it; None where the host does not have the image."""
+        found = cli.image_id(reference)
+        if found is not None and learn and "@sha256:" in reference:
+            self._learn("ids", reference, found)
+        return found
+
+    def known_version(self, image_id: str) -> str | None:
+        """The TensorRT-LLM version of an image that was asked before."""
+        return self._known()["versions"].get(image_id)
+
+    def version(self, image_id: str, reference: str) -> str:
+        """The TensorRT-LLM version that the image itself reports; it is asked once. *reference* is for the error."""
+        known = self.known_version(image_id)
+        if known:
+            return known
+        try:
+            printed = cli.run_once(image_id, ["python3", "-c", VERSION_PROBE], network="none", timeout=VERSION_TIMEOUT)
+        except cli.PodmanError as error:
+            lines = error.stderr.strip().splitlines()
+            raise FleetError(
+                f"The image {reference} does not say which TensorRT-LLM it holds ({lines[-1] if lines else error}); "
+                "use an image with the tensorrt_llm Python package (NVIDIA's have it from 24.04, release 0.9.0, on)."
+            ) from error
+        found = printed.strip().splitlines()[-1].strip()
+        self._learn("versions", image_id, found)
+        return found

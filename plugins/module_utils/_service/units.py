@@ -1,0 +1,62 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Unit files of services: those that are there, and what their text or description says."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from . import quadlet
+from .host import ServiceHost
+
+PLACES = ((quadlet.QUADLET_DIR, ".container"), (quadlet.SERVICE_DIR, ".service"))
+
+
+def unit_files(host: ServiceHost, name: str) -> dict[str, str]:
+    """The unit files of one service, by path."""
+    found: dict[str, str] = {}
+    for directory, suffix in PLACES:
+        path = f"{directory}/{name}{suffix}"
+        with contextlib.suppress(FileNotFoundError):
+            found[path] = host.path(path).read_text()
+    return found
+
+
+def own_units(host: ServiceHost, prefix: str) -> dict[str, str]:
+    """The services of ours whose names begin with *prefix*, with the text of their units."""
+    found: dict[str, str] = {}
+    for directory, suffix in PLACES:
+        for path in sorted(host.path(directory).glob(f"{prefix}*{suffix}")):
+            text = path.read_text()
+            if text.startswith(quadlet.HEADER):
+                found[path.name.removesuffix(suffix)] = text
+    return found
+
+
+def container_name(service: str, container: Mapping[str, Any]) -> str:
+    """The container of a service, whose unit has *container* as that section."""
+    return str(container.get("ContainerName") or f"systemd-{service}")
+
+
+def without_label(volume: str) -> str:
+    """A volume without its request to relabel, for hosts that have no SELinux."""
+    parts = volume.split(":")
+    if len(parts) < 3:
+        return volume
+    options = [option for option in parts[2].split(",") if option not in ("z", "Z")]
+    return ":".join(parts[:2] + ([",".join(options)] if options else []))
+
+
+def mounts(volumes: Any) -> list[str]:
+    """The directories of the host among the volumes of a unit."""
+    listed = volumes if isinstance(volumes, (list, tuple)) else [volumes] if volumes else []
+    return [source for source in (str(volume).split(":")[0] for volume in listed) if source.startswith("/")]
+
+
+def devices(unit: str) -> set[str]:
+    """The devices that a unit's text hands out."""
+    return set(re.findall(r"(?:^AddDevice=|--device[= ])\"?([^\s\"]+)", unit, re.M))

@@ -1,0 +1,241 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a running Triton says of itself, and the requests of its generate extension.
+
+`TritonServer` needs tritonclient[http] and so belongs on the controller. The rest is plain HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Optional
+from urllib.parse import urlsplit
+
+from .._base.errors import FleetError
+
+# Metrics that the documents show; the first group is TensorRT-LLM's own.
+METRIC_FAMILIES = ("nv_trt_llm_", "nv_inference_", "nv_gpu_", "nv_cpu_", "nv_pinned_memory_", "nv_energy_")
+_SAMPLE = re.compile(r"^([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+Json = Any
+
+
+class TritonError(FleetError):
+    """Triton did not answer, or answered with an error. *status* is 0 when it did not answer at all."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Sample(NamedTuple):
+    """One line of the metrics."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+class Event(NamedTuple):
+    """One event of a stream, and the seconds since the request when it came."""
+
+    data: dict[str, Any]
+    seconds: float
+
+
+def parse_metrics(text: str) -> list[Sample]:
+    """The samples of a page in Prometheus' text format; comments and what is no number are left out."""
+    found: list[Sample] = []
+    for line in text.splitlines():
+        match = _SAMPLE.match(line)
+        if match is None:
+            continue
+        try:
+            value = float(match.group(3))
+        except ValueError:
+            continue
+        labels = {key: re.sub(r"\\(.)", r"\1", text) for key, text in _LABEL.findall(match.group(2) or "")}
+        found.append(Sample(match.group(1), labels, value))
+    return found
+
+
+def group_metrics(samples: list[Sample]) -> dict[str, list[dict[str, Any]]]:
+    """Samples of the families that matter here, by name, as plain dictionaries."""
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for sample in samples:
+        if sample.name.startswith(METRIC_FAMILIES):
+            grouped.setdefault(sample.name, []).append({"labels": sample.labels, "value": sample.value})
+    return grouped
+
+
+def trt_llm_metrics(samples: list[Sample]) -> dict[str, dict[str, float]]:
+    """TensorRT-LLM's own metrics: from the family (``request``, ``kv_cache_block``, ...) to its values by type.
+
+    ``nv_trt_llm_request_metrics{request_type="active",...} 1`` is ``{"request": {"active": 1.0}}``. Several
+    models of one server are added up.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for sample in samples:
+        family = re.fullmatch(r"nv_trt_llm_(\w+?)_metrics", sample.name)
+        if family is None:
+            continue
+        kinds = [value for key, value in sample.labels.items() if key not in ("model", "version")]
+        values = found.setdefault(family.group(1), {})
+        kind = kinds[0] if kinds else "value"
+        values[kind] = values.get(kind, 0.0) + sample.value
+    return found
+
+
+def requests_served(samples: list[Sample], models: Optional[list[str]] = None) -> int:
+    """Successful requests since the server started, of *models* or of all."""
+    found = [sample for sample in samples if sample.name == "nv_inference_request_success"]
+    return int(sum(sample.value for sample in found if models is None or sample.labels.get("model") in models))
+
+
+class GenerateClient:
+    """The generate extension of one server: ``POST /v2/models/M/generate`` and ``generate_stream``."""
+
+    def __init__(self, url: str, timeout: float = 60) -> None:
+        self.url = url.rstrip("/")
+        self.timeout = timeout
+
+    def get(self, path: str, base: Optional[str] = None) -> str:
+        """The body of a GET."""
+        with self._open(urllib.request.Request((base or self.url) + path)) as answer:
+            body: bytes = answer.read()
+        return body.decode("utf-8", "replace")
+
+    def metrics(self, metrics_url: str) -> list[Sample]:
+        """The metrics page, parsed."""
+        base = metrics_url.rstrip("/").removesuffix("/metrics")
+        return parse_metrics(self.get("/metrics", base))
+
+    def generate(self, model: str, request: Mapping[str, Json]) -> dict[str, Any]:
+        """The one answer to a request. An error in a body with status 200 is an error here too."""
+        with self._open(self._request(model, "generate", request)) as answer:
+            body: bytes = answer.read()
+        return self._judge(model, body.decode("utf-8", "replace"))
+
+    def stream(self, model: str, request: Mapping[str, Json]) -> Iterator[Event]:
+        """The events of a streamed answer as they come. Closing the iterator drops the connection."""
+        begin = time.monotonic()
+        with self._open(self._request(model, "generate_stream", {**request, "stream": True})) as answer:
+            for line in answer:
+                text = line.decode("utf-8", "replace").rstrip("\r\n")
+                if text.startswith("data:"):
+                    yield Event(self._judge(model, text[5:].strip()), time.monotonic() - begin)
+
+    def _request(self, model: str, verb: str, request: Mapping[str, Json]) -> urllib.request.Request:
+        return urllib.request.Request(
+            f"{self.url}/v2/models/{model}/{verb}",
+            data=json.dumps(dict(request)).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+
+    def _open(self, request: urllib.request.Request) -> Any:
+        # No proxy of the environment may stand between a host and its own server.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            return opener.open(request, timeout=self.timeout)
+        except urllib.error.HTTPError as error:
+            raise TritonError(_error_text(error.read().decode("utf-8", "replace")), error.code) from error
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            raise TritonError(f"{request.full_url} gives no answer: {reason}.") from error
+
+    @staticmethod
+    def _judge(model: str, body: str) -> dict[str, Any]:
+        try:
+            answer = json.loads(body)
+        except ValueError as error:
+            raise TritonError(f"{model} answered with what is no JSON: {body[:100]!r}.", 200) from error
+        if not isinstance(answer, dict) or "error" in answer:
+            raise TritonError(_error_text(body), 200)
+        return answer
+
+
+def _error_text(body: str) -> str:
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return body.strip()[:300] or "an empty answer"
+
+
+class TritonServer:
+    """Readiness, statistics and versions, asked with NVIDIA's client."""
+
+    def __init__(self, url: str, timeout: float = 10) -> None:
+        import tritonclient.http as http  # heavy, and only on the controller
+
+        parts = urlsplit(url)
+        self._errors: tuple[type[BaseException], ...] = (http.InferenceServerException, OSError)
+        self._client = http.InferenceServerClient(
+            parts.netloc, ssl=parts.scheme == "https", connection_timeout=timeout, network_timeout=timeout
+        )
+        self.url = url
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._client.close()
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._client, method)(*arguments)
+        except self._errors as error:
+            raise TritonError(f"Triton at {self.url} did not answer {method}: {error}.") from error
+
+    def describe(self, statistics: bool = True) -> dict[str, Any]:
+        """``live``, ``ready``, ``name``, ``version``, ``extensions`` and ``models``.
+
+        A model has ``ready``, ``versions``, ``state``, ``reason`` and, where asked for, ``statistics``: counts and
+        mean milliseconds since it was loaded.
+        """
+        metadata = self._ask("get_server_metadata")
+        found = {
+            "url": self.url,
+            "live": bool(self._ask("is_server_live")),
+            "ready": bool(self._ask("is_server_ready")),
+            "name": metadata["name"],
+            "version": metadata["version"],
+            "extensions": metadata.get("extensions", []),
+        }
+        models: dict[str, dict[str, Any]] = {}
+        for line in self._ask("get_model_repository_index"):
+            model = models.setdefault(line["name"], {"versions": [], "state": "", "reason": "", "ready": False})
+            model["versions"].append(str(line.get("version", "")))
+            model["state"], model["reason"] = line.get("state", ""), line.get("reason", "")
+        for name, model in models.items():
+            model["ready"] = bool(self._ask("is_model_ready", name))
+        if statistics:
+            for entry in self._ask("get_inference_statistics").get("model_stats", []):
+                models.setdefault(entry["name"], {})["statistics"] = model_statistics(entry)
+        return {**found, "models": models}
+
+
+def model_statistics(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Triton's statistics of one model, in counts and mean milliseconds."""
+    phases = entry.get("inference_stats", {})
+
+    def count(phase: str) -> int:
+        return int(phases.get(phase, {}).get("count", 0))
+
+    def mean(phase: str) -> float:
+        number = count(phase)
+        return round(int(phases[phase].get("ns", 0)) / number / 1e6, 3) if number else 0.0
+
+    return {
+        "inferences": int(entry.get("inference_count", 0)),
+        "executions": int(entry.get("execution_count", 0)),
+        "last_inference_ms": int(entry.get("last_inference", 0)),
+        "success": count("success"),
+        "fail": count("fail"),
+        "cancel": count("cancel"),
+        **{f"{phase}_ms": mean(phase) for phase in ("queue", "compute_input", "compute_infer", "compute_output")},
+    }

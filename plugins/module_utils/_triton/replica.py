@@ -1,0 +1,349 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A replica of a model as a container service: Triton's command, its limits, its probes and how it stops.
+
+Pure: the same description gives the same services, so that a unit changes only when a restart is due.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+from .._base.errors import FleetError
+from .._base.labels import label
+from .._base.names import check_name
+from .._host.gpu import CDI_KIND, cdi_name
+from .._release.releases import release as release_of
+from .._service.quadlet import PODMAN, command_line
+from . import launch as triton_launch
+from .ports import PORT_BASE, PORTS, Held, give_ports
+
+PREFIX = "triton-"
+# What a start may wait for; systemd ignores those that a host does not have.
+AFTER = [
+    "network-online.target",
+    "nvidia-persistenced.service",
+    "nvidia-fabricmanager.service",
+    "nvidia-cdi-refresh.service",
+]
+# Nothing is fetched at serving time, and OpenMPI's ranks must not need the right to trace each other.
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
+}
+# Ranks of one host talk through shared memory; without this each listens on a TCP port of every address. Ranks that
+# an orchestrator spawns belong to another job, which shared memory does not join.
+LEADER_ENVIRONMENT = {"OMPI_MCA_btl": "self,vader"}
+# Through the BLS model a token passes every process of the repository; the ensemble has none of its own.
+# In a server of several models, their names have prefixes, and every model is asked.
+PROBE_SUFFIXES = ("tensorrt_llm_bls", "ensemble")
+# Seconds that a probe takes for its other looks while it waits for a token.
+PROBE_SLACK = 20
+SCRIPTS_DIR = "/etc/trtllm/triton"
+
+Replica = Mapping[str, Any]
+
+
+def triton_services(replicas: Sequence[Replica], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The services of a host, as M(trtllm.fleet.container_service) takes them.
+
+    *replicas* are elements of ``triton_replicas``; *settings* the values of the role that hold for all of them
+    (see roles/triton/meta/argument_specs.yml) and stand in for what an element does not give.
+    Raises `FleetError` for GPUs or ports given twice, and for what the release cannot do.
+    """
+    return [triton_service(replica) for replica in complete(replicas, settings)]
+
+
+def complete(
+    replicas: Sequence[Replica], settings: Mapping[str, Any], port_base: int = PORT_BASE, held: Optional[Held] = None
+) -> list[dict[str, Any]]:
+    """Every replica with all its values, or a `FleetError` for what contradicts itself."""
+    given = [{key: value for key, value in replica.items() if value is not None} for replica in replicas]
+    merged = [{**settings, **replica} for replica in given]
+    check_names(merged)
+    check_gpus(merged)
+    give_ports(merged, port_base, held)
+    return merged
+
+
+def listens(replica: Replica) -> list[dict[str, Any]]:
+    """Where Triton listens."""
+    return [{"address": str(replica["address"]), "port": int(replica[key]), "what": what} for key, what in PORTS]
+
+
+def triton_service(replica: Replica) -> dict[str, Any]:
+    """One service: ``name``, ``unit``, ``listen``, ``load_paths`` and ``record``."""
+    name = service_name(replica["name"])
+    known = release_of(str(replica["release"]))
+    launch = launch_of(replica)
+    container = {
+        "ContainerName": name,
+        "Image": replica["image"],
+        "Pull": "never",
+        "Network": "host",
+        "AddDevice": [cdi_name(gpu) for gpu in replica.get("gpus") or []],
+        "ShmSize": replica["shm_size"],
+        "Ulimit": ["memlock=-1:-1", "stack=67108864:67108864"],
+        "PidsLimit": -1,
+        "Memory": replica.get("memory"),
+        "PodmanArgs": [f"--cpus={replica['cpus']}"] if replica.get("cpus") else None,
+        "DropCapability": "all",
+        "AddCapability": list(replica.get("capabilities") or []),
+        "NoNewPrivileges": True,
+        "ReadOnly": True if replica.get("read_only") else None,
+        "Volume": [*(f"{path}:{path}:ro,z" for path in read_only_paths(replica)), *(replica.get("volumes") or [])],
+        "Environment": triton_launch.environment(known.version, launch),
+        "Label": labels(replica),
+        "LogDriver": "passthrough",
+        "Exec": ["sh", f"{scripts_dir(replica)}/run.sh", *triton_launch.command(known.version, launch)],
+        "Notify": "healthy",
+        **probes(replica),
+        "StopTimeout": int(replica["stop_timeout"]),
+    }
+    return {
+        "name": name,
+        "unit": {
+            "Unit": {
+                "Description": f"Triton replica {replica['name']} of {replica['model']} (TensorRT-LLM {known.version})",
+                "Wants": "network-online.target",
+                "After": AFTER,
+                "StartLimitIntervalSec": 0,
+            },
+            "Container": container,
+            "Service": service_section(name, replica),
+            "Install": {"WantedBy": "multi-user.target"},
+        },
+        "listen": listens(replica),
+        "load_paths": list(replica.get("engine_dirs") or []),
+        "files": {f"{scripts_dir(replica)}/{name}": f"{text}\n" for name, text in replica["scripts"].items()},
+        "record": {
+            "release": known.version,
+            "replica": replica["name"],
+            "model": replica["model"],
+            "http": f"{host_of(replica['address'])}:{replica['http_port']}",
+            "metrics": f"{host_of(replica['address'])}:{replica['metrics_port']}",
+            "entry_models": entry_models(replica),
+            "gpus": [str(gpu) for gpu in replica.get("gpus") or []],
+            "repository": replica["repository_dir"],
+            "engines": list(replica.get("engine_dirs") or []),
+        },
+    }
+
+
+def service_name(replica: str) -> str:
+    """The service of a replica, and of its container."""
+    return PREFIX + replica
+
+
+def launch_of(replica: Replica) -> triton_launch.Launch:
+    """What the container runs."""
+    mode = str(replica["mode"])
+    if mode not in triton_launch.MODES:
+        raise FleetError(f"{replica['name']}: mode is {mode!r}; it is one of {', '.join(triton_launch.MODES)}.")
+    if mode == triton_launch.LLMAPI and int(replica["world_size"]) != 1:
+        raise FleetError(
+            f"{replica['name']}: in mode llmapi TensorRT-LLM starts the ranks of a model itself; set world_size to 1."
+        )
+    address = str(replica["address"])
+    extra = [f"--{kind}-address={address}" for kind in ("http", "grpc", "metrics")]
+    extra.append(f"--exit-timeout-secs={exit_timeout(replica)}")
+    first = [f"--log-verbose={replica['log_verbose']}"] if replica.get("log_verbose") else []
+    control = replica.get("model_control_mode")
+    if control:
+        first.append(f"--model-control-mode={control}")
+        first += [f"--load-model={model}" for model in replica.get("load_models") or []]
+    return triton_launch.Launch(
+        repository=str(replica["repository_dir"]),
+        world_size=int(replica["world_size"]),
+        mode=mode,
+        http_port=int(replica["http_port"]),
+        grpc_port=int(replica["grpc_port"]),
+        metrics_port=int(replica["metrics_port"]),
+        worker_models=tuple(replica.get("worker_models") or ("tensorrt_llm",)),
+        shm_prefix=f"{replica['name']}_",
+        oversubscribe=bool(replica.get("oversubscribe")),
+        spawn_processes=bool(replica.get("spawn_processes", True)),
+        gpu_count=len(replica.get("gpus") or []),
+        llmapi_launch=mode == triton_launch.LLMAPI and bool(replica.get("llmapi_launch")),
+        tritonserver=str(replica.get("tritonserver") or triton_launch.TRITONSERVER),
+        extra=(*extra, *(replica.get("extra_args") or [])),
+        extra_first=tuple(first),
+        environment={
+            **ENVIRONMENT,
+            **(LEADER_ENVIRONMENT if mode == triton_launch.LEADER else {}),
+            **(replica.get("environment") or {}),
+        },
+    )
+
+
+def exit_timeout(replica: Replica) -> int:
+    """Seconds after which Triton itself gives up on requests in flight, which must be before we give up on it.
+
+    Triton 2.51 never forgets a streamed request to an ensemble whose client went away: it waits for that to the end.
+    """
+    if replica.get("exit_timeout") is not None:
+        return int(replica["exit_timeout"])
+    stop = int(replica["stop_timeout"])
+    return max(1, stop - 10, stop // 2)
+
+
+def read_only_paths(replica: Replica) -> list[str]:
+    """The directories that the container reads, each at its path of the host; nested ones only once."""
+    wanted = [scripts_dir(replica), replica["repository_dir"]]
+    wanted += [*(replica.get("engine_dirs") or []), *(replica.get("checkpoint_dirs") or [])]
+    paths = sorted({posixpath.normpath(str(path)) for path in wanted})
+    return [path for path in paths if not any(path.startswith(f"{other}/") for other in paths)]
+
+
+def labels(replica: Replica) -> dict[str, str]:
+    """What `podman inspect` and status tell of a replica, beside what podman knows itself."""
+    return {
+        label("replica"): str(replica["name"]),
+        label("model"): str(replica["model"]),
+        label("release"): release_of(str(replica["release"])).version,
+    }
+
+
+def entry_models(replica: Replica) -> list[str]:
+    """The models that clients ask, in the order of the description."""
+    given = replica.get("entry_models")
+    if given:
+        return [str(model) for model in given]
+    return ["tensorrt_llm"] if replica["mode"] == triton_launch.LLMAPI else ["ensemble", "tensorrt_llm_bls"]
+
+
+def probe_models(replica: Replica) -> list[str]:
+    """The models that the probe asks for a token: enough of them that no dead process goes unnoticed."""
+    given = replica.get("probe_models")
+    if given:
+        return [str(model) for model in given]
+    entries = entry_models(replica)
+    for suffix in PROBE_SUFFIXES:
+        found = [model for model in entries if model.endswith(suffix)]
+        if found:
+            return found
+    return entries
+
+
+def host_of(address: Any) -> str:
+    """Where a client of this host reaches a server that listens on *address*, as in a URL."""
+    text = str(address)
+    if text in ("0.0.0.0", "::", ""):
+        return "127.0.0.1"
+    return f"[{text}]" if ":" in text else text
+
+
+def http_url(replica: Replica) -> str:
+    """The URL of Triton's HTTP endpoint."""
+    return f"http://{host_of(replica['address'])}:{replica['http_port']}"
+
+
+def probe_body(replica: Replica) -> str:
+    """The smallest request: one token. The empty word lists are needed up to 0.8."""
+    if replica["mode"] == triton_launch.LLMAPI:
+        return json.dumps({"text_input": "1", "sampling_param_max_tokens": 1})
+    return json.dumps({"text_input": "1", "max_tokens": 1, "bad_words": "", "stop_words": ""})
+
+
+def probe_command(replica: Replica, mode: str) -> str:
+    """The shell command that judges a replica in its container; *mode* is ``start`` or ``steady``.
+
+    What it does and why is told in the script itself, roles/triton/files/probe.sh.
+    """
+    metrics = f"http://{host_of(replica['address'])}:{replica['metrics_port']}"
+    settings = {
+        "url": http_url(replica),
+        "metrics_url": metrics,
+        "body": f"'{probe_body(replica)}'",
+        "token_timeout": int(replica["probe_timeout"]),
+        "hang_timeout": int(replica["hang_timeout"]),
+        "retries": int(replica["probe_retries"]),
+    }
+    words = [f"{name}={value}" for name, value in settings.items()]
+    return " ".join([*words, "sh", f"{scripts_dir(replica)}/probe.sh", mode, *probe_models(replica)])
+
+
+def probes(replica: Replica) -> dict[str, Any]:
+    """The health keys.
+
+    A probe judges by itself when enough is enough, so one failure of it counts; its time limits only end one that got
+    lost. The start-up probe has no limit but ``TimeoutStartSec``; podman starts it again.
+    """
+    token = len(probe_models(replica)) * (int(replica["probe_timeout"]) + PROBE_SLACK)
+    tries = max(1, int(replica["probe_retries"]))
+    return {
+        "HealthCmd": probe_command(replica, "steady"),
+        "HealthInterval": f"{replica['probe_interval']}s",
+        "HealthTimeout": f"{(tries + 2) * token + int(replica['hang_timeout'])}s",
+        "HealthRetries": 1,
+        "HealthOnFailure": "kill",
+        "HealthStartupCmd": probe_command(replica, "start"),
+        "HealthStartupInterval": "1s",
+        "HealthStartupRetries": 0,
+        "HealthStartupTimeout": f"{3 * token}s",
+    }
+
+
+def scripts_dir(replica: Replica) -> str:
+    """Where the scripts of a replica are, on the host and in the container. Others are elsewhere, as replicas that
+    run must keep theirs.
+    """
+    digest = hashlib.sha256(json.dumps(dict(replica["scripts"]), sort_keys=True).encode()).hexdigest()
+    return f"{SCRIPTS_DIR}/{digest[:16]}"
+
+
+def service_section(name: str, replica: Replica) -> dict[str, Any]:
+    """systemd's part: how it restarts, and how it stops."""
+    stop = int(replica["stop_timeout"])
+    end = ["sh", f"{scripts_dir(replica)}/stop.sh", str(stop), str(replica["http_port"])]
+    section: dict[str, Any] = {
+        "Restart": "on-failure",
+        "RestartSec": 1,
+        "RestartSteps": 8,
+        "RestartMaxDelaySec": 30,
+        "TimeoutStopSec": 2 * stop + 30,
+        # Privileged, as a process needs a right that the container has not to close a connection of another.
+        "ExecStop": "-" + command_line([PODMAN, "exec", "--privileged", name, *end]),
+    }
+    if replica.get("start_timeout") is not None:
+        section["TimeoutStartSec"] = int(replica["start_timeout"])
+    return section
+
+
+def gpu_name(gpu: Any) -> str:
+    """The shortest of the names by which a GPU can be given: ``nvidia.com/gpu=0`` is ``0``."""
+    return cdi_name(gpu).removeprefix(f"{CDI_KIND}=")
+
+
+def check_names(replicas: Sequence[Replica]) -> None:
+    """Refuse a replica name that cannot name a unit, and one given twice."""
+    names = [check_name(replica["name"], "triton_replicas[].name") for replica in replicas]
+    for name in names:
+        if names.count(name) > 1:
+            raise FleetError(f"triton_replicas has two replicas called {name!r}; give each its own name.")
+
+
+def check_gpus(replicas: Sequence[Replica]) -> None:
+    """Refuse a GPU given twice, also as a whole and as a MIG instance of it."""
+    taken: dict[str, str] = {}
+    for replica in replicas:
+        for gpu in (str(gpu) for gpu in replica.get("gpus") or []):
+            for other, owner in taken.items():
+                if same_gpu(gpu, other):
+                    raise FleetError(
+                        f"GPU {gpu} of replica {replica['name']} is already given to {owner} (as {other}); give each "
+                        "replica GPUs of its own."
+                    )
+            taken[gpu] = str(replica["name"])
+
+
+def same_gpu(left: Any, right: Any) -> bool:
+    """Whether two names are of one GPU: equal, one a MIG instance of the other, or one of them ``all``."""
+    one, other = gpu_name(left), gpu_name(right)
+    return one == other or "all" in (one, other) or one == other.split(":")[0] or other == one.split(":")[0]

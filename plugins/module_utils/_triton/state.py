@@ -1,0 +1,182 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The replicas that a host really has, from its units, systemd, podman, its GPUs and Triton's metrics.
+
+What a replica is (model, release, ports) comes from the release record's line about its present unit.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import PurePosixPath
+from typing import Any, Optional
+
+from .._base.tables import columns
+from .._host import nvidia_smi
+from .._host.system import System
+from .._podman import cli
+from .._service.host import ServiceHost, UnitState
+from .._service.record import ReleaseRecord
+from .._service.units import own_units
+from .client import GenerateClient, TritonError, requests_served
+from .replica import PREFIX, host_of
+
+METRICS_SECONDS = 5
+GATEWAY_PREFIX = "openai-gateway"
+# Options of an engine that say which logits it gives, by the name of the logits.
+GATHERS = {"context": "gather_context_logits", "generation": "gather_generation_logits"}
+
+
+def container_health() -> dict[str, str]:
+    """What podman says of the health of each running container: ``healthy``, ``unhealthy``, ``starting``."""
+    if cli.executable() is None:
+        return {}
+    done = cli.run(["ps", "--format", "{{.Names}} {{.Status}}"])
+    found: dict[str, str] = {}
+    for line in done.stdout.splitlines():
+        name, _blank, status = line.partition(" ")
+        health = re.search(r"\((\w+)\)", status)
+        found[name] = health.group(1) if health else ""
+    return found
+
+
+def gpu_memory() -> dict[str, tuple[int, int]]:
+    """Used and total MiB of each GPU, by index and by UUID; empty where there is no GPU, or no driver that answers."""
+    found: dict[str, tuple[int, int]] = {}
+    for gpu in nvidia_smi.read(System()).gpus:
+        total, free = gpu["memory_mib"], gpu["memory_free_mib"]
+        if total is not None and free is not None:
+            found[str(gpu["index"])] = found[gpu["uuid"]] = (total - free, total)
+    return found
+
+
+def gathered_logits(host: ServiceHost, engine: Optional[str]) -> Optional[list[str]]:
+    """Which logits an engine gathers, as its config.json says; None where that cannot be read."""
+    if engine is None:
+        return None
+    try:
+        config = json.loads(host.path(engine).joinpath("config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    built = config.get("build_config") or config.get("builder_config") or {}
+    return [name for name, option in GATHERS.items() if built.get(option)]
+
+
+def replicas(host: ServiceHost, releases_dir: str, *, metrics: bool = True) -> list[dict[str, Any]]:
+    """Every replica of the host; nothing is raised for one that does not serve."""
+    units = own_units(host, PREFIX)
+    states = host.states(list(units))
+    health = container_health() if units else {}
+    memory = gpu_memory() if units and metrics else {}
+    return [
+        replica(host, name, text, states[name], health, memory, ReleaseRecord(host.path(releases_dir), name), metrics)
+        for name, text in units.items()
+    ]
+
+
+def replica(
+    host: ServiceHost,
+    name: str,
+    text: str,
+    state: UnitState,
+    health: dict[str, str],
+    memory: dict[str, tuple[int, int]],
+    record: ReleaseRecord,
+    metrics: bool,
+) -> dict[str, Any]:
+    """One replica as plain values."""
+    known = record.known(text)
+    engines = known.get("engines") or []
+    gpus = known.get("gpus") or []
+    used = [memory[gpu.split(":")[0]] for gpu in gpus if gpu.split(":")[0] in memory]
+    previous = record.before(text)
+    return {
+        "service": name,
+        "replica": known.get("replica", name.removeprefix(PREFIX)),
+        "model": known.get("model", ""),
+        "release": known.get("release", ""),
+        "image": known.get("image", ""),
+        "repository": known.get("repository", ""),
+        "engines": engines,
+        "fingerprints": [PurePosixPath(engine).name for engine in engines],
+        "gpus": gpus,
+        "http_url": f"http://{known['http']}" if known.get("http") else "",
+        "metrics_url": f"http://{known['metrics']}" if known.get("metrics") else "",
+        "entry_models": known.get("entry_models") or [],
+        "gathers": gathered_logits(host, engines[0] if engines else None),
+        "active": state.active,
+        "sub": state.sub,
+        "restarts": state.restarts,
+        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(state.since)) if state.since else "",
+        "health": health.get(name, ""),
+        "requests": _requests(known) if metrics and state.active == "active" else None,
+        "gpu_memory_mib": [sum(column) for column in zip(*used)] if used else None,
+        "previous": previous["time"] if previous else "",
+        "problem": _problem(name, state, known),
+    }
+
+
+def _problem(service: str, state: UnitState, known: dict[str, Any]) -> str:
+    """Why a replica cannot be asked anything, empty where it can."""
+    if not known.get("http"):
+        return (
+            f"the release record does not tell of the unit of {service}, so its ports are not known; run serve.yml, "
+            "which writes the record again."
+        )
+    if state.active != "active":
+        return f"{service} is {state.active} ({state.sub}); 'journalctl -u {service}' on the host says why."
+    return ""
+
+
+def _requests(known: dict[str, Any]) -> Optional[int]:
+    if not known.get("metrics"):
+        return None
+    url = f"http://{known['metrics']}"
+    try:
+        return requests_served(GenerateClient(url, METRICS_SECONDS).metrics(url), known.get("entry_models") or None)
+    except TritonError:
+        return None
+
+
+def gateways(host: ServiceHost, releases_dir: str) -> list[dict[str, Any]]:
+    """The OpenAI gateways of the host: where they are reached from the host itself, and the models they serve."""
+    units = own_units(host, GATEWAY_PREFIX)
+    states = host.states(list(units))
+    found: list[dict[str, Any]] = []
+    for name, text in units.items():
+        known = ReleaseRecord(host.path(releases_dir), name).known(text)
+        for listen in known.get("listen") or []:
+            address, _colon, port = str(listen).rpartition(":")
+            url = f"http://{host_of(address)}:{port}"
+            models = known.get("models") or []
+            found.append({"service": name, "url": url, "models": models, "active": states[name].active})
+    return found
+
+
+def status_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """One screen for the fleet: the lines of a table, from what each host has."""
+    head = ["host", "replica", "release", "image", "engine", "since", "state", "health", "restarts", "requests", "gpu"]
+    rows = [head]
+    for host, items in sorted(found.items()):
+        rows += [_row(host, item) for item in items] or [[host, "-", *[""] * (len(head) - 2)]]
+    return columns(rows)
+
+
+def _row(host: str, item: dict[str, Any]) -> list[str]:
+    memory = item["gpu_memory_mib"]
+    return [
+        host,
+        str(item["replica"]),
+        str(item["release"]),
+        str(item["image"]).rpartition(":")[2][:12],
+        ",".join(fingerprint[:12] for fingerprint in item["fingerprints"]) or "-",
+        str(item["since"]) or "-",
+        str(item["active"]),
+        str(item["health"]) or "-",
+        str(item["restarts"]),
+        "-" if item["requests"] is None else str(item["requests"]),
+        f"{memory[0]}/{memory[1]} MiB" if memory else "-",
+    ]

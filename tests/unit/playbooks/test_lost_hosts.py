@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A host that is lost stops itself; contradictions, and too many lost hosts, stop the run. Run by ansible itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import limit, reason
+
+# What each stage of site.yml is made of, with a task in place of the work.
+STAGES = """
+- name: First stage
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: Plan
+      ansible.builtin.include_role: {name: trtllm.fleet.fleet, rolespec_validate: false}
+    - name: Work
+      block:
+        - name: Do the work
+          ansible.builtin.command: {argv: [sh, -c, "{{ work | default('true') }}"]}
+          no_log: "{{ hidden | default(false) }}"
+          changed_when: false
+      rescue:
+        - ansible.builtin.include_role: {name: trtllm.fleet.fleet, tasks_from: lost.yml}
+    - trtllm.fleet.lost_hosts: {max_lost: "{{ trtllm_max_lost | default(omit) }}"}
+      run_once: true
+
+- name: Second stage
+  hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.debug: {msg: "SECOND on {{ inventory_hostname }}"}
+    - trtllm.fleet.lost_hosts: {max_lost: "{{ trtllm_max_lost | default(omit) }}"}
+      run_once: true
+"""
+
+Hosts = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def closed_port() -> Iterator[int]:
+    """A port of this machine that refuses connections for as long as the tests run."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield int(bound.getsockname()[1])
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> dict[str, Any]:
+    """A model with the least that is a checkpoint."""
+    directory = tmp_path / "llama"
+    directory.mkdir()
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "num_attention_heads": 2,
+              "num_hidden_layers": 1, "vocab_size": 16, "intermediate_size": 16}  # fmt: skip
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+    return {"name": "a", "checkpoint": {"path": str(directory)}}
+
+
+def unreachable(port: int) -> dict[str, Any]:
+    return {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": port}
+
+
+class Fleet:
+    """Hosts that are this machine, unless a test says otherwise."""
+
+    def __init__(self, repo: Path, tmp: Path, model: dict[str, Any]) -> None:
+        self.repo, self.tmp = repo, tmp
+        self.variables: dict[str, Any] = {"trtllm_models": [model], "trtllm_release": "1.2.1"}
+
+    def run(self, playbook: str, hosts: Hosts, *argv: str) -> tuple[int, str]:
+        """The exit status and what was printed, with blanks and line breaks as single blanks."""
+        local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        inventory = self.tmp / "hosts.json"
+        named = {name: {**local, **values} for name, values in hosts.items()}
+        inventory.write_text(json.dumps({"gpu_hosts": {"hosts": named, "vars": self.variables}}))
+        if playbook == "stages":
+            (self.tmp / "stages.yml").write_text(STAGES)
+        path = self.tmp / "stages.yml" if playbook == "stages" else self.repo / "playbooks" / playbook
+        command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(inventory), str(path), *argv]
+        env = {**os.environ, "ANSIBLE_CONFIG": str(self.repo / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        done = subprocess.run(command, cwd=self.repo, env=env, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def fleet(repo_dir: Path, tmp_path: Path, checkpoint: dict[str, Any]) -> Fleet:
+    return Fleet(repo_dir, tmp_path, checkpoint)
+
+
+def lines(text: str, begin: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith(begin)]
+
+
+def test_a_host_that_does_not_answer_stops_only_itself(fleet: Fleet, closed_port: int) -> None:
+    status, text = fleet.run("stages", {"h1": unreachable(closed_port), "h2": {}, "h3": {}})
+    assert status != 0
+    assert "SECOND on h2" in text and "SECOND on h3" in text and "SECOND on h1" not in text
+    # Named after the last stage too, with what ssh said.
+    named = lines(text, "h1 is lost:")
+    assert len(named) == 2 and len(set(named)) == 1
+    assert "Connection refused" in named[-1]
+    assert text.rindex("h1 is lost:") > text.index("SECOND on h3")
+
+
+def test_a_host_that_fails_by_itself_stops_only_itself(fleet: Fleet) -> None:
+    status, text = fleet.run("stages", {"h1": {}, "h2": {"work": "echo no space >&2; exit 3"}, "h3": {}})
+    assert status == 2
+    assert "SECOND on h1" in text and "SECOND on h3" in text and "SECOND on h2" not in text
+    assert lines(text, "h2 is lost:")[-1].endswith("(at 'Do the work')")
+
+
+def test_a_secret_of_a_failed_task_is_not_told(fleet: Fleet) -> None:
+    bad = {"work": "echo hunter2; echo hunter2 >&2; exit 3", "hidden": True}
+    status, text = fleet.run("stages", {"h1": bad, "h2": {}})
+    assert status == 2
+    assert lines(text, "h1 is lost: 'Do the work' failed; its output is hidden")
+    assert "hunter2" not in text
+
+
+@pytest.mark.parametrize(("max_lost", "goes_on"), [(1, False), ("60%", False), (2, True), ("67%", True)])
+def test_too_many_lost_hosts_stop_the_run(fleet: Fleet, closed_port: int, max_lost: Any, goes_on: bool) -> None:
+    fleet.variables["trtllm_max_lost"] = max_lost
+    hosts = {"h1": {}, "h2": unreachable(closed_port), "h3": {"work": "exit 1"}}
+    status, text = fleet.run("stages", hosts)
+    assert status != 0
+    assert ("SECOND on h1" in text) is goes_on
+    assert ("2 of 3 hosts are lost (h2, h3), and trtllm_max_lost allows 1" in " ".join(text.split())) is not goes_on
+
+
+def test_a_contradiction_stops_all_before_any_host_is_asked(fleet: Fleet, closed_port: int) -> None:
+    replicas = [{"http_port": 8000}, {"http_port": 8000}]
+    bad = {"trtllm_models": [{**fleet.variables["trtllm_models"][0], "serving": {"replicas": replicas}}]}
+    for playbook in ("stages", "check.yml", "model.yml", "serve.yml", "preflight.yml"):
+        hosts = {"h1": unreachable(closed_port), "h2": bad, "h3": {"work": "touch asked"}}
+        status, text = fleet.run(playbook, hosts)
+        assert status == 2, playbook
+        assert "Port 8000 is given to a-0.http_port and to a-1.http_port" in " ".join(text.split()), playbook
+        assert "UNREACHABLE" not in text and "Do the work" not in text and "SECOND" not in text, playbook
+
+
+def test_a_limit_that_is_none_is_refused_before_any_host_is_asked(fleet: Fleet, closed_port: int) -> None:
+    fleet.variables["trtllm_max_lost"] = "many"
+    status, text = fleet.run("check.yml", {"h1": unreachable(closed_port)})
+    assert status == 2 and "UNREACHABLE" not in text
+    assert "trtllm_max_lost is 'many'; give a number of hosts, or a share" in " ".join(text.split())
+
+
+def test_site_goes_past_a_host_that_does_not_answer(fleet: Fleet, closed_port: int) -> None:
+    """A port that is taken loses one more host at the check, and two are too many: nothing is changed anywhere."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        fleet.variables["trtllm_max_lost"] = 1
+        model = {**fleet.variables["trtllm_models"][0], "serving": {"replicas": [{"http_port": port, "gpus": []}]}}
+        hosts = {"h1": unreachable(closed_port), "h2": {"trtllm_models": [model]}, "h3": {}}
+        status, text = fleet.run("site.yml", hosts, "--check")
+    assert status == 2
+    assert "Connection refused" in lines(text, "h1 is lost:")[-1]
+    assert str(port) in lines(text, "h2 is lost:")[-1]
+    assert "2 of 3 hosts are lost (h1, h2), and trtllm_max_lost allows 1" in " ".join(text.split())
+    # The GPUs and ports of the host that is left.
+    assert lines(text, "h3 ")[0].split()[1:] == ["a-0", "0", "8000", "8001", "8002"]
+    assert "Prepare the hosts" not in text
+
+
+@pytest.mark.parametrize("playbook", ["preflight.yml", "verify.yml", "status.yml"])
+def test_what_only_looks_has_a_host_that_does_not_answer_in_its_report(
+    fleet: Fleet, closed_port: int, playbook: str
+) -> None:
+    fleet.variables["trtllm_max_lost"] = "100%"
+    status, text = fleet.run(playbook, {"h1": unreachable(closed_port), "h2": {}})
+    assert status == 2
+    assert "h1 is lost: " in text
+    # A row of the table for the other; this machine itself need not be fit to serve.
+    assert [line for line in lines(text, "h2") if " : ok=" not in line]
+
+
+@pytest.mark.parametrize(
+    ("max_lost", "total", "allowed"),
+    [("10%", 1, 1), ("10%", 9, 1), ("10%", 10, 1), ("10%", 39, 3), ("0%", 50, 0), (0, 50, 0), ("2", 50, 2),
+     ("100 %", 7, 7)],
+)  # fmt: skip
+def test_a_share_is_rounded_down_but_allows_one_host(max_lost: Any, total: int, allowed: int) -> None:
+    assert limit(max_lost, total) == allowed
+
+
+@pytest.mark.parametrize("max_lost", ["many", "-1", "101%", 0.1, True, None, ""])
+def test_what_is_no_number_and_no_share_is_refused(max_lost: Any) -> None:
+    with pytest.raises(FleetError, match="give a number of hosts, or a share"):
+        limit(max_lost, 10)
+
+
+def test_the_reason_of_a_loop_is_that_of_its_first_failure() -> None:
+    result = {"msg": "One or more items failed", "results": [{"msg": "fine"}, {"failed": True, "msg": "no\n  room"}]}
+    assert reason(result, "Copy") == "no room (at 'Copy')"

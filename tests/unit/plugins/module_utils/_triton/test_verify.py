@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Verification passes a replica that does what the documents say, and names what a broken one does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.trtllm.fleet.plugins.filter.serving import verify_report
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton import verify as triton_verify
+from unit.triton_fakes import fake_triton
+
+pytest.importorskip("tritonclient.http")
+
+
+def verify(*faults: str, gathers: set[str] = frozenset(), **options: Any) -> dict[str, triton_verify.Outcome]:  # type: ignore[assignment]
+    with fake_triton(*faults, gathers=gathers) as triton:
+        target = triton_verify.Target(
+            triton.url, triton.url, gathers=sorted(gathers), early_stop_ms=20, early_stop_tokens=4000, **options
+        )
+        return {outcome.name: outcome for outcome in triton_verify.Verification(target).run()}
+
+
+def failed(outcomes: dict[str, triton_verify.Outcome]) -> set[str]:
+    return {name for name, outcome in outcomes.items() if outcome.ok is False}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_verify, "CANCEL_SECONDS", 0.5)
+
+
+def test_a_good_replica_passes_every_check_of_the_documents() -> None:
+    outcomes = verify()
+    assert failed(outcomes) == set()
+    assert len(outcomes) == 1 + 2 * 7 + 1 + 1 + 2 + 1
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert "no request active" in outcomes["tensorrt_llm_bls early stop"].answer
+    assert "not gathered" in outcomes["context logits"].answer
+
+
+def test_logits_that_are_gathered_are_returned() -> None:
+    outcomes = verify(gathers={"context"})
+    assert "8 values" in outcomes["context logits"].answer
+    assert "not gathered" in outcomes["generation logits"].answer
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("unready", "readiness"),
+        ("empty", "ensemble generate"),
+        ("one dead stub", "tensorrt_llm_bls every instance"),
+        ("one dead stub", "ensemble every instance"),
+        ("bad_words", "ensemble bad_words as a list"),
+        ("bad_words", "tensorrt_llm_bls bad_words as a string"),
+        ("stop_words", "ensemble stop_words as a string"),
+        ("blanks", "tensorrt_llm_bls streaming"),
+        ("deaf", "tensorrt_llm_bls early stop"),
+        ("end_id", "end_id"),
+        ("no own metrics", "metrics"),
+    ],
+)
+def test_what_is_broken_is_named(fault: str, what: str) -> None:
+    assert what in failed(verify(fault))
+
+
+@pytest.mark.parametrize("faults", [("dead stub",), ("dead stub", "200")])
+def test_a_dead_process_is_seen_whatever_the_status(faults: tuple[str, ...]) -> None:
+    outcomes = verify(*faults)
+    assert outcomes["readiness"].ok is True  # Triton itself says ready
+    assert "Stub process is not healthy" in outcomes["tensorrt_llm_bls generate"].answer
+    assert {"ensemble generate", "tensorrt_llm_bls generate"} <= failed(outcomes)
+
+
+def test_lost_blanks_are_told_apart_from_another_answer() -> None:
+    assert "blanks lost" in verify("blanks")["tensorrt_llm_bls streaming"].answer
+
+
+def test_a_stream_that_repeats_all_so_far_is_understood() -> None:
+    assert verify("accumulate")["tensorrt_llm_bls streaming"].ok is True
+
+
+def test_a_request_to_an_ensemble_is_cancelled_only_where_there_is_nothing_else() -> None:
+    assert "ensemble early stop" not in verify()
+    assert "ensemble early stop" in verify(entry_models=["ensemble"])
+
+
+def test_a_repository_that_does_not_stream_is_not_asked_to() -> None:
+    assert not [name for name in verify("unary") if "stream" in name or "early" in name]
+
+
+def test_an_engine_that_gathers_less_than_it_says_fails() -> None:
+    with fake_triton() as triton:
+        target = triton_verify.Target(triton.url, gathers=["context"])
+        verification = triton_verify.Verification(target)
+        with pytest.raises(triton_verify.Failed, match="not gathered"):
+            verification.logits("context")
+
+
+def test_older_releases_get_the_names_they_know() -> None:
+    targets = (triton_verify.Target("http://x", release=release) for release in ("1.2.1", "0.16.0"))
+    new, old = map(triton_verify.Verification, targets)
+    assert "seed" in new._greedy() and "random_seed" in old._greedy()
+
+
+def test_a_server_that_is_not_there_fails_every_check_with_the_reason() -> None:
+    target = triton_verify.Target("http://127.0.0.1:9", "http://127.0.0.1:9", timeout=1)
+    outcomes = triton_verify.Verification(target).run()
+    assert all(outcome.ok is not True for outcome in outcomes)
+    assert any("gives no answer" in outcome.answer for outcome in outcomes)
+
+
+def test_the_gateway_is_asked_with_the_official_client() -> None:
+    pytest.importorskip("openai")
+    outcome = verify(gateway_url="http://127.0.0.1:9", timeout=2)["chat completion"]
+    assert outcome.ok is False
+    assert "the gateway at http://127.0.0.1:9 refused" in outcome.answer
+
+
+def test_the_report_of_a_fleet_is_ok_only_when_all_is() -> None:
+    outcome = vars(triton_verify.Outcome("n", "r", "e", "a", True, 0.1))
+    good = {"item": {"replica": "a-0"}, "ok": True, "checks": [outcome]}
+    bad = {"item": {"replica": "b-0"}, "msg": "no tunnel"}
+    assert verify_report({"h1": [good]})["ok"] is True
+    report = verify_report({"h1": [good], "h2": [bad]})
+    assert (report["ok"], report["hosts"]["h1"]["ok"], report["hosts"]["h2"]["ok"]) == (False, True, False)
+    assert report["hosts"]["h2"]["replicas"]["b-0"]["error"] == "no tunnel"
+    assert "no tunnel" in report["table"]
+
+
+def test_a_replica_that_could_not_be_asked_says_why() -> None:
+    lost = {"item": {"replica": "a-0", "problem": "the release record does not tell of it"}, "msg": "url is empty"}
+    report = verify_report({"h1": [lost]})
+    assert report["hosts"]["h1"]["replicas"]["a-0"]["error"] == "the release record does not tell of it"
+    assert report["table"][-1] == "the release record does not tell of it"
+    assert "-vvv" in verify_report({"h1": [{"item": {"replica": "a-0"}}]})["table"][-1]
+
+
+@pytest.mark.parametrize(
+    "empty", [{"url": ""}, {"url": "http://x", "entry_models": []}, {"url": "http://x", "release": ""}]
+)
+def test_nothing_to_verify_is_a_sentence(empty: dict[str, Any]) -> None:
+    with pytest.raises(FleetError, match="is empty, so there is nothing to verify"):
+        triton_verify.Target(**empty)

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a user writes, and what each role is told to do because of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
+    by_name,
+    gateway_inputs,
+    plan,
+    refuse_unknown_keys,
+    replica_inputs,
+    repository_inputs,
+)
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import world_size
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import complete, host_of
+from unit.fleet_fakes import description, model
+
+
+def test_one_model_gives_every_role_its_input() -> None:
+    fleet = plan(description(model("codellama", {"dtype": "float16", "tp_size": 2})))
+    assert fleet["checkpoints"] == [
+        {"name": "codellama", "source": "path", "path": "/srv/codellama", "location": "controller", "in_place": False}
+    ]
+    directory = "/var/lib/trtllm/checkpoints/codellama"
+    assert fleet["engines"] == [
+        {"name": "codellama", "checkpoint": directory, "gpus": [0, 1], "options": {"dtype": "float16", "tp_size": 2}}
+    ]
+    assert fleet["repositories"][0]["checkpoint"] == directory
+    assert fleet["replicas"] == [
+        {
+            "name": "codellama-0",
+            "model": "codellama",
+            "address": "127.0.0.1",
+            "world_size": 2,
+            "gpus": [0, 1],
+            "http_port": 8000,
+            "grpc_port": 8001,
+            "metrics_port": 8002,
+            "checkpoint_dirs": [directory],
+        }
+    ]
+    assert fleet["gateway_models"][0]["urls"] == ["http://127.0.0.1:8000"]
+
+
+def test_replicas_get_the_gpus_and_ports_that_nobody_claims() -> None:
+    first = model("a", {"tp_size": 2}, replicas=[{}, {"gpus": [1, 4]}])
+    second = model("b", {}, replicas=[{"http_port": 9000}])
+    replicas = {replica["name"]: replica for replica in plan(description(first, second))["replicas"]}
+    assert replicas["a-0"]["gpus"] == [0, 2]
+    assert replicas["a-1"]["gpus"] == [1, 4]
+    assert replicas["b-0"]["gpus"] == [3]
+    assert [replicas[name]["http_port"] for name in ("a-0", "a-1", "b-0")] == [8000, 8010, 9000]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [{"http_port": 9000}],
+        [{}, {"http_port": 8000}],
+        [{"grpc_port": 8001}, {"metrics_port": 8012}, {}],
+        [{"http_port": 7999}, {}],
+        [{"http_port": 9000, "metrics_port": 8000}, {}],
+    ],
+)
+def test_ports_are_the_same_in_the_plan_and_in_the_role_alone(given: list[dict[str, int]]) -> None:
+    ports = ("http_port", "grpc_port", "metrics_port")
+    planned = plan(description(model("a", replicas=given)))["replicas"]
+    alone = complete([{"name": f"a-{index}", **replica} for index, replica in enumerate(given)], {})
+    assert [[replica[key] for key in ports] for replica in planned] == [
+        [replica[key] for key in ports] for replica in alone
+    ]
+
+
+def test_ports_follow_the_http_port_that_is_given() -> None:
+    (replica,) = plan(description(model("a", replicas=[{"http_port": 9000}])))["replicas"]
+    assert (replica["http_port"], replica["grpc_port"], replica["metrics_port"]) == (9000, 9001, 9002)
+
+
+def test_a_gpu_of_which_a_slice_is_given_is_not_free() -> None:
+    first, second = plan(description(model("a", replicas=[{"gpus": ["0:1"]}, {}])))["replicas"]
+    assert (first["gpus"], second["gpus"]) == (["0:1"], [1])
+
+
+def test_an_empty_address_is_reached_on_the_host_itself() -> None:
+    assert host_of("") == "127.0.0.1"
+    fleet = plan(description(model("a"), trtllm_triton_address=""))
+    assert fleet["gateway_models"][0]["urls"] == ["http://127.0.0.1:8000"]
+
+
+def test_no_device_is_handed_over_where_none_is_asked_for() -> None:
+    fleet = plan(description(model("a", {"tp_size": 2}, replicas=[{"gpus": []}])))
+    assert fleet["replicas"][0]["gpus"] == []
+    assert fleet["replicas"][0]["world_size"] == 2
+
+
+def test_a_gateway_reaches_triton_where_it_listens() -> None:
+    urls = plan(description(model("a"), trtllm_triton_address="::1"))["gateway_models"][0]["urls"]
+    assert urls == ["http://[::1]:8000"]
+    urls = plan(description(model("a"), trtllm_triton_address="0.0.0.0"))["gateway_models"][0]["urls"]
+    assert urls == ["http://127.0.0.1:8000"]
+
+
+def test_a_checkpoint_used_in_place_is_not_looked_for_elsewhere() -> None:
+    there = model("a")
+    there["checkpoint"].update(location="host", in_place=True)
+    assert plan(description(there))["engines"][0]["checkpoint"] == "/srv/a"
+
+
+@pytest.mark.parametrize(
+    ("models", "sentence"),
+    [
+        ([], "trtllm_models is empty"),
+        ([model("Bad Name")], "trtllm_models[0].name is 'Bad Name'"),
+        ([model("../x")], "trtllm_models[0].name is '../x'"),
+        ([model("a"), model("a")], "'a' is given twice"),
+        ([model("a", {"tp_size": 2}, replicas=[{"gpus": [0]}])], "the engine has 2 ranks"),
+        ([model("a", {}, replicas=[{"gpus": [0, 1]}])], "gives it 2 GPUs (0, 1)"),
+        (
+            [model("a", {}, replicas=[{"gpus": [0]}]), model("b", {}, replicas=[{"gpus": [0]}])],
+            "GPU 0 of replica b-0 is already given to a-0 (as 0)",
+        ),
+        (
+            [model("a", {}, replicas=[{"http_port": 8001, "grpc_port": 8001}])],
+            "Port 8001 is given to a-0.http_port and to a-0.grpc_port",
+        ),
+        ([model("a", {}, replicas=[{"http_port": 0}])], "a-0.http_port is 0; a port is a number from 1 to 65535"),
+        (
+            [model("a", {}, replicas=[{"gpus": [0]}, {"gpus": ["0:0"]}])],
+            "GPU 0:0 of replica a-1 is already given to a-0 (as 0)",
+        ),
+        (
+            [model("a", {}, replicas=[{"gpus": ["nvidia.com/gpu=0"]}, {"gpus": [0]}])],
+            "GPU 0 of replica a-1 is already given to a-0 (as nvidia.com/gpu=0)",
+        ),
+        ([model("a", {}, replicas=[{"gpus": ["all"]}, {}])], "GPU 0 of replica a-1 is already given to a-0 (as all)"),
+        ([model("a", {}, replicas=[{"http_port": 70000}])], "a port is a number from 1 to 65535"),
+    ],
+)
+def test_contradictions_are_refused_in_a_sentence(models: list[dict[str, Any]], sentence: str) -> None:
+    with pytest.raises(FleetError) as error:
+        plan(description(*models))
+    assert sentence in str(error.value)
+    assert str(error.value).endswith(".")
+
+
+def test_in_place_needs_a_directory_of_the_host() -> None:
+    wrong = model("a")
+    wrong["checkpoint"]["in_place"] = True
+    with pytest.raises(FleetError, match="needs a directory of the host"):
+        plan(description(wrong))
+
+
+def test_world_size_is_the_product_of_all_parallel_sizes() -> None:
+    assert world_size({}) == 1
+    assert world_size({"tp_size": 4, "pp_size": 2, "cp_size": None}) == 8
+
+
+SPEC = {
+    "models": {"options": {"engine": {"options": {"tp_size": {}}}, "name": {}}},
+    "root": {},
+    "many": {"options": {f"key{number}": {} for number in range(40)}, "listed_in": "its page"},
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"rot": 1}, "rot is not an option; did you mean 'root'?"),
+        (
+            {"models": [{"name": "a"}, {"engine": {"tp_sise": 2}}]},
+            "models[1].engine.tp_sise is not an option; did you mean 'tp_size'?",
+        ),
+        ({"models": [{"zzz": 1}]}, "models[0].zzz is not an option; known there: engine, name."),
+        ({"many": {"key_1": 1}}, "many.key_1 is not an option; did you mean 'key1'?"),
+        ({"many": {"xyz": 1}}, "many.xyz is not an option; known there: the 40 keys that its page lists."),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(value: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(FleetError) as error:
+        refuse_unknown_keys(value, SPEC)
+    assert str(error.value) == sentence
+
+
+def test_known_keys_pass_at_every_depth() -> None:
+    refuse_unknown_keys({"models": [{"name": "a", "engine": {"tp_size": 1}}], "root": "/x"}, SPEC)
+
+
+def test_results_of_one_role_become_inputs_of_the_next() -> None:
+    loop = [{"item": {"name": "a"}, "engine_dir": "/e", "changed": True, "noise": 1}]
+    found = by_name(loop, ["engine_dir"])
+    assert found == {"a": {"engine_dir": "/e"}}
+    assert repository_inputs([{"name": "a", "streaming": True}], found) == [
+        {"name": "a", "streaming": True, "engine_dir": "/e"}
+    ]
+
+
+def test_fleet_wide_defaults_are_linked_into_each_inventory(repo_dir) -> None:  # type: ignore[no-untyped-def]
+    """A bare group_vars/ at the top is silently ignored by Ansible; the links make it arrive."""
+    fleet = yaml.safe_load((repo_dir / "group_vars" / "all.yml").read_text())
+    for inventory in (repo_dir / "inventories").iterdir():
+        linked = inventory / "group_vars" / "all" / "00_fleet.yml"
+        assert linked.is_symlink()
+        assert yaml.safe_load(linked.read_text()) == fleet
+
+
+def test_a_replica_gets_the_repository_and_the_engine_of_its_model() -> None:
+    repositories = {"a": {"repository_dir": "/r", "fingerprint": "f", "entry_models": ["ensemble"], "world_size": 1}}
+    (replica,) = replica_inputs([{"name": "a-0", "model": "a"}], repositories, {"a": {"engine_dir": "/e"}})
+    assert replica == {
+        "name": "a-0",
+        "model": "a",
+        "repository_dir": "/r",
+        "fingerprint": "f",
+        "entry_models": ["ensemble"],
+        "engine_dirs": ["/e"],
+    }
+
+
+def test_the_gateway_is_told_the_longest_sequence_where_it_is_known() -> None:
+    models = [{"name": "a"}, {"name": "b"}]
+    assert gateway_inputs(models, {"a": {"max_seq_len": 512}, "b": {"max_seq_len": None}}) == [
+        {"name": "a", "max_seq_len": 512},
+        {"name": "b"},
+    ]

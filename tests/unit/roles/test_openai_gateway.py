@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role writes is what the gateway reads, and keys stand in neither the configuration nor the unit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+from ansible.plugins.filter.core import FilterModule
+
+REPO = Path(__file__).resolve().parents[3]
+ROLE = REPO / "roles" / "openai_gateway"
+sys.path.insert(0, str(REPO / "images" / "openai_gateway"))
+
+from openai_gateway.config import GatewayConfig, parse_config
+
+MODEL = {
+    "name": "codellama-13b",
+    "entry_model": "tensorrt_llm_bls",
+    "urls": ["http://127.0.0.1:8000", "http://10.0.0.2:8010"],
+    "tokenizer_dir": "/var/lib/trtllm/checkpoints/codellama-13b",
+    "release": None,
+    "max_seq_len": None,
+    "default_max_tokens": None,
+    "chat_template": None,
+    "tool_call_parser": None,
+}
+
+
+def render(**given: Any) -> str:
+    """The role's template as Ansible renders it, with the role's defaults."""
+    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters.update(FilterModule().filters())
+    variables = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
+    variables["__openai_gateway_keys_file"] = "/etc/trtllm/openai-gateway/keys"
+    text = environment.from_string((ROLE / "templates" / "openai-gateway.yml.j2").read_text())
+    return str(text.render({**variables, "openai_gateway_release": "1.2.1", **given}))
+
+
+def read(text: str) -> GatewayConfig:
+    return parse_config(yaml.safe_load(text), "gateway.yml")
+
+
+def test_the_gateway_reads_what_the_role_writes() -> None:
+    config = read(render(openai_gateway_models=[MODEL]))
+    (model,) = config.models
+    assert (config.address, config.port, config.shutdown_timeout) == ("0.0.0.0", 3000, 60)
+    assert model.urls == tuple(MODEL["urls"])  # type: ignore[arg-type]
+    assert (model.release, model.max_seq_len, model.default_max_tokens) == ("1.2.1", None, None)
+    assert config.api_keys_file is None
+
+
+@pytest.mark.parametrize("release", ["0.9", "0.10", "1.0", "0.7.2"])
+def test_a_release_stays_a_text(release: str) -> None:
+    given = {**MODEL, "release": release, "max_seq_len": 5120, "chat_template": "/srv/own.jinja"}
+    (model,) = read(render(openai_gateway_models=[given])).models
+    assert (model.release, model.max_seq_len, model.chat_template) == (release, 5120, Path("/srv/own.jinja"))
+
+
+def test_what_a_host_sets_reaches_the_gateway() -> None:
+    given = {"openai_gateway_read_timeout": 5, "openai_gateway_cors_origins": ["https://chat.example"]}
+    model = {**MODEL, "tool_call_parser": "mistral"}
+    config = read(render(openai_gateway_models=[model], **given))
+    assert (config.read_timeout, config.cors_origins) == (5, ("https://chat.example",))
+    assert config.models[0].tool_call_parser == "mistral"
+
+
+def test_keys_are_pointed_at_and_never_written_down() -> None:
+    text = render(openai_gateway_models=[MODEL], openai_gateway_api_keys=["sk-secret"])
+    assert "sk-secret" not in text
+    assert read(text).api_keys_file == Path("/etc/trtllm/openai-gateway/keys")
+    unit = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
+    # The unit asks whether there are keys; only the task that writes them reads them.
+    uses = [line for line in str(unit).split() if "openai_gateway_api_keys" in line]
+    assert len(uses) == 1
+    keys = next(
+        task
+        for task in yaml.safe_load((ROLE / "tasks" / "configure.yml").read_text())
+        if "openai_gateway_api_keys" in str(task)
+    )
+    assert keys["no_log"] is True and keys["diff"] is False and keys["ansible.builtin.copy"]["mode"] == "0400"
+
+
+def test_every_variable_is_described() -> None:
+    defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
+    options = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+    assert set(defaults) == set(options)
+    literal = {name: value for name, value in defaults.items() if value is not None and "{{" not in str(value)}
+    assert {name: options[name].get("default", []) for name in literal} == literal
