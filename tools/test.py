@@ -87,6 +87,7 @@ def lint_stages() -> list[Stage]:
     ]
     return [
         Stage("ruff", [str(BIN / "ruff"), "check", "."]),
+        Stage("ruff format", [str(BIN / "ruff"), "format", "--check", "."]),
         Stage("mypy", [str(BIN / "mypy"), "plugins/module_utils", "tests/testbed", "tools", "images/_build.py"]),
         Stage("mypy openai_gateway", [*images, "openai_gateway"], REPO / "images" / "openai_gateway"),
         Stage("mypy triton_cpu", [*images, "tensorrt_llm"], REPO / "images" / "triton_cpu" / "src"),
