@@ -28,7 +28,8 @@ def load_spec() -> dict[str, Any]:
     spec: dict[str, Any] = yaml.safe_load(SPECS.read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
     spec["trtllm_models"]["options"]["engine"]["options"] = ENGINE_OPTIONS
     # Not a user's to write: the host is asked.
-    spec["held_ports"] = {"type": "dict", "default": {}}
+    for held in ("held_ports", "held_gpus"):
+        spec[held] = {"type": "dict", "default": {}}
     return spec
 
 

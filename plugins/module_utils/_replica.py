@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
@@ -21,6 +22,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._replica_ports import
 
 PREFIX = "triton-"
 CDI_KIND = "nvidia.com/gpu"
+HELD_GPU = re.compile(rf"(?:^AddDevice=|--device=){re.escape(CDI_KIND)}=([\w:-]+)", re.M)
 # What a start may wait for; systemd ignores those that a host does not have.
 AFTER = [
     "network-online.target",
@@ -325,6 +327,11 @@ def cdi_device(gpu: Any) -> str:
 def gpu_name(gpu: Any) -> str:
     """The shortest of the names by which a GPU can be given: ``nvidia.com/gpu=0`` is ``0``."""
     return cdi_device(gpu).removeprefix(f"{CDI_KIND}=")
+
+
+def held_gpus(units: Mapping[str, str]) -> dict[str, list[str]]:
+    """The GPUs that replicas have, by their names, from the texts of the units of a host."""
+    return {service.removeprefix(PREFIX): HELD_GPU.findall(text) for service, text in units.items()}
 
 
 def check_names(replicas: Sequence[Replica]) -> None:
