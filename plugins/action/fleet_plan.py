@@ -29,7 +29,8 @@ def load_spec() -> dict[str, Any]:
     engine = {"options": ENGINE_OPTIONS, "listed_in": "`ansible-doc trtllm.fleet.trtllm_engine`"}
     spec["trtllm_models"]["options"]["engine"].update(engine)
     # Not a user's to write: the host is asked.
-    spec["held_ports"] = {"type": "dict", "default": {}}
+    for held in ("held_ports", "held_gpus"):
+        spec[held] = {"type": "dict", "default": {}}
     return spec
 
 

@@ -30,7 +30,7 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         everyone, left = list(variables["ansible_play_hosts_all"]), set(variables["ansible_play_hosts"])
         # Ansible tells nobody why a host became unreachable, so what was found out once is handed on.
-        known = dict(variables.get("fleet_lost_hosts") or {})
+        known = dict(variables.get("ansible_facts", {}).get("fleet_lost_hosts") or {})
         unsaid = f"did not get through '{self._task.args.get('stage') or self._task.play.name}'; its message is above"
         lost = {
             host: str(variables["hostvars"][host].get("fleet_lost") or known.get(host) or unsaid)

@@ -57,7 +57,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
 
     *description* holds ``trtllm_release``, ``trtllm_root``, ``trtllm_triton_address``, ``trtllm_port_base``
     and ``trtllm_models``, already validated against the role's argument_specs, with defaults filled in, and
-    ``held_ports``: the ports that replicas have on the host by now, which stay theirs.
+    ``held_ports`` and ``held_gpus``: what replicas have on the host by now, which stays theirs.
     Raises `FleetError` where models contradict each other or themselves.
     """
     models = list(description["trtllm_models"])
@@ -67,7 +67,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     _check_engines(models)
     root = check_path(description["trtllm_root"], "trtllm_root").rstrip("/")
     replicas = complete(
-        _described(models),
+        _described(models, description.get("held_gpus") or {}),
         {"address": str(description["trtllm_triton_address"])},
         int(description["trtllm_port_base"]),
         description.get("held_ports"),
@@ -142,7 +142,7 @@ def _checkpoint_dir(item: Item, root: str) -> str:
     return f"{root}/checkpoints/{item['name']}"
 
 
-def _described(models: list[Item]) -> list[Item]:
+def _described(models: list[Item], held: Mapping[str, list[str]]) -> list[Item]:
     """The replicas of the host with their GPUs; the ports that are not given are left to `complete`."""
     given = [
         {
@@ -157,8 +157,20 @@ def _described(models: list[Item]) -> list[Item]:
     ]
     claimed = [gpu for replica in given for gpu in replica.get("gpus") or []]
     for replica in given:
+        if replica.get("gpus") is None:
+            replica["gpus"] = _kept_gpus(held.get(replica["name"], []), replica["world_size"], claimed)
+    for replica in given:
         replica["gpus"] = _gpus(replica["name"], replica.get("gpus"), replica["world_size"], claimed)
     return given
+
+
+def _kept_gpus(own: list[str], ranks: int, claimed: list[Any]) -> list[int] | None:
+    """The indices that a replica has by now, unless it needs another number of them or one was given away."""
+    kept = [int(gpu) for gpu in own if gpu.isdigit()]
+    if not len(kept) == len(own) == ranks or any(same_gpu(gpu, other) for gpu in kept for other in claimed):
+        return None
+    claimed += kept
+    return kept
 
 
 def _gpus(name: str, given: list[Any] | None, ranks: int, claimed: list[Any]) -> list[Any]:

@@ -54,8 +54,13 @@ options:
     elements: dict
     required: true
   held_ports:
-    description: The ports that the replicas of the host have by now, as M(trtllm.fleet.triton_port_info) returns them.
+    description: The ports that the replicas of the host have by now, as M(trtllm.fleet.triton_held_info) returns them.
       A replica keeps them unless others are given, and a new one gets none of them.
+    type: dict
+    default: {}
+  held_gpus:
+    description: The GPUs that the replicas of the host have by now, from the same module. A replica that was given
+      none keeps them, unless it needs another number of them or another replica is given one.
     type: dict
     default: {}
 """

@@ -37,10 +37,10 @@ REPEAT = 5
 PROBE = """
 import json, re, sys, time
 from pathlib import Path
-from ansible_collections.trtllm.fleet.plugins.module_utils import _fingerprint
-_fingerprint.RACY_NS = -10**15  # what was just written counts as settled
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact import fingerprint
+fingerprint.RACY_NS = -10**15  # what was just written counts as settled
 start = time.perf_counter()
-tree = _fingerprint.tree_digest(Path(sys.argv[1]), Path(sys.argv[2]), write_index=sys.argv[3] == "write")
+tree = fingerprint.tree_digest(Path(sys.argv[1]), Path(sys.argv[2]), write_index=sys.argv[3] == "write")
 seconds = time.perf_counter() - start
 # Not ru_maxrss: that begins with the size of the process which started this one.
 peak = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())

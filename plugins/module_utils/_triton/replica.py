@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
@@ -24,6 +25,7 @@ from . import launch as triton_launch
 from .ports import PORT_BASE, PORTS, Held, give_ports
 
 PREFIX = "triton-"
+HELD_GPU = re.compile(rf"(?:^AddDevice=|--device=){re.escape(CDI_KIND)}=([\w:-]+)", re.M)
 # What a start may wait for; systemd ignores those that a host does not have.
 AFTER = [
     "network-online.target",
@@ -319,6 +321,11 @@ def service_section(name: str, replica: Replica) -> dict[str, Any]:
 def gpu_name(gpu: Any) -> str:
     """The shortest of the names by which a GPU can be given: ``nvidia.com/gpu=0`` is ``0``."""
     return cdi_name(gpu).removeprefix(f"{CDI_KIND}=")
+
+
+def held_gpus(units: Mapping[str, str]) -> dict[str, list[str]]:
+    """The GPUs that replicas have, by their names, from the texts of the units of a host."""
+    return {service.removeprefix(PREFIX): HELD_GPU.findall(text) for service, text in units.items()}
 
 
 def check_names(replicas: Sequence[Replica]) -> None:

@@ -29,6 +29,10 @@ STAGES = """
         - name: Do the work
           ansible.builtin.command: {argv: [sh, -c, "{{ work | default('true') }}"]}
           no_log: "{{ hidden | default(false) }}"
+          vars:
+            ansible_connection: "{{ 'ssh' if dies_on is defined else 'local' }}"
+            ansible_host: 127.0.0.1
+            ansible_port: "{{ dies_on | default(22) }}"
           changed_when: false
       rescue:
         - ansible.builtin.include_role: {name: trtllm.fleet.fleet, tasks_from: lost.yml}
@@ -118,6 +122,13 @@ def test_a_host_that_fails_by_itself_stops_only_itself(fleet: Fleet) -> None:
     assert status == 2
     assert "SECOND on h1" in text and "SECOND on h3" in text and "SECOND on h2" not in text
     assert lines(text, "h2 is lost:")[-1].endswith("(at 'Do the work')")
+
+
+def test_a_host_that_stops_answering_in_a_stage_is_named_to_the_end(fleet: Fleet, closed_port: int) -> None:
+    status, text = fleet.run("stages", {"h1": {}, "h2": {"dies_on": closed_port}, "h3": {}})
+    assert status == 4
+    assert "SECOND on h1" in text and "SECOND on h3" in text and "SECOND on h2" not in text
+    assert lines(text, "h2 is lost:") == ["h2 is lost: did not get through 'First stage'; its message is above"] * 2
 
 
 def test_a_secret_of_a_failed_task_is_not_told(fleet: Fleet) -> None:

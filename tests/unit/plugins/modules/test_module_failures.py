@@ -17,7 +17,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.store imp
 from ansible_collections.trtllm.fleet.plugins.module_utils._host import openpgp
 from unit import modules
 from unit.engine_fakes import FakeHost, arranged_host
-from unit.test_role_gpu_keys import KEY
+from unit.roles.test_gpu_keys import KEY
 
 # Where nothing can be made, and what the sentence says of it.
 BAD_ROOTS = [

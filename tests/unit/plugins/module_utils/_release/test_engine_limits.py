@@ -21,7 +21,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release.limits impor
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import ENGINE_OPTIONS
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
 from ansible_collections.trtllm.fleet.plugins.modules import trtllm_engine
-from unit.test_plan import description, model
+from unit.plugins.module_utils.test_plan import description, model
 
 NUMERIC = {name for name, option in ENGINE_OPTIONS.items() if option["type"] in ("int", "float")}
 ABSURD: list[tuple[dict[str, Any], str]] = [

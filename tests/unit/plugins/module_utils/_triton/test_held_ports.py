@@ -17,8 +17,8 @@ Ports = dict[str, dict[str, int]]
 KINDS = ("http_port", "grpc_port", "metrics_port")
 
 
-def planned(*models: dict[str, Any], held: Ports | None = None) -> dict[str, Any]:
-    return plan(description(*models, held_ports=held or {}))
+def planned(*models: dict[str, Any], held: Ports | None = None, **more: Any) -> dict[str, Any]:
+    return plan(description(*models, held_ports=held or {}, **more))
 
 
 def ports(fleet: dict[str, Any]) -> Ports:
@@ -91,6 +91,31 @@ def test_the_unit_on_the_host_tells_the_ports(podman: str, release: str) -> None
     text = quadlet.render(service["name"], service["unit"], podman).text
     held = held_ports({service["name"]: text, "triton-other": "[Container]\nExec=sleep 1\n"}, triton_replica.PREFIX)
     assert held == {"a-0": {"http_port": 9000, "grpc_port": 9001, "metrics_port": 8002}}
+    assert triton_replica.held_gpus({service["name"]: text}) == {"a-0": ["0", "1"]}
+
+
+def gpus(fleet: dict[str, Any]) -> dict[str, list[Any]]:
+    return {found["name"]: found["gpus"] for found in fleet["replicas"]}
+
+
+def test_gpus_that_are_not_given_stay_too() -> None:
+    held = {"a-0": ["0"], "c-0": ["1"]}
+    assert gpus(planned(model("a"), model("b"), model("c"), held_gpus=held)) == {"a-0": [0], "b-0": [2], "c-0": [1]}
+
+
+@pytest.mark.parametrize(
+    ("held", "chosen"),
+    [
+        (["0"], [1, 2]),  # the engine has more ranks now
+        (["0", "3"], [1, 2]),  # one is given to another replica
+        (["GPU-1f", "GPU-2f"], [1, 2]),  # given by name before, and not any more
+        (["4", "5"], [4, 5]),
+    ],
+)
+def test_gpus_stay_only_where_they_still_fit(held: list[str], chosen: list[int]) -> None:
+    models = model("a", {"tp_size": 2}), model("b", replicas=[{"gpus": [0]}])
+    held_gpus = {"a-0": held, "b-0": ["7"]}
+    assert gpus(planned(*models, held_gpus=held_gpus)) == {"a-0": chosen, "b-0": [0]}
 
 
 def test_the_ports_of_each_replica_can_be_seen() -> None:

@@ -2,13 +2,13 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The ports that the Triton replicas of a host have."""
+"""The ports and the GPUs that the Triton replicas of a host have."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: triton_port_info
-short_description: The ports that the Triton replicas of a host have
+module: triton_held_info
+short_description: The ports and the GPUs that the Triton replicas of a host have
 version_added: "0.1.0"
 author: The trtllm.fleet authors (@trtllm-fleet)
 description:
@@ -30,7 +30,7 @@ seealso:
 
 EXAMPLES = r"""
 - name: Find the ports of the replicas
-  trtllm.fleet.triton_port_info:
+  trtllm.fleet.triton_held_info:
   register: found
 
 - name: Name those of one replica
@@ -45,6 +45,12 @@ ports:
   type: dict
   sample:
     codellama-13b-0: {http_port: 8000, grpc_port: 8001, metrics_port: 8002}
+gpus:
+  description: By the name of each replica its GPUs, as it was given them.
+  returned: success
+  type: dict
+  sample:
+    codellama-13b-0: ["0", "1"]
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -52,13 +58,14 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import o
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.units import own_units
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import held_ports
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import PREFIX
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import PREFIX, held_gpus
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
     with one_sentence(module):
-        module.exit_json(changed=False, ports=held_ports(own_units(ServiceHost(), PREFIX), PREFIX))
+        units = own_units(ServiceHost(), PREFIX)
+        module.exit_json(changed=False, ports=held_ports(units, PREFIX), gpus=held_gpus(units))
 
 
 if __name__ == "__main__":
