@@ -9,14 +9,14 @@ import contextlib
 import logging
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
 
-from openai_gateway import __version__
-from openai_gateway.app import create_app
+from openai_gateway import __version__, workers
 from openai_gateway.clients import hash_key
 from openai_gateway.config import GatewayConfig, load_config
 from openai_gateway.errors import ConfigError
@@ -37,8 +37,11 @@ class Server(uvicorn.Server):
         yield
 
 
-def serve(config: GatewayConfig) -> None:
-    """Serve until SIGTERM; then refuse new connections and let running requests finish."""
+def serve(config: GatewayConfig, listener: socket.socket | None = None) -> None:
+    """Serve until SIGTERM; then refuse new connections and let running requests finish. Raises ConfigError."""
+    # Imported late: where there are several workers, metrics must know of it when they are imported.
+    from openai_gateway.app import create_app
+
     app = create_app(config)
     LimitedProtocol.read_timeout = config.read_timeout
     server = Server(
@@ -63,8 +66,18 @@ def serve(config: GatewayConfig) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     names = ", ".join(model.name for model in config.models)
     LOG.info("openai_gateway %s serves %s on %s:%d", __version__, names, config.address, config.port)
-    asyncio.run(server.serve())
+    asyncio.run(server.serve(sockets=[listener] if listener else None))
     LOG.info("stopped")
+
+
+def work(config: GatewayConfig, listener: socket.socket) -> int:
+    """Serve as one of several workers."""
+    try:
+        serve(config, listener)
+    except ConfigError as error:
+        print(f"ERROR {error}", file=sys.stderr, flush=True)
+        return workers.WRONG_CONFIG
+    return 0
 
 
 def main() -> int:
@@ -85,8 +98,12 @@ def main() -> int:
     try:
         config = load_config(options.config)
         if options.check:
+            from openai_gateway.app import create_app
+
             create_app(config)
             return 0
+        if config.workers > 1:
+            return workers.run(config, lambda listener: work(config, listener))
         serve(config)
     except ConfigError as error:
         print(f"ERROR {error}", file=sys.stderr)

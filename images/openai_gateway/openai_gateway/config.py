@@ -79,6 +79,7 @@ class GatewayConfig(_Settings):
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
     address: Text = "127.0.0.1"
     port: Annotated[Whole, Field(ge=0, le=65535)] = 3000
+    workers: Annotated[Whole, Field(ge=1, le=64)] = 1  # processes
     # One key per line, or a YAML list of clients, mode 0600; None: everybody may ask.
     api_keys_file: Path | None = None
     drain_file: Path | None = None  # addresses of replicas that shall get no new requests, read again as it changes

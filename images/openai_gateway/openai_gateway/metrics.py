@@ -4,10 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+    multiprocess,
+)
 
 from openai_gateway.clients import Account, Gate
 from openai_gateway.errors import ApiError
@@ -28,16 +37,22 @@ class Metrics:
         given: dict[str, Any] = {"namespace": "openai_gateway", "registry": self.registry}
         seconds = {**given, "buckets": LATENCY_BUCKETS}
         self.requests = Counter("requests", "Requests by outcome.", (*both, "code"), **given)
-        self.running = Gauge("requests_running", "Requests at work.", **given)
-        self.queued = Gauge("requests_queued", "Requests that wait for a place.", **given)
+        self.running = Gauge("requests_running", "Requests at work.", multiprocess_mode="livesum", **given)
+        self.queued = Gauge("requests_queued", "Requests that wait for a place.", multiprocess_mode="livesum", **given)
         self.prompt_tokens = Counter("prompt_tokens", "Tokens read.", ("model",), **given)
         self.completion_tokens = Counter("completion_tokens", "Tokens written.", ("model",), **given)
         self.duration = Histogram("request_seconds", "From request to last byte.", both, **seconds)
         self.first_token = Histogram("first_token_seconds", "From request to first text.", both, **seconds)
         self.token = Histogram("token_seconds", "From one token to the next.", both, buckets=TOKEN_BUCKETS, **given)
-        self.outstanding = Gauge("replica_requests", "Requests at work by replica.", replica, **given)
-        self.failures = Gauge("replica_failures", "Failures in a row by replica.", replica, **given)
-        self.draining = Gauge("replica_draining", "Whether a replica gets no new requests.", replica, **given)
+        self.outstanding = Gauge(
+            "replica_requests", "Requests at work by replica.", replica, multiprocess_mode="livesum", **given
+        )
+        self.failures = Gauge(
+            "replica_failures", "Failures in a row by replica.", replica, multiprocess_mode="livemax", **given
+        )
+        self.draining = Gauge(
+            "replica_draining", "Whether a replica gets no new requests.", replica, multiprocess_mode="livemax", **given
+        )
 
     def counted(self, model: str, endpoint: str, status: int) -> None:
         """Count a request for which no model was asked; *model* may be empty."""
@@ -45,7 +60,11 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return the whole exposition."""
-        return generate_latest(self.registry)
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        everybody = CollectorRegistry()
+        multiprocess.MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
+        return generate_latest(everybody)
 
 
 class RequestMeter:

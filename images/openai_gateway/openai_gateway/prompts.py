@@ -45,12 +45,29 @@ def plan(model: ServedModel, body: GenerationRequest, request_id: str, *, stream
     ranked = each > body.choices
     requests: list[GenerateRequest] = []
     for prompt in body.prompts:
-        text = prompt if isinstance(prompt, str) else model.tokenizer.text_of(prompt, "prompt")
-        if body.truncate_prompt_tokens:
-            text = model.tokenizer.decode(model.tokenizer.encode(text)[-body.truncate_prompt_tokens :])
+        text = _truncated(model, _text(model, prompt), body.truncate_prompt_tokens)
         base = _base(model, body, text, request_id, stream=stream, logprobs=body.logprobs is not None or ranked)
         requests += _answers(model, base if not body.echo else replace(base, echo=text), body, each)
     return Plan(requests, each, body.choices)
+
+
+def _text(model: ServedModel, prompt: str | list[int]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    limit = model.max_seq_len
+    if limit is not None and len(prompt) > limit:  # before anything is done with so many
+        message = f"The model '{model.name}' has a context of {limit} tokens; this prompt has {len(prompt)}."
+        raise ApiError(400, message, param="prompt", code="context_length_exceeded")
+    return model.tokenizer.text_of(prompt, "prompt")
+
+
+def _truncated(model: ServedModel, text: str, tokens: int | None) -> str:
+    """Return the end of *text* that has so many tokens."""
+    if tokens is None:
+        return text
+    # What is far before it is not looked at: a token has four characters on average.
+    ids = model.tokenizer.encode(text[-32 * tokens :])
+    return model.tokenizer.decode(ids[-tokens:])
 
 
 def _chat(model: ServedModel, body: ChatRequest, request_id: str, *, stream: bool) -> Plan:

@@ -14,7 +14,9 @@ from openai_gateway.errors import ApiError, unsupported
 
 RANDOM = random.Random()
 MAX_STOPS = 16
-MAX_CHOICES = 128
+MAX_CHOICES = 128  # to one prompt
+MAX_ANSWERS = 256  # to all prompts of a request
+MAX_BIASED = 1024
 INT32 = 2**31 - 1
 
 # Parameters that change nothing in an answer: taken and left alone.
@@ -85,7 +87,9 @@ class GenerationRequest(BaseModel):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASED)] | None = (
+        None
+    )
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: list[str] | None = None
@@ -100,7 +104,7 @@ class GenerationRequest(BaseModel):
     min_tokens: Count | None = None
     ignore_eos: bool | None = None
     bad_words: list[str] | None = None
-    stop_token_ids: list[TokenId] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOPS)] | None = None
     include_stop_str_in_output: bool | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=1, le=INT32)] | None = None
     guided_json: dict[str, Any] | str | None = None
@@ -222,6 +226,10 @@ class CompletionRequest(GenerationRequest):
     def check_extra(self) -> None:
         """Refuse what does not go together."""
         super().check_extra()
+        answers = len(self.prompts) * (self.best_of or self.choices)
+        if answers > MAX_ANSWERS:
+            message = f"The prompts ask for {answers} answers together; at most {MAX_ANSWERS} are given."
+            raise ApiError(400, message, param="prompt")
         if self.best_of is not None and self.best_of < self.choices:
             raise ApiError(400, "'best_of' must be at least 'n'.", param="best_of")
         if self.best_of is not None and self.best_of > self.choices and self.stream:

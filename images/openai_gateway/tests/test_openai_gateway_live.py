@@ -193,6 +193,43 @@ def test_sigterm_lets_running_requests_finish(triton: FakeTriton, checkpoint: Pa
     assert "finish=stop" in log and "Hello" not in log, "what is said is nobody's business"
 
 
+def test_several_workers_are_one_gateway(triton: FakeTriton, checkpoint: Path, tmp_path: Path) -> None:
+    """They count together, a dead one is replaced, and all end as one."""
+    triton.delay, triton.fail, triton.reply = 0.0, None, "Hello, world!"
+    with serving(triton.app) as backend:
+        config = {"models": [model_entry(checkpoint, backend)], "workers": 2}
+        with running(tmp_path, config) as (process, address):
+            ask = {"model": "tiny", "prompt": "Hi"}
+
+            def counted(number: int) -> bool:
+                return (
+                    f'openai_gateway_requests_total{{code="200",endpoint="completions",model="tiny"}} {number}.0'
+                    in (httpx.get(f"{address}/metrics").text)
+                )
+
+            for _ in range(20):  # a connection each
+                assert httpx.post(f"{address}/v1/completions", json=ask).status_code == 200
+            assert wait_for(lambda: counted(20))
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            first, second = children.read_text().split()
+            os.kill(int(first), signal.SIGKILL)
+            assert wait_for(lambda: len(set(children.read_text().split()) - {first}) == 2)
+            for _ in range(20):
+                assert httpx.post(f"{address}/v1/completions", json=ask).status_code == 200
+            assert wait_for(lambda: counted(40)), "what a dead worker counted is not lost"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+            assert not Path(f"/proc/{second}").exists()
+
+
+def test_a_checkpoint_that_no_worker_can_read_ends_all(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yml"
+    path.write_text(json.dumps({"port": 0, "workers": 2, "models": [model_entry(tmp_path, "http://x:1")]}))
+    command = [sys.executable, "-m", "openai_gateway", "--config", str(path)]
+    done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2 and "has no tokenizer.json" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -28,6 +28,7 @@ MODEL = {
     "default_max_tokens": None,
     "chat_template": None,
     "tool_call_parser": None,
+    "prefix_affinity": None,
 }
 
 
@@ -63,10 +64,13 @@ def test_a_release_stays_a_text(release: str) -> None:
 
 def test_what_a_host_sets_reaches_the_gateway() -> None:
     given = {"openai_gateway_read_timeout": 5, "openai_gateway_cors_origins": ["https://chat.example"]}
-    model = {**MODEL, "tool_call_parser": "mistral"}
+    given |= {"openai_gateway_workers": 2, "openai_gateway_max_requests": 8, "openai_gateway_max_queued": 3}
+    model = {**MODEL, "tool_call_parser": "mistral", "prefix_affinity": 256}
     config = read(render(openai_gateway_models=[model], **given))
     assert (config.read_timeout, config.cors_origins) == (5, ("https://chat.example",))
-    assert config.models[0].tool_call_parser == "mistral"
+    assert (config.workers, config.max_requests, config.max_queued) == (2, 8, 3)
+    assert (config.models[0].tool_call_parser, config.models[0].prefix_affinity) == ("mistral", 256)
+    assert read(render(openai_gateway_models=[MODEL])).max_requests is None
 
 
 def test_keys_are_pointed_at_and_never_written_down() -> None:

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Several processes that serve one address, one for each core that the gateway may use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from openai_gateway.config import GatewayConfig
+from openai_gateway.errors import ConfigError
+
+LOG = logging.getLogger("openai_gateway")
+SHORT_LIFE = 5.0  # seconds; a worker that ended sooner is started again after a pause
+PAUSE = 1.0
+WRONG_CONFIG = 2  # exit status of a worker that cannot start
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """Return a socket that all workers accept from: the one that has time takes the next connection."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {address}, port {port}: {error.strerror}") from None
+    listener.listen(2048)
+    listener.setblocking(False)
+    return listener
+
+
+class Workers:
+    """Starts them, starts them again when they die, and ends them with this process."""
+
+    def __init__(self, count: int, work: Callable[[], int]) -> None:
+        """*work*: what a worker does; returns its exit status."""
+        self._count, self._work = count, work
+        self._started: dict[int, float] = {}
+        self._stopping = False
+        self._failed = 0
+
+    def run(self) -> int:
+        """Return the exit status once all have ended."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop())
+        for _ in range(self._count):
+            self._start()
+        while self._started:
+            try:
+                pid, status = os.waitpid(-1, 0)
+            except ChildProcessError:
+                break
+            self._ended(pid, os.waitstatus_to_exitcode(status))
+        return self._failed
+
+    def _start(self) -> None:
+        pid = os.fork()
+        if pid == 0:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            status = 1
+            try:
+                status = self._work()
+            finally:
+                logging.shutdown()
+                os._exit(status)
+        self._started[pid] = time.monotonic()
+        if self._stopping:  # the signal came while it was made
+            os.kill(pid, signal.SIGTERM)
+
+    def _ended(self, pid: int, status: int) -> None:
+        from prometheus_client import multiprocess
+
+        lived = time.monotonic() - self._started.pop(pid, 0.0)
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        if self._stopping:
+            self._failed = self._failed or max(status, 0)
+        elif status == WRONG_CONFIG:
+            self._failed = status
+            self._stop()
+        else:
+            LOG.error("worker %d ended with status %d and is started again", pid, status)
+            if lived < SHORT_LIFE:
+                time.sleep(PAUSE)
+            if not self._stopping:
+                self._start()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for pid in self._started:
+            os.kill(pid, signal.SIGTERM)
+
+
+def share_metrics() -> None:
+    """Have the workers keep their numbers in files, so that any of them can tell all. Before metrics are imported."""
+    memory = Path("/dev/shm")
+    directory = tempfile.mkdtemp(prefix="openai-gateway-", dir=memory if os.access(memory, os.W_OK) else None)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+
+
+def run(config: GatewayConfig, serve: Callable[[socket.socket], int]) -> int:
+    """Serve with as many workers as *config* wants; *serve* is what each does with the common socket."""
+    share_metrics()
+    listener = listen(config.address, config.port)
+    return Workers(config.workers, lambda: serve(listener)).run()
