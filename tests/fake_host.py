@@ -46,6 +46,7 @@ class FakeHost:
     def __init__(self, root: Path, system: str = "ubuntu-24.04", machine: str = "x86_64") -> None:
         self.root = root
         self.machine = machine
+        self.user = 0
         self.answers: dict[str, Answer] = {}
         self.devices: dict[str, tuple[int, int]] = {}
         self.disks: dict[str, tuple[int, int]] = {}
@@ -135,7 +136,7 @@ class FakeHost:
             inside = "/" + str(path.relative_to(self.root)) if path != self.root else "/"
             return self.disks.get(inside, (500 * 2**30, 400 * 2**30))
 
-        return System(self.root, run, number, usage, self.machine)
+        return System(self.root, run, number, usage, self.machine, self.user)
 
 
 def row(

@@ -87,6 +87,9 @@ host:
   returned: success
   type: dict
   contains:
+    root:
+      description: Whether the module ran with root's rights, which the roles need.
+      type: bool
     os:
       description: C(id), C(version) and C(name) from os-release.
       type: dict

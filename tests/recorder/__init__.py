@@ -55,8 +55,9 @@ def record(
     hosts: Mapping[str, Mapping[str, Any]],
     roles: Sequence[str],
     variables: Mapping[str, Any],
+    arguments: Sequence[str] = (),
 ) -> Recording:
-    """Run *roles* on *hosts*.
+    """Run *roles* on *hosts*, with *arguments* of ansible-playbook.
 
     A host is a mapping with C(looks), the facts that gpu_host_info gives one after the other (the last one for good),
     C(answers), from the first word of a command to its standard output, and C(vars), its own variables.
@@ -88,6 +89,7 @@ def record(
             "-i",
             str(directory / "inventory.json"),
             str(directory / "play.json"),
+            *arguments,
         ],
         cwd=REPO,
         env=environment,

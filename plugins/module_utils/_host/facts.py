@@ -48,6 +48,7 @@ def gather(
     What costs nothing (files of the kernel) is always there; *subsets* choose what runs commands.
     """
     facts: dict[str, Any] = {
+        "root": system.user == 0,
         "os": base.operating_system(system),
         "kernel": base.kernel(system),
         "secure_boot": base.secure_boot(system),

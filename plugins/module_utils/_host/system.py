@@ -53,6 +53,7 @@ class System:
     device_number: DeviceNumber = device_number
     disk_usage: DiskUsage = disk_usage
     machine: str = field(default_factory=platform.machine)
+    user: int = field(default_factory=os.geteuid)
 
     def path(self, absolute: str) -> Path:
         """Return where *absolute* lies under the root."""

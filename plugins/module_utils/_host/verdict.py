@@ -86,6 +86,8 @@ def judge(name: str, host: Optional[Mapping[str, Any]], want: Wanted) -> dict[st
     if host is None:
         return {"host": name, "ok": False, "reasons": [NOT_SEEN], "todo": [], "cells": {}, "facts": None}
     found = _Findings()
+    if not host["root"]:
+        found.reasons.append("tasks run there without root's rights: set ansible_become to true for the host")
     chosen = _chosen_gpus(host, want.gpus, found)
     _check_driver(host, want, found)
     _check_compute_capability(chosen, want, found)

@@ -43,6 +43,13 @@ def test_host_in_order(host: FakeHost) -> None:
     assert verdict_text(found) == "ok"
 
 
+def test_a_host_that_is_not_reached_as_root_is_refused(host: FakeHost) -> None:
+    host.user = 1000
+    found = judge(host)
+    assert not found["ok"]
+    assert found["reasons"] == ["tasks run there without root's rights: set ansible_become to true for the host"]
+
+
 def test_fresh_host_is_ok_and_lists_what_will_be_done(tmp_path: Path) -> None:
     found = judge(FakeHost(tmp_path).gpu(), gpus=[0])
     assert found["ok"]
