@@ -7,7 +7,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export MOLECULE_GLOB := molecule/*/molecule.yml
 unexport ANSIBLE_INVENTORY ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH
 
-.PHONY: help setup setup-hosts demo clean-demo test lint unit contract molecule bench bench-modules bench-gateway images docs build clean
+.PHONY: help setup setup-hosts demo clean-demo test lint unit contract molecule bench bench-modules bench-gateway images docs changelog build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench-gateway: setup ## the gateway against a pass-through and the bare backend
 
 docs: setup ## generate the reference from argument_specs and DOCUMENTATION
 	@.venv/bin/python tools/docs.py
+
+changelog: setup ## write CHANGELOG.md from changelogs/fragments
+	@.venv/bin/python tools/changelog.py
 
 build: setup ## build the collection's archive
 	@ansible-galaxy collection build --force
