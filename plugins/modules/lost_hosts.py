@@ -65,5 +65,5 @@ lost:
   returned: success
   type: dict
   sample:
-    gpu-07: "Failed to connect to the host via ssh (at 'Find the ports and GPUs that replicas of this host have')"
+    gpu-07: "Failed to connect to the host via ssh (at 'Record the ports and GPUs that replicas of this host have')"
 """
