@@ -303,15 +303,19 @@ def scripts_dir(replica: Replica) -> str:
 def service_section(name: str, replica: Replica) -> dict[str, Any]:
     """systemd's part: how it restarts, and how it stops."""
     stop = int(replica["stop_timeout"])
-    end = ["sh", f"{scripts_dir(replica)}/stop.sh", str(stop), str(replica["http_port"])]
+    # The script comes from the host, as the container that ends may be of a release that has another or none. It needs
+    # a right that the container has not, to close a connection of another process.
+    end = (
+        f"exec {PODMAN} exec --interactive --privileged {name} python3 -I -S - {stop} {replica['http_port']} "
+        f"< {scripts_dir(replica)}/stop.py"
+    )
     section: dict[str, Any] = {
         "Restart": "on-failure",
         "RestartSec": 1,
         "RestartSteps": 8,
         "RestartMaxDelaySec": 30,
         "TimeoutStopSec": 2 * stop + 30,
-        # Privileged, as a process needs a right that the container has not to close a connection of another.
-        "ExecStop": "-" + command_line([PODMAN, "exec", "--privileged", name, *end]),
+        "ExecStop": "-" + command_line(["/bin/sh", "-c", end]),
     }
     if replica.get("start_timeout") is not None:
         section["TimeoutStartSec"] = int(replica["start_timeout"])

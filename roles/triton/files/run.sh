@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Process 1 of a replica's container: sh run.sh COMMAND...
 #
-# It ends as the command ends, but for a replica that was told to end (stop.sh): mpirun answers many a good end with
+# It ends as the command ends, but for a replica that was told to end (stop.py): mpirun answers many a good end with
 # exit code 1, and a unit that was stopped must not count as failed.
 
+trap 'kill -TERM "$child"' TERM INT
 "$@" &
 child=$!
-trap 'kill -TERM "$child"' TERM INT
 
 # A signal ends the wait, not the command.
 while :; do

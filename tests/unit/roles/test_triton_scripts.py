@@ -247,7 +247,7 @@ def test_every_model_is_asked(bed: Bed) -> None:
     assert bed.asked("token") == 2
 
 
-# -- run.sh and stop.sh ---------------------------------------------------------------------------------------
+# -- run.sh and stop.py ---------------------------------------------------------------------------------------
 
 
 def run(tmp_path: Path, *command: str) -> subprocess.Popen[str]:
@@ -268,17 +268,18 @@ def test_a_signal_to_the_container_reaches_its_command(tmp_path: Path) -> None:
     process = run(tmp_path, "sh", "-c", script)
     while not ready.exists():
         time.sleep(0.01)
+    time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 5
 
 
 def in_a_process_namespace(tmp_path: Path, scene: str) -> list[str]:
-    """Run *scene* where the scripts see its processes alone: stop.sh asks every tritonserver in sight."""
+    """Run *scene* where the scripts see its processes alone: stop.py asks every tritonserver in sight."""
     unshared = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*unshared, "true"], capture_output=True).returncode:
         pytest.skip("no process namespaces here")
     shutil.copy("/bin/sleep", tmp_path / "tritonserver")
-    environment = {**os.environ, "state": str(tmp_path), "scripts": str(SCRIPTS)}
+    environment = {**os.environ, "scripts": str(SCRIPTS)}
     done = subprocess.run(
         [*unshared, "sh", "-c", scene], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30
     )
@@ -288,7 +289,7 @@ def in_a_process_namespace(tmp_path: Path, scene: str) -> list[str]:
 def test_the_stop_asks_every_server_and_nobody_else(tmp_path: Path) -> None:
     scene = (
         "./tritonserver 30 & one=$!; ./tritonserver 30 & two=$!; sleep 30 & other=$!; sleep 0.2; "
-        "sh $scripts/stop.sh 5 8000 & wait $one; echo $?; wait $two; echo $?; kill -0 $other && echo alive"
+        "python3 - 5 8000 . < $scripts/stop.py & wait $one; echo $?; wait $two; echo $?; kill -0 $other && echo alive"
     )
     assert in_a_process_namespace(tmp_path, scene) == ["143", "143", "alive"]
     assert (tmp_path / ".stopping").exists()
@@ -296,11 +297,11 @@ def test_the_stop_asks_every_server_and_nobody_else(tmp_path: Path) -> None:
 
 def test_a_server_that_does_not_end_in_its_time_is_killed(tmp_path: Path) -> None:
     deaf = "(trap '' TERM; exec ./tritonserver 30) & one=$!"
-    scene = f"{deaf}; sleep 0.2; sh $scripts/stop.sh 1 8000 >&2 & wait $one; echo $?"
+    scene = f"{deaf}; sleep 0.2; python3 - 1 8000 . < $scripts/stop.py >&2 & wait $one; echo $?"
     assert in_a_process_namespace(tmp_path, scene) == ["137"]
 
 
-# -- close_idle.py --------------------------------------------------------------------------------------------
+# -- idle connections --------------------------------------------------------------------------------------------
 
 # As Triton: a connection whose request is worked on is not read from. The first byte of a client says what it wants.
 SERVER = """
@@ -334,8 +335,8 @@ while True:
 
 
 @pytest.fixture
-def close_idle(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    found = importlib.util.spec_from_file_location("close_idle", SCRIPTS / "close_idle.py")
+def stop(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    found = importlib.util.spec_from_file_location("stop", SCRIPTS / "stop.py")
     assert found and found.loader
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
@@ -369,23 +370,23 @@ def is_closed(connection: socket.socket) -> bool:
     return False
 
 
-def test_only_idle_connections_to_the_port_are_closed(close_idle: ModuleType, server: tuple[int, int]) -> None:
+def test_only_idle_connections_to_the_port_are_closed(stop: ModuleType, server: tuple[int, int]) -> None:
     pid, port = server
     fresh, answered = client(port), client(port, b"hello")
     working, streaming = client(port, b"work"), client(port, b"stream")
     time.sleep(0.6)
-    assert pid in close_idle.servers()
-    close_idle.close_idle(pid, port + 1)
+    assert pid in stop.servers()
+    stop.close_idle(pid, port + 1)
     assert not is_closed(fresh)
-    close_idle.close_idle(pid, port)
+    stop.close_idle(pid, port)
     assert [is_closed(connection) for connection in (fresh, answered)] == [True, True]
     assert [is_closed(connection) for connection in (working, streaming)] == [False, False]
     client(port, b"hello").recv(10)  # the server still listens
 
 
-def test_a_connection_that_was_just_used_is_left_open(close_idle: ModuleType, server: tuple[int, int]) -> None:
+def test_a_connection_that_was_just_used_is_left_open(stop: ModuleType, server: tuple[int, int]) -> None:
     pid, port = server
     used = client(port, b"hello")
     assert used.recv(10) == b"answer"
-    close_idle.close_idle(pid, port)
+    stop.close_idle(pid, port)
     assert not is_closed(used)

@@ -25,7 +25,7 @@ SETTINGS: dict[str, Any] = {
     "probe_timeout": 60,
     "probe_retries": 2,
     "hang_timeout": 25,
-    "scripts": {"run.sh": 'exec "$@"', "probe.sh": "exit 0", "stop.sh": "exit 0"},
+    "scripts": {"run.sh": 'exec "$@"', "probe.sh": "exit 0", "stop.py": "pass"},
 }
 SCRIPTS_DIR = triton_replica.scripts_dir(SETTINGS)
 
@@ -173,7 +173,7 @@ def test_scripts_are_where_their_text_says_so_that_a_running_replica_keeps_its_o
 
 def test_the_stop_is_told_its_time_and_the_port_whose_idle_connections_are_closed() -> None:
     stop = services(replica("a", stop_timeout=33, http_port=9000))[0]["unit"]["Service"]["ExecStop"]
-    assert stop.endswith(f"sh {SCRIPTS_DIR}/stop.sh 33 9000")
+    assert f" python3 -I -S - 33 9000 < {SCRIPTS_DIR}/stop.py" in stop
 
 
 def test_the_unit_of_a_replica_says_nothing_secret_and_survives_every_podman() -> None:

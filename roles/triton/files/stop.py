@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Close the idle HTTP connections of every tritonserver in sight until there are no more of them: close_idle.py PORT
+"""Ends a replica from within its container, which ends this program too: stop.py SECONDS HTTP_PORT [STATE_DIRECTORY]
 
-A server that ends closes its idle connections; Triton waits for its clients to do that. A connection is idle when no
-request is in flight on it. Triton does not read from a connection while it works on its request, so such a connection
-is not in the set that its thread waits on (/proc/PID/fdinfo of an epoll). A stream in progress is in that set, and so
-only what was silent for a while is closed. Both sides see an orderly end: what was sent arrives first.
+Every tritonserver is asked, and not mpirun: that would kill its ranks after a moment. Requests in flight have so many
+seconds to finish. Connections that clients keep open for their next request are closed meanwhile, as servers do that
+end. Triton waits for its clients to do that, and goes on to answer on them.
 
-Python 3.8 and Linux 5.6; where a socket cannot be had of another process, nothing is closed, and Triton waits.
+A connection is idle when no request is in flight on it. Triton does not read from a connection while it works on its
+request, so such a connection is not in the set that its thread waits on (/proc/PID/fdinfo of an epoll). A stream in
+progress is in that set, and so only what was silent for a while is closed. Both sides see an orderly end: what was sent
+arrives first.
+
+The host hands this program to the container as it stops it, so that it need not be the one that the container knows.
+Python 3.8, Linux 5.6; where a socket of another process cannot be had, nothing is closed, and Triton waits.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
+import signal
 import socket
 import struct
 import sys
@@ -98,15 +105,29 @@ def close_idle(pid: int, port: int) -> None:
         os.close(handle)
 
 
+def signal_servers(number: signal.Signals) -> None:
+    """Send a signal to every tritonserver."""
+    for pid in servers():
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
+
+
 def main() -> None:
-    port = int(sys.argv[1])
-    while True:
+    seconds, port = float(sys.argv[1]), int(sys.argv[2])
+    state = sys.argv[3] if len(sys.argv) > 3 else "/tmp"
+    # From here on the probe does not judge, and an end is no failure.
+    with open(f"{state}/.stopping", "w", encoding="ascii"):
+        pass
+    signal_servers(signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         for pid in servers():
-            try:
+            with contextlib.suppress(OSError):  # it is gone, or a connection is
                 close_idle(pid, port)
-            except OSError:  # it is gone, or a connection is
-                continue
         time.sleep(PAUSE)
+    print(f"stop: not ended after {seconds:g} s; what is in flight ends here", flush=True)
+    signal_servers(signal.SIGKILL)
+    time.sleep(10)
 
 
 if __name__ == "__main__":
