@@ -165,7 +165,9 @@ def running(name: str, core: int, argv: list[str], port: int, path: str, **envir
 
 
 def uvicorn(target: str, port: int) -> list[str]:
-    return ["-m", "uvicorn", target, "--port", str(port), "--log-level", "warning", "--no-access-log"]
+    # On a busy machine a round may take longer than uvicorn keeps idle connections by default.
+    quiet = ["--log-level", "warning", "--no-access-log", "--timeout-keep-alive", "600"]
+    return ["-m", "uvicorn", target, "--port", str(port), *quiet]
 
 
 def resident_mib(pid: int) -> float:

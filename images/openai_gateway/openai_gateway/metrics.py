@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -26,6 +26,16 @@ from openai_gateway.serving import CLIENT_GONE, ClientGone
 LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each counter
+
+
+class EndpointMetrics(NamedTuple):
+    """Those of one endpoint of one model."""
+
+    prompt_tokens: Counter
+    completion_tokens: Counter
+    duration: Histogram
+    first_token: Histogram
+    token: Histogram
 
 
 class Metrics:
@@ -54,6 +64,19 @@ class Metrics:
             "replica_draining", "Whether a replica gets no new requests.", replica, multiprocess_mode="livemax", **given
         )
 
+        self._of: dict[tuple[str, str], EndpointMetrics] = {}
+
+    def of(self, model: str, endpoint: str) -> EndpointMetrics:
+        """Return what is measured of each request: looking it up by its labels takes as long as counting."""
+        found = self._of.get((model, endpoint))
+        if found is None:
+            both = model, endpoint
+            found = self._of[both] = EndpointMetrics(
+                self.prompt_tokens.labels(model), self.completion_tokens.labels(model), self.duration.labels(*both),
+                self.first_token.labels(*both), self.token.labels(*both),
+            )  # fmt: skip
+        return found
+
     def counted(self, model: str, endpoint: str, status: int) -> None:
         """Count a request for which no model was asked; *model* may be empty."""
         self.requests.labels(model, endpoint, str(status)).inc()
@@ -74,6 +97,7 @@ class RequestMeter:
         self, metrics: Metrics, model: str, endpoint: str, started: float, log: dict[str, Any], account: Account
     ) -> None:
         self._metrics, self._labels, self._started, self._log = metrics, (model, endpoint), started, log
+        self._of = metrics.of(model, endpoint)
         self._first_text: float | None = None
         self._open = True
         self._code = 500
@@ -98,20 +122,20 @@ class RequestMeter:
         if self._first_text is None:
             self._first_text = time.monotonic()
             seconds = self._first_text - self._started
-            self._metrics.first_token.labels(*self._labels).observe(seconds)
+            self._of.first_token.observe(seconds)
             self._log["first_token"] = f"{seconds:.3f}s"
 
     def finished(self, finish: Finish) -> None:
         """The answer is complete."""
         self._code = 200
         self._account.spend(finish.prompt_tokens + finish.completion_tokens)
-        self._metrics.prompt_tokens.labels(self._labels[0]).inc(finish.prompt_tokens)
-        self._metrics.completion_tokens.labels(self._labels[0]).inc(finish.completion_tokens)
+        self._of.prompt_tokens.inc(finish.prompt_tokens)
+        self._of.completion_tokens.inc(finish.completion_tokens)
         self._log.update(prompt=finish.prompt_tokens, completion=finish.completion_tokens)
         self._log["finish"] = finish.reason
         if self._first_text is not None and finish.completion_tokens > 1:
             each = (time.monotonic() - self._first_text) / (finish.completion_tokens - 1)
-            self._metrics.token.labels(*self._labels).observe(each)
+            self._of.token.observe(each)
 
     def close(self, error: BaseException | None = None) -> None:
         """The request is over; *error* is what ended it."""
@@ -126,13 +150,7 @@ class RequestMeter:
             self._code = CLIENT_GONE
         self._metrics.running.dec()
         self._metrics.requests.labels(*self._labels, str(self._code)).inc()
-        self._metrics.duration.labels(*self._labels).observe(time.monotonic() - self._started)
-
-    def __enter__(self) -> RequestMeter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self.close(error)
+        self._of.duration.observe(time.monotonic() - self._started)
 
 
 def _nothing() -> None:

@@ -208,9 +208,12 @@ class GatewayMiddleware:
             request_id = f"{RANDOM.getrandbits(64):016x}"
         scope.setdefault("state", {}).update(log=log, request_id=request_id, started=started)
         id_header = (b"x-request-id", request_id.encode())
+        begun = False
 
         async def stamped(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 log["status"] = message["status"]
                 limits = scope["state"]["account"].headers() if "account" in scope["state"] else []
                 message["headers"] = [*message["headers"], id_header, *limits]
@@ -240,6 +243,8 @@ class GatewayMiddleware:
             if path not in self._handlers:
                 raise  # FastAPI has answered
             LOG.exception("request %s failed", request_id)
+            if begun:
+                raise  # the connection is closed
             await error_response(INTERNAL, path)(scope, receive, stamped)
         finally:
             seconds = time.monotonic() - started

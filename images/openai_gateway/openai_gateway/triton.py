@@ -130,13 +130,21 @@ class TritonClient:
     async def _send(
         self, method: str, url: str, timeout: aiohttp.ClientTimeout, **request: Any
     ) -> aiohttp.ClientResponse:
-        """Send a request, and once more where only this process was too busy to see its connection made."""
+        """Send a request; once more where its first attempt says nothing of the replica.
+
+        That is where a connection was kept for longer than the replica wanted, and where this process was too busy to
+        see in time that a connection had been made.
+        """
         begin = time.monotonic()
         try:
             return await self._http.request(method, url, timeout=timeout, **request)
         except aiohttp.ConnectionTimeoutError as error:
             if time.monotonic() - begin < (timeout.sock_connect or 0) + LATE:
                 raise _unreachable(error, self._url) from None
+        except aiohttp.ClientConnectorError as error:
+            raise _unreachable(error, self._url) from None
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            pass  # it was closed meanwhile
         except NETWORK as error:
             raise _unreachable(error, self._url) from None
         try:

@@ -283,6 +283,7 @@ class Gateway:
     async def _start(self) -> None:
         await self._network.start()
         fastapi: Any = self.app._app  # type: ignore[attr-defined]
+        self.gateway: Any = fastapi.state.gateway
         await self._stack.enter_async_context(fastapi.router.lifespan_context(fastapi))
         transport = httpx.ASGITransport(app=self.app)
         self.client = await self._stack.enter_async_context(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,41 @@ def test_idle_connections_do_not_keep_a_replica_from_stopping(
         return len(server.server_state.connections)
 
     assert send.run(idle()) == 0
+
+
+def test_a_connection_that_the_replica_no_longer_wants_costs_nobody_an_answer(checkpoint: Path) -> None:
+    """It may close an idle one just when the next request is on its way."""
+    config = json.dumps(
+        {"input": [{"name": "text_input"}, {"name": "max_tokens"}], "output": [{"name": "text_output"}]}
+    )
+    closed = 0
+
+    async def replica(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Give one answer on each connection, and close it at the next request."""
+        nonlocal closed
+        for answered in (False, True):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = head.partition(b"content-length:")[2].split(b"\r\n")[0]
+                await reader.readexactly(int(length or 0))
+                asked = b"/generate" in head
+                if asked and answered:
+                    closed += 1
+                    writer.close()
+                    return
+                body = '{"text_output": "Hi"}' if asked else config
+                writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+                if asked:
+                    break
+
+    async def start() -> tuple[asyncio.Server, str]:
+        server = await asyncio.start_server(replica, "127.0.0.1", 0)
+        return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    send = gateway(Network(), {**model_entry(checkpoint), "urls": ["http://x:1"]})
+    server, url = send.run(start())
+    (served,) = send.gateway.models["tiny"].replicas.replicas
+    served.url = url
+    assert [send("/v1/completions", ask()).status_code for _ in range(3)] == [200] * 3
+    assert closed == 2 and served.failures == 0
+    server.close()
