@@ -55,6 +55,24 @@ def test_the_gateway_reads_what_the_role_writes() -> None:
     assert config.api_keys_file is None
 
 
+def test_an_image_of_the_first_version_still_starts() -> None:
+    """It stops at a key that it does not know, so what says nothing new is not written."""
+    first = {"models", "address", "port", "api_keys_file", "request_timeout", "shutdown_timeout"}
+    assert set(yaml.safe_load(render(openai_gateway_models=[MODEL]))) <= first
+
+
+def test_what_is_not_written_is_what_the_gateway_takes() -> None:
+    plain = read(render(openai_gateway_models=[MODEL]))
+    defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
+    for key in ("workers", "max_queued", "read_timeout"):
+        assert getattr(plain, key) == defaults[f"openai_gateway_{key}"], key
+        assert getattr(read(render(openai_gateway_models=[MODEL], **{f"openai_gateway_{key}": 7})), key) == 7
+    assert list(plain.cors_origins) == defaults["openai_gateway_cors_origins"] == []
+    assert (
+        list(read(render(openai_gateway_models=[MODEL], openai_gateway_cors_origins=origins)).cors_origins) == origins
+    )
+
+
 @pytest.mark.parametrize("release", ["0.9", "0.10", "1.0", "0.7.2"])
 def test_a_release_stays_a_text(release: str) -> None:
     given = {**MODEL, "release": release, "max_seq_len": 5120, "chat_template": "/srv/own.jinja"}
