@@ -52,7 +52,7 @@ bench-modules: setup-hosts ## fingerprints against stat and sha256sum; the demo'
 bench-gateway: setup ## the gateway against a pass-through and the bare backend
 	@.venv/bin/python tests/bench/bench_gateway.py
 
-docs: setup ## generate the reference from argument_specs and DOCUMENTATION
+docs: setup ## write what comes from one source: references, documentation of options, platforms
 	@.venv/bin/python tools/docs.py
 
 changelog: setup ## write CHANGELOG.md from changelogs/fragments

@@ -2,7 +2,9 @@
 """What is generated from one source: ``docs.py`` writes it, ``docs.py --check`` compares.
 
 * ``docs/reference.md``, the reference of all roles, from their argument specs and the table of platforms;
-* the platforms in ``meta/main.yml`` of the roles that prepare hosts, from the same table.
+* the platforms in ``meta/main.yml`` of the roles that prepare hosts, from the same table;
+* the documentation of an engine's options, from the table of options and those of the releases;
+* where things are kept on a host, in doc fragments, defaults and argument specs.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ from typing import Any
 import yaml
 
 REPO = Path(__file__).resolve().parent.parent
+# The checkout is its own collection, so what is generated comes from the code beside it.
+sys.path.insert(0, str(REPO / "collections"))
+
+import doc_engine_options
+import doc_root
+
 OUT = REPO / "docs" / "reference.md"
+ENGINE_FRAGMENT = REPO / "plugins" / "doc_fragments" / "engine_options.py"
 # The order in which site.yml uses them.
 ROLES = [
     "fleet",
@@ -120,7 +129,7 @@ def reference() -> str:
 def generated() -> dict[Path, str]:
     """Every generated file with its text."""
     metas = {REPO / "roles" / role / "meta" / "main.yml": galaxy_platforms(role) for role in HOST_ROLES}
-    return {OUT: reference(), **metas}
+    return {OUT: reference(), ENGINE_FRAGMENT: doc_engine_options.fragment(), **metas, **doc_root.with_root(REPO)}
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import inspect_checkpoint
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan, refuse_unknown_keys
-from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import ENGINE_OPTIONS
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import ENGINE_OPTIONS, argument_spec
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema import validate_parameters
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import limit
 
@@ -26,7 +26,7 @@ SPECS = Path(__file__).resolve().parents[2] / "roles" / "fleet" / "meta" / "argu
 def load_spec() -> dict[str, Any]:
     """The options of the role ``fleet``, with the engine's own options in their place."""
     spec: dict[str, Any] = yaml.safe_load(SPECS.read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
-    engine = {"options": ENGINE_OPTIONS, "listed_in": "`ansible-doc trtllm.fleet.trtllm_engine`"}
+    engine = {"options": argument_spec(ENGINE_OPTIONS), "listed_in": "`ansible-doc trtllm.fleet.trtllm_engine`"}
     spec["trtllm_models"]["options"]["engine"].update(engine)
     # Not a user's to write: the host is asked.
     for held in ("held_ports", "held_gpus"):

@@ -26,15 +26,19 @@ description:
     no longer described still uses are refused before anything is touched.
   - Every change is added to the release record, so that M(trtllm.fleet.container_service_rollback) can undo it. A
     record that does not tell of what serves, as it was lost or damaged, is written again without a restart.
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.root.releases
 attributes:
   check_mode:
-    description: Can run in check mode, also before podman is installed.
     support: full
+    details:
+      - Also before podman is installed.
   diff_mode:
-    description: Shows the unit files that change, and where what runs differs from its unit.
     support: full
+    details:
+      - Shows the unit files that change, and where what runs differs from its unit.
   idempotent:
-    description: Changes nothing when the units are as described and run.
     support: full
 options:
   services:
@@ -118,10 +122,6 @@ options:
   podman_version:
     description: Use this version instead of asking the host.
     type: str
-  releases_dir:
-    description: Where the release record is kept.
-    type: path
-    default: /var/lib/trtllm/releases
 """
 
 EXAMPLES = r"""
@@ -168,6 +168,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_RELEASES
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.manager import ServiceManager
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.types import Listen, Service, Settings
@@ -193,7 +194,7 @@ ARGUMENT_SPEC = {
     "start_timeout": {"type": "int", "default": 120},
     "start_seconds_per_gib": {"type": "int", "default": 10},
     "podman_version": {"type": "str"},
-    "releases_dir": {"type": "path", "default": "/var/lib/trtllm/releases"},
+    "releases_dir": {"type": "path", "default": DEFAULT_RELEASES},
 }
 
 

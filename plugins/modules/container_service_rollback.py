@@ -17,26 +17,26 @@ description:
     module fails with the line of its journal that says why.
   - The image and the directories of the previous unit must still be on the host.
   - Deploying again brings back what the inventory describes; change that too.
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.root.releases
 attributes:
   check_mode:
-    description: Can run in check mode.
     support: full
   diff_mode:
-    description: Shows the unit files that change.
     support: full
+    details:
+      - Shows the unit files that change.
   idempotent:
-    description: Every call goes one release further back.
     support: none
+    details:
+      - Every call goes one release further back.
 options:
   names:
     description: The services, without a suffix.
     type: list
     elements: str
     required: true
-  releases_dir:
-    description: Where the release record is kept.
-    type: path
-    default: /var/lib/trtllm/releases
 """
 
 EXAMPLES = r"""
@@ -70,6 +70,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_RELEASES
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.manager import ServiceManager
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.types import Settings
@@ -79,7 +80,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "names": {"type": "list", "elements": "str", "required": True},
-            "releases_dir": {"type": "path", "default": "/var/lib/trtllm/releases"},
+            "releases_dir": {"type": "path", "default": DEFAULT_RELEASES},
         },
         supports_check_mode=True,
     )

@@ -16,17 +16,9 @@ description:
     and derives the inputs of all other roles from it.
   - An unknown key is refused with the nearest known one.
   - This is an action plugin; nothing runs on the host.
-attributes:
-  check_mode:
-    description: Can run in check mode and return the same result.
-    support: full
-  diff_mode:
-    description: Returns what differs.
-    support: none
-    details: Nothing is changed.
-  idempotent:
-    description: A second run with the same input gives the same result.
-    support: full
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.info_module
 options:
   trtllm_release:
     description: The TensorRT-LLM release.

@@ -14,17 +14,9 @@ author:
 description:
   - Prints lines as they are. M(ansible.builtin.debug) folds and quotes them as its callback likes.
   - This is an action plugin; nothing runs on the host.
-attributes:
-  check_mode:
-    description: Can run in check mode and return the same result.
-    support: full
-  diff_mode:
-    description: Returns what differs.
-    support: none
-    details: Nothing is changed.
-  idempotent:
-    description: A second run with the same input gives the same result.
-    support: full
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.info_module
 options:
   table:
     description: The lines.

@@ -53,17 +53,9 @@ options:
     type: list
     elements: path
     default: [/boot, /var/lib/trtllm, /var/lib/containers]
-attributes:
-  check_mode:
-    description: Can run in check_mode and return what it would without it.
-    support: full
-  diff_mode:
-    description: Will return details on what has changed when in diff mode.
-    support: N/A
-    details: Nothing is changed.
-  idempotent:
-    description: Gives the same answer while the host does not change.
-    support: full
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.info_module
 author:
   - The trtllm.fleet authors (@trtllm-fleet)
 """

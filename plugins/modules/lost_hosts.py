@@ -15,17 +15,9 @@ description:
   - Prints one line for each host of the play that failed or did not answer, with the reason.
   - Fails on all other hosts, and so ends the run, when more are lost than O(max_lost) allows.
   - This is an action plugin; it runs once for the play, with the strategy C(linear), and nothing runs on a host.
-attributes:
-  check_mode:
-    description: Can run in check mode and return the same result.
-    support: full
-  diff_mode:
-    description: Returns what differs.
-    support: none
-    details: Nothing is changed.
-  idempotent:
-    description: A second run with the same input gives the same result.
-    support: full
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.info_module
 options:
   max_lost:
     description: How many hosts may be lost, as a number, or as a share such as C(10%), rounded down, but of at least

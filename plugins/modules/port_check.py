@@ -14,16 +14,10 @@ author: The trtllm.fleet authors (@trtllm-fleet)
 description:
   - Fails when a process other than the service itself listens where the service shall listen, and names it.
   - Nothing is changed, and nothing needs to be installed on the host.
-attributes:
-  check_mode:
-    description: Can run in check mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
-  idempotent:
-    description: Changes nothing.
-    support: full
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.info_module
+  - trtllm.fleet.root.releases
 options:
   listen:
     description: Where services shall listen.
@@ -55,10 +49,6 @@ options:
     description: Whether such services will be removed, so that their ports are free.
     type: bool
     default: false
-  releases_dir:
-    description: Where the release record is kept.
-    type: path
-    default: /var/lib/trtllm/releases
 """
 
 EXAMPLES = r"""
@@ -83,6 +73,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_RELEASES
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.refusals import held_ports, held_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.types import Listen
@@ -98,7 +89,7 @@ ARGUMENT_SPEC = {
     "listen": {"type": "list", "elements": "dict", "required": True, "options": SPEC},
     "prune_prefix": {"type": "str"},
     "prune": {"type": "bool", "default": False},
-    "releases_dir": {"type": "path", "default": "/var/lib/trtllm/releases"},
+    "releases_dir": {"type": "path", "default": DEFAULT_RELEASES},
 }
 
 

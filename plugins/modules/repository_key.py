@@ -34,16 +34,16 @@ options:
     description: Seconds to wait for an address to answer.
     type: int
     default: 30
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
-    details: The key is fetched and checked in check mode too.
+    details:
+      - The key is fetched and checked in check mode too.
   diff_mode:
-    description: Will return details on what has changed when in diff mode.
     support: full
   idempotent:
-    description: Changes nothing when run twice.
     support: full
 author:
   - The trtllm.fleet authors (@trtllm-fleet)

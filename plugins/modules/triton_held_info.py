@@ -14,16 +14,9 @@ author: The trtllm.fleet authors (@trtllm-fleet)
 description:
   - Reads them from the unit files on the host, running or not, and starts no process there.
   - A host without podman or without replicas has none.
-attributes:
-  check_mode:
-    description: Can run in check mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
-  idempotent:
-    description: Changes nothing.
-    support: full
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.info_module
 seealso:
   - module: trtllm.fleet.triton_replica_info
 """

@@ -18,16 +18,9 @@ description:
   - Readiness is what Triton says; whether a token comes back is what M(trtllm.fleet.triton_verify) asks.
 requirements:
   - tritonclient[http] on the controller
-attributes:
-  check_mode:
-    description: Can run in check mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
-  idempotent:
-    description: Changes nothing.
-    support: full
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.info_module
 options:
   url:
     description: Triton's HTTP endpoint, as seen from the host.

@@ -20,16 +20,20 @@ description:
   - What can be judged before image, engine or tokenizer are on the host is judged before, in check mode too.
   - Every rendered configuration is read as Triton reads it, and the models, tensors and types that it refers to
     have to exist.
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.actiongroup_fleet
+  - trtllm.fleet.root
 attributes:
   check_mode:
-    description: Can run in check mode and return what would change. On a host where image, engine or tokenizer do
-      not exist yet, that is the answer.
     support: full
+    details:
+      - On a host where image, engine or tokenizer do not exist yet, that is the answer.
   diff_mode:
-    description: Shows how each configuration differs from the one published last.
     support: full
+    details:
+      - Shows how each configuration differs from the one published last.
   idempotent:
-    description: A second run with the same input changes nothing.
     support: full
 options:
   name:
@@ -47,14 +51,9 @@ options:
     description:
       - With O(state=absent), the one repository of O(name) to remove. All of them by default.
     type: str
-  root:
-    description:
-      - Repositories are kept in C(repositories), and templates out of images in C(templates), below this directory.
-    type: path
-    default: /var/lib/trtllm
   release:
     description:
-      - The TensorRT-LLM release that serves the repository, for example V(1.2.1). Required with O(state=present).
+      - The TensorRT-LLM release that serves the repository. Required with O(state=present).
     type: str
   layout:
     description:
@@ -284,7 +283,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import check_path
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT, check_path
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.entry import EntryRequest
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.repository import Outcome, Repository
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.request import RepositoryRequest
@@ -303,7 +302,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "name": {"type": "str", "required": True},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "fingerprint": {"type": "str"},
-    "root": {"type": "path", "default": "/var/lib/trtllm"},
+    "root": {"type": "path", "default": DEFAULT_ROOT},
     "release": {"type": "str"},
     "layout": {"type": "str", "choices": list(LAYOUTS), "default": LAYOUTS[0]},
     "image": {"type": "str"},

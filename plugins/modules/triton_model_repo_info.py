@@ -14,16 +14,11 @@ author:
 description:
   - Reads model repositories of a host, made by M(trtllm.fleet.triton_model_repo) or by hand, and returns their
     models, backends, engines, release and the parameters that differ from upstream's defaults.
-attributes:
-  check_mode:
-    description: Changes nothing, in check mode as otherwise.
-    support: full
-  diff_mode:
-    description: Changes nothing, so there is no difference to show.
-    support: N/A
-  idempotent:
-    description: Changes nothing.
-    support: full
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.info_module
+  - trtllm.fleet.attributes.actiongroup_fleet
+  - trtllm.fleet.root
 options:
   name:
     description:
@@ -34,11 +29,6 @@ options:
     description:
       - Describe the repository in this directory, whoever made it.
     type: path
-  root:
-    description:
-      - Repositories of O(name) are kept in C(repositories) below this directory.
-    type: path
-    default: /var/lib/trtllm
   release:
     description:
       - The TensorRT-LLM release of a repository that was not made by M(trtllm.fleet.triton_model_repo). Without it,
@@ -117,12 +107,13 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.artifact_store import ArtifactStore
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.info import describe
 
 ARGUMENT_SPEC: dict[str, Any] = {
     "name": {"type": "str"},
     "path": {"type": "path"},
-    "root": {"type": "path", "default": "/var/lib/trtllm"},
+    "root": {"type": "path", "default": DEFAULT_ROOT},
     "release": {"type": "str"},
 }
 

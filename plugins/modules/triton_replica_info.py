@@ -15,25 +15,15 @@ description:
   - Finds the replicas from the unit files on the host, whatever the inventory says, and tells what each serves, since
     when, its health, how many requests it has served and how much memory its GPUs use.
   - Runs on the host and needs nothing installed there.
-attributes:
-  check_mode:
-    description: Can run in check mode.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
-  idempotent:
-    description: Changes nothing.
-    support: full
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.info_module
+  - trtllm.fleet.root.releases
 options:
   metrics:
     description: Whether to ask Triton for the requests served, and the GPUs for their memory.
     type: bool
     default: true
-  releases_dir:
-    description: Where the release record is kept.
-    type: path
-    default: /var/lib/trtllm/releases
 """
 
 EXAMPLES = r"""
@@ -91,6 +81,7 @@ gateways:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_RELEASES
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.state import gateways, replicas
 
@@ -99,7 +90,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "metrics": {"type": "bool", "default": True},
-            "releases_dir": {"type": "path", "default": "/var/lib/trtllm/releases"},
+            "releases_dir": {"type": "path", "default": DEFAULT_RELEASES},
         },
         supports_check_mode=True,
     )

@@ -21,16 +21,13 @@ description:
 requirements:
   - tritonclient[http] on the controller
   - openai on the controller, with O(gateway_url)
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.info_module
 attributes:
   check_mode:
-    description: Can run in check mode; the requests are sent all the same.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
-  idempotent:
-    description: Changes nothing.
-    support: full
+    details:
+      - The requests are sent all the same.
 options:
   url:
     description: Triton's HTTP endpoint, as seen from the host.
@@ -45,9 +42,10 @@ options:
     elements: str
     default: [ensemble, tensorrt_llm_bls]
   release:
-    description: The TensorRT-LLM release; the names of some inputs follow from it.
+    description:
+      - The TensorRT-LLM release; the names of some inputs follow from it.
+      - Where it is not given, the last one with engines.
     type: str
-    default: "1.2.1"
   streaming:
     description: Whether the repository streams. Asked of Triton when not given.
     type: bool
@@ -127,7 +125,7 @@ ARGUMENT_SPEC = {
     "url": {"type": "str", "default": "http://127.0.0.1:8000"},
     "metrics_url": {"type": "str"},
     "entry_models": {"type": "list", "elements": "str", "default": ["ensemble", "tensorrt_llm_bls"]},
-    "release": {"type": "str", "default": "1.2.1"},
+    "release": {"type": "str"},
     "streaming": {"type": "bool"},
     "gathers": {"type": "list", "elements": "str", "choices": ["context", "generation"]},
     "request": {"type": "dict"},

@@ -18,15 +18,18 @@ description:
     git-lfs pointers in place of weights is refused before anything is changed.
   - Files arrive beside the checkpoint's place, are verified by sha256 and published by a rename. An interrupted
     transfer is continued by the next run.
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.actiongroup_fleet
+  - trtllm.fleet.root
 attributes:
   check_mode:
-    description: Can run in check mode and return what would change.
     support: full
   diff_mode:
-    description: Returns which files differ.
     support: full
+    details:
+      - Returns which files differ.
   idempotent:
-    description: A second run with the same input changes nothing.
     support: full
 options:
   name:
@@ -49,11 +52,6 @@ options:
       - With O(location=host), use O(path) where it is (a network file system, say) instead of copying it.
     type: bool
     default: false
-  root:
-    description:
-      - Checkpoints are kept in C(checkpoints) below this directory of the host.
-    type: path
-    default: /var/lib/trtllm
   verify:
     description:
       - With V(stat), a file whose size, times and inode are those of the last run is taken as unchanged. With
@@ -124,7 +122,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fingerprint import TreeDigest, tree_digest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import check_path
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT, check_path
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import inspect_checkpoint
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.store import CheckpointStore, Difference, compare
 
@@ -133,7 +131,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "path": {"type": "path"},
     "location": {"type": "str", "choices": ["controller", "host"], "default": "controller"},
     "in_place": {"type": "bool", "default": False},
-    "root": {"type": "path", "default": "/var/lib/trtllm"},
+    "root": {"type": "path", "default": DEFAULT_ROOT},
     "verify": {"type": "str", "choices": ["stat", "full"], "default": "stat"},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "wanted": {"type": "dict"},

@@ -24,19 +24,18 @@ description:
     run finds it, and waits for it or takes its result. Two runs at once share one build.
   - While it runs, its phase, rank, elapsed time and last line of output are shown for each host.
 extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.actiongroup_fleet
+  - trtllm.fleet.root
   - trtllm.fleet.engine_options
 attributes:
   check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
     support: full
     details:
       - On a host that has no podman, image, GPU or checkpoint yet, it says so in RV(reasons) instead of failing.
   diff_mode:
-    description: Will return details on what has changed, when in diff mode.
     support: full
   idempotent:
-    description:
-      - When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
     support: full
     details:
       - Not with O(rebuild=always), which is there to make the engine again.
@@ -52,21 +51,12 @@ options:
     type: str
     choices: [present, absent]
     default: present
-  root:
-    description: Directory of all that this collection keeps on a host. Absolute, and without C(:) and C(..).
-    type: path
-    default: /var/lib/trtllm
   checkpoint:
     description:
       - Directory of the Hugging Face checkpoint on the host. Required with O(state=present).
       - It may be a link, and hold links, as the snapshots of a download cache do; what they lead to is mounted
         read-only.
     type: path
-  release:
-    description:
-      - TensorRT-LLM release, from V(0.7.1) (also V(0.7.2)) to V(1.2.1), the last one with engines.
-      - Where it is not given, the image is asked.
-    type: str
   image:
     description:
       - Image to build in, by id, digest or tag. It has to be on the host; nothing is pulled.
@@ -359,22 +349,23 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine.engine import Engine
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine.plan import Request
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine.preflight import SKIPPABLE
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.limits import check_settings
-from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import ENGINE_OPTIONS
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import ENGINE_OPTIONS, argument_spec
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "root": {"type": "path", "default": "/var/lib/trtllm"},
+    "root": {"type": "path", "default": DEFAULT_ROOT},
     "checkpoint": {"type": "path"},
     "release": {"type": "str"},
     "image": {"type": "str"},
     "gpus": {"type": "list", "elements": "raw"},
-    "options": {"type": "dict", "default": {}, "options": ENGINE_OPTIONS},
+    "options": {"type": "dict", "default": {}, "options": argument_spec(ENGINE_OPTIONS)},
     "rebuild": {"type": "str", "choices": ["when_stale", "never", "always"], "default": "when_stale"},
     "verify": {"type": "str", "choices": ["stat", "full"], "default": "stat"},
     "keep_converted": {"type": "bool", "default": False},

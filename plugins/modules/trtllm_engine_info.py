@@ -13,31 +13,15 @@ author:
   - The trtllm.fleet authors (@trtllm-fleet)
 description:
   - Lists published engines with what they were made from, and builds that are running.
-attributes:
-  check_mode:
-    description: Can run in check_mode and return changed status prediction without modifying target.
-    support: full
-    details:
-      - This module does not modify state.
-  diff_mode:
-    description: Will return details on what has changed, when in diff mode.
-    support: N/A
-    details:
-      - This module does not modify state.
-  idempotent:
-    description:
-      - When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
-    support: full
-    details:
-      - This module does not modify state.
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.info_module
+  - trtllm.fleet.attributes.actiongroup_fleet
+  - trtllm.fleet.root
 options:
   name:
     description: Name of an engine. Where it is not given, all are listed.
     type: str
-  root:
-    description: Directory of all that this collection keeps on a host.
-    type: path
-    default: /var/lib/trtllm
   verify:
     description:
       - V(stat) compares sizes with the manifest.
@@ -95,7 +79,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.artifact_store import ArtifactStore
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.store import Store
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import check_name
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT, check_name
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine.job import Job
 
 
@@ -131,7 +115,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str"},
-            "root": {"type": "path", "default": "/var/lib/trtllm"},
+            "root": {"type": "path", "default": DEFAULT_ROOT},
             "verify": {"type": "str", "choices": ["stat", "full"], "default": "stat"},
         },
         supports_check_mode=True,

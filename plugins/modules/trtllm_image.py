@@ -16,19 +16,21 @@ description:
     that a systemd unit can name.
   - An image is never updated behind the operator's back, as a new image makes every engine stale. With
     O(pull=always) the registry is asked each time.
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
 attributes:
   check_mode:
-    description: Can run in check mode and return what would change.
     support: full
     details: With O(source=pull) the registry is asked for an image that would be pulled. One that it does not have is
       an error; a registry that cannot be asked is a warning.
   diff_mode:
-    description: Returns what differs.
     support: full
+    details:
+      - Returns what differs.
   idempotent:
-    description: A second run with the same input changes nothing.
     support: full
-    details: A build is repeated when its context, its Containerfile or its arguments differ in content.
+    details:
+      - A build is repeated when its context, its Containerfile or its arguments differ in content.
 options:
   name:
     description:

@@ -8,6 +8,7 @@ and required options are judged by argparse as upstream's own parser would.
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release.lookup impor
     flow,
     flow_rows,
 )
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
 from contract.facts import engine_options, left_out
 
@@ -35,47 +37,47 @@ IN_FLIGHT = {"remove_input_padding": True, "kv_cache_type": "paged"}
 
 # The cases of the documents: name -> (family, options, releases that can).
 CASES: dict[str, tuple[str, dict[str, Any], str]] = {
-    "Baichuan2-13B on 1 GPU": ("baichuan", {**BAICHUAN, **IN_FLIGHT, "context_fmha": True}, "0.7.1 to 1.2.1"),
-    "Baichuan2-13B on 2 GPUs": ("baichuan", {**BAICHUAN, **IN_FLIGHT, "tp_size": 2}, "0.7.1 to 1.2.1"),
+    "Baichuan2-13B on 1 GPU": ("baichuan", {**BAICHUAN, **IN_FLIGHT, "context_fmha": True}, f"0.7.1 to {LAST}"),
+    "Baichuan2-13B on 2 GPUs": ("baichuan", {**BAICHUAN, **IN_FLIGHT, "tp_size": 2}, f"0.7.1 to {LAST}"),
     "Baichuan2-13B with in-flight batching": (
         "baichuan", {**BAICHUAN, "use_inflight_batching": True, "tp_size": 2}, "0.7.1 to 0.7.1"),
     "CodeLlama-13B": (
-        "llama", {**FP16, **PLUGINS, **SIZES, **IN_FLIGHT, "tp_size": 2, "context_fmha": True}, "0.7.1 to 1.2.1"),
-    "Llama-2-7b-chat": ("llama", {**FP16, "gemm_plugin": "float16", "max_batch_size": 4}, "0.7.1 to 1.2.1"),
+        "llama", {**FP16, **PLUGINS, **SIZES, **IN_FLIGHT, "tp_size": 2, "context_fmha": True}, f"0.7.1 to {LAST}"),
+    "Llama-2-7b-chat": ("llama", {**FP16, "gemm_plugin": "float16", "max_batch_size": 4}, f"0.7.1 to {LAST}"),
     "Llama-2-7b TP4": (
         "llama", {**FP16, "tp_size": 4, "workers": 4, "gemm_plugin": "float16", "max_seq_len": 4096,
-                  "max_input_len": 2048, "max_batch_size": 64}, "0.7.1 to 1.2.1"),
-    "gpt2-medium TP4": ("gpt2", {**FP16, "tp_size": 4, "gemm_plugin": "float16"}, "0.7.1 to 1.2.1"),
+                  "max_input_len": 2048, "max_batch_size": 64}, f"0.7.1 to {LAST}"),
+    "gpt2-medium TP4": ("gpt2", {**FP16, "tp_size": 4, "gemm_plugin": "float16"}, f"0.7.1 to {LAST}"),
     "Mixtral-8x7B TP2": (
         "mixtral", {**FP16, "tp_size": 2, "moe_tp_size": 2, "max_num_tokens": 8192, "max_batch_size": 64,
                     "gemm_plugin": "auto", "use_paged_context_fmha": True, "lora_plugin": "auto",
                     "lora_dir": ["/adapters/a"], "max_lora_rank": 8,
-                    "lora_target_modules": ["attn_q", "attn_k", "attn_v"]}, "0.11.0 to 1.2.1"),
-    "weight-only int8": ("llama", {"use_weight_only": True, "weight_only_precision": "int8"}, "0.7.1 to 1.2.1"),
-    "weight-only int4": ("llama", {"use_weight_only": True, "weight_only_precision": "int4"}, "0.7.1 to 1.2.1"),
+                    "lora_target_modules": ["attn_q", "attn_k", "attn_v"]}, f"0.11.0 to {LAST}"),
+    "weight-only int8": ("llama", {"use_weight_only": True, "weight_only_precision": "int8"}, f"0.7.1 to {LAST}"),
+    "weight-only int4": ("llama", {"use_weight_only": True, "weight_only_precision": "int4"}, f"0.7.1 to {LAST}"),
     "FP8 by quantize.py": (
-        "llama", {"qformat": "fp8", "kv_cache_dtype": "fp8", "calib_size": 512, "tp_size": 2}, "0.8.0 to 1.2.1"),
+        "llama", {"qformat": "fp8", "kv_cache_dtype": "fp8", "calib_size": 512, "tp_size": 2}, f"0.8.0 to {LAST}"),
     "AWQ by quantize.py": (
-        "llama", {"qformat": "int4_awq", "awq_block_size": 128, "calib_batch_size": 4}, "0.8.0 to 1.2.1"),
-    "gathered logits": ("llama", {"gather_context_logits": True, "gather_generation_logits": True}, "0.8.0 to 1.2.1"),
-    "all logits": ("llama", {"gather_all_token_logits": True}, "0.7.1 to 1.2.1"),
-    "pipeline parallelism": ("llama", {"tp_size": 2, "pp_size": 2, "workers": 4}, "0.7.1 to 1.2.1"),
-    "context parallelism": ("llama", {"cp_size": 2}, "0.16.0 to 1.2.1"),
-    "experts": ("mixtral", {"tp_size": 4, "moe_tp_size": 2, "moe_ep_size": 2}, "0.11.0 to 1.2.1"),
+        "llama", {"qformat": "int4_awq", "awq_block_size": 128, "calib_batch_size": 4}, f"0.8.0 to {LAST}"),
+    "gathered logits": ("llama", {"gather_context_logits": True, "gather_generation_logits": True}, f"0.8.0 to {LAST}"),
+    "all logits": ("llama", {"gather_all_token_logits": True}, f"0.7.1 to {LAST}"),
+    "pipeline parallelism": ("llama", {"tp_size": 2, "pp_size": 2, "workers": 4}, f"0.7.1 to {LAST}"),
+    "context parallelism": ("llama", {"cp_size": 2}, f"0.16.0 to {LAST}"),
+    "experts": ("mixtral", {"tp_size": 4, "moe_tp_size": 2, "moe_ep_size": 2}, f"0.11.0 to {LAST}"),
     "custom all-reduce off": ("llama", {"tp_size": 2, "use_custom_all_reduce": False}, "0.7.1 to 0.11.0"),
-    "Qwen2": ("qwen2", {"tp_size": 2, "gemm_plugin": "auto", "dtype": "auto"}, "0.10.0 to 1.2.1"),
-    "Qwen": ("qwen", {"tp_size": 2, "dtype": "auto", "max_output_len": 100}, "0.7.1 to 1.2.1"),
-    "Mistral": ("mistral", {"dtype": "bfloat16", "max_seq_len": 32768, "max_input_len": 30000}, "0.7.1 to 1.2.1"),
-    "Phi": ("phi", {"dtype": "auto", "gemm_plugin": "auto"}, "0.8.0 to 1.2.1"),
-    "Phi on 4 GPUs": ("phi", {"tp_size": 2, "pp_size": 2}, "0.8.0 to 1.2.1"),
-    "Phi-3": ("phi3", {"dtype": "auto", "tp_size": 2}, "0.11.0 to 1.2.1"),
-    "Gemma": ("gemma", {"tp_size": 2, "gemm_plugin": "auto"}, "0.9.0 to 1.2.1"),
-    "Gemma int8": ("gemma", {"use_weight_only": True}, "0.9.0 to 0.16.0 and 1.0.0 to 1.2.1"),
+    "Qwen2": ("qwen2", {"tp_size": 2, "gemm_plugin": "auto", "dtype": "auto"}, f"0.10.0 to {LAST}"),
+    "Qwen": ("qwen", {"tp_size": 2, "dtype": "auto", "max_output_len": 100}, f"0.7.1 to {LAST}"),
+    "Mistral": ("mistral", {"dtype": "bfloat16", "max_seq_len": 32768, "max_input_len": 30000}, f"0.7.1 to {LAST}"),
+    "Phi": ("phi", {"dtype": "auto", "gemm_plugin": "auto"}, f"0.8.0 to {LAST}"),
+    "Phi on 4 GPUs": ("phi", {"tp_size": 2, "pp_size": 2}, f"0.8.0 to {LAST}"),
+    "Phi-3": ("phi3", {"dtype": "auto", "tp_size": 2}, f"0.11.0 to {LAST}"),
+    "Gemma": ("gemma", {"tp_size": 2, "gemm_plugin": "auto"}, f"0.9.0 to {LAST}"),
+    "Gemma int8": ("gemma", {"use_weight_only": True}, f"0.9.0 to 0.16.0 and 1.0.0 to {LAST}"),
     "Gemma by SmoothQuant": (
-        "gemma", {"smoothquant": 0.5, "per_channel": True, "per_token": True}, "0.9.0 to 1.2.1"),
+        "gemma", {"smoothquant": 0.5, "per_channel": True, "per_token": True}, f"0.9.0 to {LAST}"),
     "gpt2 by SmoothQuant": (
-        "gpt2", {**PLUGINS, "smoothquant": 0.5, "per_channel": True, "per_token": True}, "0.7.1 to 1.2.1"),
-    "Falcon": ("falcon", {"tp_size": 2, "pp_size": 2, "dtype": "bfloat16"}, "0.8.0 to 1.2.1"),
+        "gpt2", {**PLUGINS, "smoothquant": 0.5, "per_channel": True, "per_token": True}, f"0.7.1 to {LAST}"),
+    "Falcon": ("falcon", {"tp_size": 2, "pp_size": 2, "dtype": "bfloat16"}, f"0.8.0 to {LAST}"),
 }  # fmt: skip
 
 
@@ -144,7 +146,7 @@ def test_commands_are_accepted_by_the_release(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("version", ["0.17.0", "0.18.2", "0.19.0", "0.20.0", "0.21.0", "1.1.0", "1.2.0", "1.2.1"])
+@pytest.mark.parametrize("version", ["0.17.0", "0.18.2", "0.19.0", "0.20.0", "0.21.0", "1.1.0", "1.2.0", LAST])
 def test_unrecorded_releases_get_only_what_both_neighbours_accept(case: str, version: str) -> None:
     """Between 0.16.0 and 1.0.0 what both know; after 1.0.0 what it knows, without what was withdrawn later."""
     if not can(version, case):
@@ -162,7 +164,7 @@ def test_unrecorded_releases_get_only_what_both_neighbours_accept(case: str, ver
 
 @pytest.mark.parametrize("case", ["Llama-2-7b TP4", "gpt2-medium TP4", "Mixtral-8x7B TP2", "Baichuan2-13B on 2 GPUs"])
 def test_what_a_release_cannot_do_names_the_release_that_can(case: str) -> None:
-    with pytest.raises(FleetError, match=r"1\.2\.1 is the last release that builds them"):
+    with pytest.raises(FleetError, match=f"{re.escape(LAST)} is the last release that builds them"):
         made("1.3.0", case)
 
 
@@ -222,14 +224,14 @@ def test_renames_follow_the_release() -> None:
     lengths = {"max_input_len": 1000, "max_seq_len": 1500}
     assert "--max_output_len 500" in words("0.10.0", **lengths)
     assert "--max_seq_len 1500" in words("0.11.0", **lengths)
-    assert "--max_seq_len 1500" in words("1.2.1", max_input_len=1000, max_output_len=500)
+    assert "--max_seq_len 1500" in words(LAST, max_input_len=1000, max_output_len=500)
     assert "--paged_kv_cache enable" in words("0.12.0", kv_cache_type="paged")
     assert "--kv_cache_type continuous" in words("0.13.0", paged_kv_cache=False)
     assert "--paged_kv_cache" in words("0.7.2", kv_cache_type="paged")
     assert "--use_fused_mlp --" not in words("0.13.0", use_fused_mlp=True)
     assert "--ammo_quant_ckpt_path /q" in words("0.9.0", quant_ckpt_path="/q")
     assert "--modelopt_quant_ckpt_path /q" in words("0.10.0", quant_ckpt_path="/q")
-    assert "--quant_ckpt_path /q" in words("1.2.1", quant_ckpt_path="/q")
+    assert "--quant_ckpt_path /q" in words(LAST, quant_ckpt_path="/q")
     assert "--enable_fp8" in words("0.8.0", use_fp8=True)
     assert "--use_fp8" in words("0.13.0", use_fp8=True)
     assert "/app/examples/llama/convert" in words("0.18.2")

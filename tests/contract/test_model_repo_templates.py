@@ -21,6 +21,7 @@ import tritonclient
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.versions import version_key
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.tokenizer import Tokenizer
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import RELEASES, release
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.engine import Engine
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.entry import EntryRequest
@@ -210,7 +211,7 @@ def test_protobuf_reads_the_result_with_the_documents_values(tag: str, lines: Li
 
 
 def test_the_table_has_the_placeholders_of_the_cpu_images_templates(repo_dir: Path) -> None:
-    key = version_key("1.2.1")
+    key = version_key(LAST)
     for model in MODELS:
         path = repo_dir / "images/triton_cpu/src/all_models/inflight_batcher_llm" / model / "config.pbtxt"
         theirs = {placeholder.name for placeholder in placeholders(path.read_text())}
@@ -220,7 +221,7 @@ def test_the_table_has_the_placeholders_of_the_cpu_images_templates(repo_dir: Pa
 
 def test_the_table_has_the_placeholders_of_every_recorded_template() -> None:
     for tag, models in model_repository_params().items():
-        key = version_key("1.2.1" if tag == "v1.x" else tag[1:])
+        key = version_key(LAST if tag == "v1.x" else tag[1:])
         if key < (0, 7, 1):
             continue
         for model in MODELS:

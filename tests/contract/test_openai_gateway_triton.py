@@ -16,6 +16,7 @@ import anthropic
 import httpx
 import openai
 import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from contract.test_triton_cpu_live import ITERATIONS, Server
 from contract.test_triton_cpu_live import room as room
 from openai_gateway_fakes import running
@@ -46,7 +47,7 @@ def served(request: pytest.FixtureRequest, room: Path, tmp_path_factory: pytest.
     entry, accumulate = request.param
     triton = Server(room, 1, accumulate=accumulate)
     model = {"name": "tiny", "entry_model": entry, "urls": [f"http://127.0.0.1:{triton.http}"]}
-    model |= {"tokenizer_dir": str(room / "tiny"), "release": "1.2.1", "max_seq_len": 512}
+    model |= {"tokenizer_dir": str(room / "tiny"), "release": LAST, "max_seq_len": 512}
     try:
         with running(tmp_path_factory.mktemp("gateway"), {"models": [model]}) as (_process, url):
             yield Served(triton, url, entry)
@@ -211,7 +212,7 @@ def test_the_engine_does_not_work_for_a_client_that_has_gone(served: Served, str
 def test_a_triton_that_is_told_to_stop_does_not_wait_for_idle_connections(room: Path, tmp_path: Path) -> None:
     triton = Server(room, 1)
     model = {"name": "tiny", "entry_model": "tensorrt_llm_bls", "urls": [f"http://127.0.0.1:{triton.http}"]}
-    model |= {"tokenizer_dir": str(room / "tiny"), "release": "1.2.1"}
+    model |= {"tokenizer_dir": str(room / "tiny"), "release": LAST}
     try:
         with running(tmp_path, {"models": [model]}) as (_process, url):
             client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorrt_llm import __version__
 from triton_cpu_fakes import SOURCE, free_port, tiny_checkpoint
 
-IMAGE = "localhost/triton_cpu:1.2.1"
+IMAGE = f"localhost/triton_cpu:{__version__}"
 PODMAN = os.environ.get("PODMAN") or str(SOURCE.parents[2] / "tests/testbed/podman")
 ENTRIES = ("ensemble", "tensorrt_llm_bls")
 QUESTION = "What is machine learning?"

@@ -20,6 +20,7 @@ import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact import fingerprint
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine.engine import Engine
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine.plan import Request
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
 
 PODMAN = '''#!{python}
@@ -218,7 +219,7 @@ class FakeHost:
             name="tiny",
             root=self.root,
             checkpoint=self.checkpoint,
-            release=release("1.2.1"),
+            release=release(LAST),
             image="triton",
             gpus=[],
             options={"tp_size": 1, "pp_size": 1, "cp_size": 1, "max_batch_size": 4},
@@ -277,7 +278,7 @@ def make_host(home: Path) -> FakeHost:
         path.write_text(text)
         path.chmod(0o755)
     (home / "tools" / "python3").symlink_to(sys.executable)
-    host.set_images(triton={"id": "sha256:" + "a" * 64, "version": "1.2.1"})
+    host.set_images(triton={"id": "sha256:" + "a" * 64, "version": LAST})
     host.set_gpus("0, NVIDIA H200, 9.0, 143771, 143000, GPU-aa", "1, NVIDIA H200, 9.0, 143771, 143000, GPU-bb")
     write_checkpoint(host.checkpoint)
     os.utime(host.checkpoint / "model.safetensors", (1e9, 1e9))

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
+
 
 def model(name: str = "m", engine: dict[str, Any] | None = None, **serving: Any) -> dict[str, Any]:
     return {
@@ -18,7 +20,7 @@ def model(name: str = "m", engine: dict[str, Any] | None = None, **serving: Any)
 
 def description(*models: dict[str, Any], **extra: Any) -> dict[str, Any]:
     return {
-        "trtllm_release": "1.2.1",
+        "trtllm_release": LAST,
         "trtllm_root": "/var/lib/trtllm",
         "trtllm_triton_address": "127.0.0.1",
         "trtllm_port_base": 8000,

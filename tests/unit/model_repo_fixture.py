@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.entry import EntryRequest
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.repository import Outcome, Repository
@@ -111,7 +112,7 @@ class RepositoryFixture:
         self.path = path
         self.root = path / "root"
 
-    def templates(self, version: str = "1.2.1") -> Path:
+    def templates(self, version: str = LAST) -> Path:
         """Templates of all five models, with a layout directory as in a checkout."""
         place = self.path / f"backend-{version}"
         for model in MODELS:
@@ -131,7 +132,7 @@ class RepositoryFixture:
         (place / "1" / "model.yaml").write_text("model: somebody/else\n")
         return self.path / "llmapi-backend"
 
-    def engine(self, name: str = "engine", version: str = "1.2.1", ranks: int = 1, **changes: Any) -> Path:
+    def engine(self, name: str = "engine", version: str = LAST, ranks: int = 1, **changes: Any) -> Path:
         """An engine's directory. *changes* go into config.json by section: build, pretrained, plugin."""
         place = self.path / name
         place.mkdir(parents=True, exist_ok=True)
@@ -180,15 +181,15 @@ class RepositoryFixture:
         return EntryRequest(**options)
 
     def repository(self, *entries: EntryRequest, check_mode: bool = False, **options: Any) -> Repository:
-        """A repository of release 1.2.1 with standard templates, unless *options* say otherwise."""
-        version = options.setdefault("release", "1.2.1")
+        """A repository of the last release with engines and with standard templates, unless *options* say otherwise."""
+        version = options.setdefault("release", LAST)
         if "templates" not in options and "image" not in options:
             options["templates"] = str(self.path / f"backend-{version}")
         options.setdefault("name", "llama")
         request = RepositoryRequest(root=self.root, entries=list(entries or [self.entry()]), **options)
         return Repository(request, check_mode)
 
-    def standard(self, version: str = "1.2.1") -> RepositoryFixture:
+    def standard(self, version: str = LAST) -> RepositoryFixture:
         """Templates, engine and tokenizer that fit together."""
         self.templates(version)
         self.engine(version=version)

@@ -26,7 +26,7 @@ FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 class ArtifactStore(Store):
-    """The artefacts below one root directory, e.g. ``/var/lib/trtllm/engines``."""
+    """The artefacts below one root directory, e.g. ``<root>/engines``."""
 
     def path(self, name: str, fingerprint: str) -> Path:
         """Where the artefact is, or would be, published."""

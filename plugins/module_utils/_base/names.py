@@ -15,6 +15,10 @@ from typing import Any, NamedTuple
 
 from .errors import FleetError
 
+# All that the collection keeps on a host stands below it, unless a fleet names another root.
+DEFAULT_ROOT = "/var/lib/trtllm"
+DEFAULT_RELEASES = f"{DEFAULT_ROOT}/releases"
+
 # With what stands before and after it, a name of this length is still a file's and a unit's name.
 LONGEST = 128
 # How stores call what is half made, replaced or known of an artefact: a name must not end like the files beside it.

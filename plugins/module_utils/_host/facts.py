@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .._base.names import DEFAULT_ROOT
 from . import base, cdi, nvidia, nvidia_smi, pci
 from .system import System
 
@@ -24,7 +25,7 @@ PACKAGES = (
     "python3-apt",
     "*versionlock*",
 )
-PATHS = ("/boot", "/var/lib/trtllm", "/var/lib/containers")
+PATHS = ("/boot", DEFAULT_ROOT, "/var/lib/containers")
 UNITS = (
     "nvidia-persistenced.service",
     "nvidia-fabricmanager.service",

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which option of which tool each TensorRT-LLM release knows, as data.
 
-One row per option and range of releases: ``name | releases | kind | default | choices``.
+One row per flag and range of releases: ``name | releases | kind | default | choices``, and where it says another option
+than that of its own name, or that one too, `` | options``.
 
 * ``releases``: ``0.8.0-0.16.0`` inclusive, ``1.0.0-`` to the last release with an engine flow.
 * ``kind``: flag (bare), word (takes enable or disable), int, float, str, list (takes several words).
@@ -37,6 +38,7 @@ CHOICES = {
     "@spec12": "draft_tokens_external,lookahead_decoding,medusa,explicit_draft_tokens",
     "@spec15": "draft_tokens_external,lookahead_decoding,medusa,explicit_draft_tokens,eagle",
     "@weight15": "int8,int4,int8_gptq,int4_gptq,int4_awq",
+    "@weight_gemma": "int8,int4,w4a8_awq,w4a16_awq",
     "@qformat8": "fp8,int8_sq,int4_awq,w4a8_awq,int8_wo,int4_wo,full_prec",
     "@qformat100": "nvfp4,fp8,fp8_pc_pt,int8_sq,int4_awq,w4a8_awq,int8_wo,int4_wo,full_prec",
     "@lora10": (
@@ -71,8 +73,8 @@ max_batch_size                  | 0.8.0-0.10.0  | int   | 1                |
 max_batch_size                  | 0.11.0-0.13.0 | int   | 256              |
 max_batch_size                  | 0.14.0-       | int   | 2048             |
 max_input_len                   | 0.8.0-        | int   | 1024             |
-max_output_len                  | 0.8.0-0.10.0  | int   | 1024             |
-max_output_len                  | 0.11.0        | int   |                  |
+max_output_len                  | 0.8.0-0.10.0  | int   | 1024             | | max_seq_len
+max_output_len                  | 0.11.0        | int   |                  | | max_seq_len
 max_beam_width                  | 0.8.0-        | int   | 1                |
 max_num_tokens                  | 0.8.0-0.10.0  | int   |                  |
 max_num_tokens                  | 0.11.0-       | int   | 8192             |
@@ -100,7 +102,7 @@ lora_plugin                     | 0.8.0-0.10.0  | str   |                  | @pl
 lora_plugin                     | 0.11.0-       | str   | disable          | @plugin11
 context_fmha                    | 0.8.0-        | word  | enable           |
 context_fmha_fp32_acc           | 0.8.0-0.11.0  | word  | disable          |
-paged_kv_cache                  | 0.8.0-0.12.0  | word  | enable           |
+paged_kv_cache                  | 0.8.0-0.12.0  | word  | enable           | | kv_cache_type
 remove_input_padding            | 0.8.0-        | word  | enable           |
 use_custom_all_reduce           | 0.8.0-0.11.0  | word  | enable           |
 multi_block_mode                | 0.8.0-0.11.0  | word  | disable          |
@@ -147,14 +149,14 @@ speculative_decoding_mode       | 0.15.0-       | str   |                  | @sp
 weight_streaming                | 0.10.0-       | flag  |                  |
 nccl_plugin                     | 0.10.0        | str   | float16          | @plugin8
 nccl_plugin                     | 0.11.0-       | str   | auto             | @plugin11
-max_seq_len                     | 0.11.0-       | int   |                  |
+max_seq_len                     | 0.11.0-       | int   |                  | | max_output_len
 gemm_swiglu_plugin              | 0.11.0-       | str   | disable          | fp8,disable
 reduce_fusion                   | 0.11.0-       | word  | disable          |
 builder_force_num_profiles      | 0.12.0-0.14.0 | int   |                  |
 fast_build                      | 0.12.0-       | flag  |                  |
 fp8_rowwise_gemm_plugin         | 0.12.0-       | str   | disable          | @plugin11
 bert_context_fmha_fp32_acc      | 0.12.0-       | word  | disable          |
-kv_cache_type                   | 0.13.0-       | str   | paged            | continuous,paged,disabled
+kv_cache_type                   | 0.13.0-       | str   | paged            | continuous,paged,disabled | paged_kv_cache
 low_latency_gemm_plugin         | 0.13.0-       | str   | disable          | fp8,disable
 monitor_memory                  | 0.15.0-       | flag  |                  |
 low_latency_gemm_swiglu_plugin  | 0.15.0-       | str   | disable          | fp8,disable
@@ -172,14 +174,14 @@ dtype                | 0.15.0-      | str   | auto           | auto,float16,bflo
 qformat              | 0.8.0-0.21.0 | str   | full_prec      | @qformat8
 qformat              | 1.0.0-       | str   | full_prec      | @qformat100
 calib_size           | 0.8.0-       | int   | 512            |
-seed                 | 0.9.0-       | int   | 1234           |
-batch_size           | 0.8.0-       | int   | 1              |
+seed                 | 0.9.0-       | int   | 1234           | | random_seed
+batch_size           | 0.8.0-       | int   | 1              | | calib_batch_size
 output_dir           | 0.8.0-       | str   | exported_model |
 tp_size              | 0.8.0-       | int   | 1              |
 pp_size              | 0.8.0-       | int   | 1              |
 awq_block_size       | 0.8.0-       | int   | 128            |
 kv_cache_dtype       | 0.8.0-       | str   |                | int8,fp8
-max_seq_length       | 0.9.0        | int   | 2048           |
+max_seq_length       | 0.9.0        | int   | 2048           | | calib_max_seq_length
 calib_dataset        | 0.10.0-      | str   | cnn_dailymail  |
 calib_max_seq_length | 0.10.0-      | int   | 512            |
 autoq_format         | 0.14.0-      | str   |                |
@@ -202,9 +204,9 @@ smoothquant                      | 0.8.0-        | float |                    |
 per_channel                      | 0.8.0-        | flag  |                    |
 per_token                        | 0.8.0-        | flag  |                    |
 int8_kv_cache                    | 0.8.0-        | flag  |                    |
-ammo_quant_ckpt_path             | 0.8.0-0.9.0   | str   |                    |
+ammo_quant_ckpt_path             | 0.8.0-0.9.0   | str   |                    | | quant_ckpt_path
 per_group                        | 0.8.0-        | flag  |                    |
-enable_fp8                       | 0.8.0         | flag  |                    |
+enable_fp8                       | 0.8.0         | flag  |                    | | use_fp8
 fp8_kv_cache                     | 0.8.0         | flag  |                    |
 fp8_kv_cache                     | 0.12.0-       | flag  |                    |
 load_by_shard                    | 0.8.0-        | flag  |                    |
@@ -215,11 +217,11 @@ embedding_sharding_dim           | 0.8.0-        | int   | 0                  | 
 use_embedding_sharing            | 0.8.0-0.15.0  | flag  |                    |
 output_dir                       | 0.8.0-        | str   | tllm_checkpoint    |
 workers                          | 0.8.0-        | int   | 1                  |
-hf_lora_dir                      | 0.8.0         | str   |                    |
+hf_lora_dir                      | 0.8.0         | str   |                    | | lora_dir
 lora_target_modules              | 0.8.0         | list  |                    | @lora8
 max_lora_rank                    | 0.8.0         | int   | 64                 |
 calib_dataset                    | 0.10.0-       | str   | ccdv/cnn_dailymail |
-modelopt_quant_ckpt_path         | 0.10.0        | str   |                    |
+modelopt_quant_ckpt_path         | 0.10.0        | str   |                    | | quant_ckpt_path
 moe_tp_size                      | 0.11.0-       | int   | -1                 |
 moe_ep_size                      | 0.11.0-       | int   | -1                 |
 quant_ckpt_path                  | 0.11.0-       | str   |                    |
@@ -247,7 +249,7 @@ logits_dtype                    | 0.8.0-       | str   | float32            | fl
 output_dir                      | 0.8.0-       | str   | tllm_checkpoint    |
 workers                         | 0.8.0-       | int   | 1                  |
 max_prompt_embedding_table_size | 0.8.0        | int   | 0                  |
-calibrate_kv_cache              | 0.8.0        | flag  |                    |
+calibrate_kv_cache              | 0.8.0        | flag  |                    | | int8_kv_cache
 per_channel                     | 0.8.0-       | flag  |                    |
 per_token                       | 0.8.0-       | flag  |                    |
 smoothquant                     | 0.8.0-       | float |                    |
@@ -347,26 +349,26 @@ ckpt-type                      | 0.9.0-0.11.0 | str   |                    | jax
 ckpt-type                      | 0.12.0-      | str   |                    |
 model-dir                      | 0.9.0-       | str   |                    |
 output-model-dir               | 0.9.0-       | str   |                    |
-world-size                     | 0.9.0-       | int   | 1                  |
-use-weight-only-with-precision | 0.9.0-0.16.0 | str   |                    | int8,int4,w4a8_awq,w4a16_awq
+world-size                     | 0.9.0-       | int   | 1                  | | tp_size
+use-weight-only-with-precision | 0.9.0-0.16.0 | str | | @weight_gemma | use_weight_only weight_only_precision
 dtype                          | 0.9.0-0.14.0 | str   |                    | float32,bfloat16,float16
 dtype                          | 0.15.0-      | str   | auto               | auto,float16,bfloat16,float32
-enable_fp8                     | 0.9.0-       | flag  |                    |
+enable_fp8                     | 0.9.0-       | flag  |                    | | use_fp8
 fp8_kv_cache                   | 0.9.0-       | flag  |                    |
-use_smooth_quant_plugin        | 0.9.0-0.11.0 | float |                    |
+use_smooth_quant_plugin        | 0.9.0-0.11.0 | float |                    | | smoothquant
 smoothquant                    | 0.12.0-      | float |                    |
 per_channel                    | 0.9.0-       | flag  |                    |
 per_token                      | 0.9.0-       | flag  |                    |
 tokenizer_dir                  | 0.9.0-       | str   |                    |
-ammo_quant_ckpt_path           | 0.9.0        | str   |                    |
-calibrate_kv_cache             | 0.9.0-0.11.0 | flag  |                    |
-modelopt_quant_ckpt_path       | 0.10.0       | str   |                    |
+ammo_quant_ckpt_path           | 0.9.0        | str   |                    | | quant_ckpt_path
+calibrate_kv_cache             | 0.9.0-0.11.0 | flag  |                    | | int8_kv_cache
+modelopt_quant_ckpt_path       | 0.10.0       | str   |                    | | quant_ckpt_path
 calib_dataset                  | 0.10.0-      | str   | ccdv/cnn_dailymail |
 quant_ckpt_path                | 0.11.0-      | str   |                    |
 int8_kv_cache                  | 0.12.0-      | flag  |                    |
 load_model_on_cpu              | 0.12.0-      | flag  |                    |
 use_weight_only                | 1.0.0-       | flag  |                    |
-weight_only_precision          | 1.0.0-       | str   |                    | int8,int4,w4a8_awq,w4a16_awq
+weight_only_precision          | 1.0.0-       | str   |                    | @weight_gemma
 """,
     **BUILD_PY_TOOLS,
 }

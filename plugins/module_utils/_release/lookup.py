@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from .cli_data import CHOICES, TOOLS
-from .options import BUILD, CONVERSION, LIMITS, LORA, PARALLELISM, PLUGINS, QUANTIZATION
+from .options import BUILD, CONVERSION, ENGINE_OPTIONS, LIMITS, LORA, PARALLELISM, PLUGINS, QUANTIZATION
 from .releases import FLOW_LLMAPI, RELEASES, Release, span
 
 BUILD_TOOL, QUANTIZE_TOOL = "trtllm-build", "quantization/quantize.py"
@@ -37,34 +37,6 @@ gemma    | 0.9.0-       | gemma/convert_checkpoint.py trtllm-build
 falcon   | 0.8.0-       | falcon/convert_checkpoint.py trtllm-build
 """
 
-# option -> flags that say it, the newest first; a tool gets the first one that its release knows.
-_NAMES: dict[str, tuple[str, ...]] = {
-    "tp_size": ("tp_size", "world_size", "world-size", "tensor-parallelism"),
-    "use_weight_only": ("use_weight_only", "use-weight-only-with-precision"),
-    "weight_only_precision": ("weight_only_precision", "use-weight-only-with-precision"),
-    "max_seq_len": ("max_seq_len", "max_output_len"),
-    "max_output_len": ("max_output_len", "max_seq_len"),
-    "quant_ckpt_path": ("quant_ckpt_path", "modelopt_quant_ckpt_path", "ammo_quant_ckpt_path"),
-    "use_fp8": ("use_fp8", "enable_fp8"),
-    "int8_kv_cache": ("int8_kv_cache", "calibrate_kv_cache", "calibrate-kv-cache"),
-    "smoothquant": ("smoothquant", "use_smooth_quant_plugin", "use_smooth_quant"),
-    "calib_batch_size": ("batch_size",),
-    "calib_max_seq_length": ("calib_max_seq_length", "max_seq_length"),
-    "random_seed": ("seed",),
-    "lora_dir": ("lora_dir", "hf_lora_dir"),
-    "lora_plugin": ("lora_plugin", "use_lora_plugin"),
-    "lookup_plugin": ("lookup_plugin", "use_lookup_plugin"),
-    "gpt_attention_plugin": ("gpt_attention_plugin", "use_gpt_attention_plugin"),
-    "gemm_plugin": ("gemm_plugin", "use_gemm_plugin"),
-    "context_fmha": ("context_fmha", "enable_context_fmha"),
-    "context_fmha_fp32_acc": ("context_fmha_fp32_acc", "enable_context_fmha_fp32_acc"),
-    "kv_cache_type": ("kv_cache_type", "paged_kv_cache"),
-    "paged_kv_cache": ("kv_cache_type", "paged_kv_cache"),
-    "dtype": ("dtype", "storage-type"),
-    "load_model_on_cpu": ("load_model_on_cpu", "load-model-on-cpu"),
-    "workers": ("workers", "parallel_build"),
-}
-
 # Flags that take a product of options. Of the flags for ranks a tool gets each that it knows, not the first alone.
 PRODUCTS: dict[str, tuple[str, ...]] = {"world_size": ("tp_size", "pp_size")}
 
@@ -87,6 +59,7 @@ class Flag:
     kind: str
     default: str | None
     choices: tuple[str, ...]
+    says: tuple[str, ...]
 
 
 @cache
@@ -94,10 +67,21 @@ def flags(tool: str) -> dict[str, list[Flag]]:
     """All options of *tool*, by name, over all releases."""
     found: dict[str, list[Flag]] = {}
     for line in TOOLS[tool].strip().splitlines():
-        name, releases, kind, default, choices = (cell.strip() for cell in line.split("|"))
+        name, releases, kind, default, choices, *says = (cell.strip() for cell in line.split("|"))
         words = tuple(word for word in CHOICES.get(choices, choices).split(",") if word)
-        found.setdefault(name, []).append(Flag(name, *span(releases), kind, default or None, words))
+        options = (name, *"".join(says).split())
+        found.setdefault(name, []).append(Flag(name, *span(releases), kind, default or None, words, options))
     return found
+
+
+@cache
+def _names(tool: str) -> dict[str, tuple[str, ...]]:
+    """Option -> flags of *tool* that say it, that of the option's own name first."""
+    names: dict[str, list[str]] = {}
+    for name, rows in flags(tool).items():
+        for option in dict.fromkeys(option for row in rows for option in row.says):
+            names.setdefault(option, []).append(name)
+    return {option: tuple(sorted(found, key=lambda name: name != option)) for option, found in names.items()}
 
 
 def flag(tool: str, name: str, release: Release) -> Flag | None:
@@ -133,7 +117,7 @@ def engine_releases() -> list[Release]:
 
 
 def listing(found: Iterable[Release]) -> str:
-    """``0.8.0 to 0.11.0 and 1.0.0 to 1.2.1``: runs of neighbouring releases."""
+    """``0.8.0 to 0.11.0 and 1.0.0 to 1.2.0``: runs of neighbouring releases."""
     order, wanted = engine_releases(), set(found)
     runs: list[list[str]] = []
     for index, row in enumerate(order):
@@ -157,11 +141,11 @@ def takes(tool: str, family: str = "") -> set[str]:
 
 
 def find_all(tool: str, option: str, release: Release, family: str = "") -> list[Flag]:
-    """All flags of *tool* in *release* that say the option, the newest name first."""
+    """All flags of *tool* in *release* that say the option, that of its own name first."""
     if option not in takes(tool, family):
         return []
-    named = (flag(tool, name, release) for name in _NAMES.get(option, (option,)))
-    return [found for found in named if found is not None]
+    named = (flag(tool, name, release) for name in _names(tool).get(option, ()))
+    return [found for found in named if found is not None and option in found.says]
 
 
 def find(tool: str, option: str, release: Release, family: str = "") -> Flag | None:
@@ -182,8 +166,8 @@ def releases_with(option: str, family: str | None = None, quantized: bool | None
 
 @cache
 def _options_by_name() -> dict[str, str]:
-    said = {name: option for option, names in _NAMES.items() for name in names}
-    return {**said, **{option: option for option in _NAMES}}
+    said = {name: rows[-1].says[-1] for tool in TOOLS for name, rows in flags(tool).items()}
+    return {**said, **{option: option for option in ENGINE_OPTIONS}}
 
 
 def option_of(name: str) -> str:
@@ -200,6 +184,14 @@ def default_of(option: str, release: Release, family: str, quantized: bool) -> A
         if found is not None and (found.kind == "flag" or found.default not in (None, "?")):
             return _typed(found)
     return None
+
+
+def default_text(found: Flag) -> str | None:
+    """What a tool does where the flag is not given, as its documentation spells it; None where it says nothing."""
+    if found.kind != "flag" and found.default in (None, "?"):
+        return None
+    value = _typed(found)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _typed(found: Flag) -> Any:

@@ -42,7 +42,7 @@ def _not_established(release: Release, known: Callable[[Release], bool]) -> bool
 
 
 def _where(option: str, family: str, quantized: bool) -> str:
-    """``; 0.8.0 to 1.2.1 have it``, and which have it only with, or only without, qformat; empty for none."""
+    """``; 0.8.0 to 0.12.0 have it``, and which have it only with, or only without, qformat; empty for none."""
     same, other = releases_with(option, family, quantized), releases_with(option, family, not quantized)
     parts = [f"{have(same)} it"] if same else []
     rest = [row for row in other if row not in same]

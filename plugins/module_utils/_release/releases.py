@@ -17,7 +17,6 @@ from .._base.versions import version_key
 IMAGE_REPOSITORY = "nvcr.io/nvidia/tritonserver"
 IMAGE_SUFFIX = "-trtllm-python-py3"
 FLOW_BUILD_PY, FLOW_CONVERT, FLOW_LLMAPI = "build.py", "convert+build", "llmapi"
-LAST_ENGINE_RELEASE = "1.2.1"
 # The templates of 1.x come from one generation: TensorRT-LLM's own triton_backend directory.
 NEWEST_SCHEMA = "v1.x"
 
@@ -136,6 +135,7 @@ def _row(line: str) -> Release:
 
 
 RELEASES: dict[str, Release] = {row.version: row for row in (_row(line) for line in _TABLE.strip().splitlines())}
+LAST_ENGINE_RELEASE = [row.version for row in RELEASES.values() if row.flow != FLOW_LLMAPI][-1]
 
 
 def release(version: str) -> Release:

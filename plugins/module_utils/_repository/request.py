@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._base.errors import FleetError
-from .._base.names import check_name
+from .._base.names import DEFAULT_ROOT, check_name
 from .._release.releases import Release
 from .entry import ENTRIES, LLM, PRE, EntryRequest, given_directory
 from .schema import INFLIGHT, LLMAPI, MODELS, MULTIMODAL, check_layout, validate_parameters
@@ -28,7 +28,7 @@ class RepositoryRequest:
 
     name: str
     release: str
-    root: Path = Path("/var/lib/trtllm")
+    root: Path = Path(DEFAULT_ROOT)
     layout: str = INFLIGHT
     templates: str | None = None
     image: str | None = None

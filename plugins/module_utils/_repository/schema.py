@@ -16,7 +16,7 @@ from typing import Any, Union
 
 from .._base.errors import FleetError, nearest
 from .._base.versions import version_key
-from .._release.releases import Release, release
+from .._release.releases import FLOW_LLMAPI, LAST_ENGINE_RELEASE, Release, release
 from .schema_llmapi import normalise_llmapi
 from .schema_values import KINDS, NO_LIMITS, Limits, same
 
@@ -396,8 +396,8 @@ def check_layout(rel: Release, layout: str) -> None:
             f"Release {rel.version} has no llmapi repository; take release {FIRST_LLMAPI} or newer, or the layout "
             f"{INFLIGHT}."
         )
-    if layout == INFLIGHT and rel.flow == "llmapi":
+    if layout == INFLIGHT and rel.flow == FLOW_LLMAPI:
         raise FleetError(
-            f"Release {rel.version} has no {INFLIGHT} repository, TensorRT engines ended with release 1.2.1; "
-            "take that, or the layout llmapi."
+            f"Release {rel.version} has no {INFLIGHT} repository, TensorRT engines ended with release "
+            f"{LAST_ENGINE_RELEASE}; take that, or the layout llmapi."
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from .._base.errors import FleetError
+from .._base.names import DEFAULT_RELEASES
 from . import quadlet
 from . import record as service_record
 from .host import UnitState
@@ -55,7 +56,7 @@ class Settings:
     """How services are managed. *prune_prefix*: services so named belong to this call; others of the prefix
     are stale, and removed where *prune* is set. *podman_version*: instead of asking the host."""
 
-    releases_dir: str = "/var/lib/trtllm/releases"
+    releases_dir: str = DEFAULT_RELEASES
     start_timeout: int = 120
     start_seconds_per_gib: int = 10
     podman_version: Optional[str] = None

@@ -130,7 +130,7 @@ def era_of(version: str) -> Era:
 
 
 def command(version: str, launch: Launch) -> list[str]:
-    """The argv of the container for a TensorRT-LLM *version* (``"0.7.1"``, ``"1.2.1"``, ...).
+    """The argv of the container for a TensorRT-LLM *version* (``"0.7.1"``, ``"1.0.0"``, ...).
 
     Raises `FleetError` for what the launcher of that release cannot do, naming the first that can.
     """

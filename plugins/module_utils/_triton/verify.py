@@ -21,6 +21,7 @@ from typing import Any, Optional
 from .._base.errors import FleetError
 from .._base.tables import columns
 from .._base.versions import version_key
+from .._release.releases import LAST_ENGINE_RELEASE
 from .client import GenerateClient, TritonError, TritonServer, requests_served, trt_llm_metrics
 
 # The request of the source document, word for word.
@@ -65,7 +66,7 @@ class Target:
     url: str
     metrics_url: Optional[str] = None
     entry_models: Sequence[str] = ("ensemble", "tensorrt_llm_bls")
-    release: str = "1.2.1"
+    release: str = LAST_ENGINE_RELEASE
     streaming: Optional[bool] = None
     gathers: Optional[Sequence[str]] = None
     gateway_url: Optional[str] = None

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import limit, reason
 
 # What each stage of site.yml is made of, with a task in place of the work.
@@ -80,7 +81,7 @@ class Fleet:
 
     def __init__(self, repo: Path, tmp: Path, model: dict[str, Any]) -> None:
         self.repo, self.tmp = repo, tmp
-        self.variables: dict[str, Any] = {"trtllm_models": [model], "trtllm_release": "1.2.1"}
+        self.variables: dict[str, Any] = {"trtllm_models": [model], "trtllm_release": LAST}
 
     def run(self, playbook: str, hosts: Hosts, *argv: str) -> tuple[int, str]:
         """The exit status and what was printed, with blanks and line breaks as single blanks."""

@@ -11,6 +11,7 @@ import jinja2
 import pytest
 import yaml
 from ansible.plugins.filter.core import FilterModule
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 
 REPO = Path(__file__).resolve().parents[3]
 ROLE = REPO / "roles" / "openai_gateway"
@@ -39,7 +40,7 @@ def render(**given: Any) -> str:
     variables = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
     variables["__openai_gateway_keys_file"] = "/etc/trtllm/openai-gateway/keys"
     text = environment.from_string((ROLE / "templates" / "openai-gateway.yml.j2").read_text())
-    return str(text.render({**variables, "openai_gateway_release": "1.2.1", **given}))
+    return str(text.render({**variables, "openai_gateway_release": LAST, **given}))
 
 
 def read(text: str) -> GatewayConfig:
@@ -51,7 +52,7 @@ def test_the_gateway_reads_what_the_role_writes() -> None:
     (model,) = config.models
     assert (config.address, config.port, config.shutdown_timeout) == ("0.0.0.0", 3000, 60)
     assert model.urls == tuple(MODEL["urls"])  # type: ignore[arg-type]
-    assert (model.release, model.max_seq_len, model.default_max_tokens) == ("1.2.1", None, None)
+    assert (model.release, model.max_seq_len, model.default_max_tokens) == (LAST, None, None)
     assert config.api_keys_file is None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.trtllm.fleet.plugins.filter.units import FilterModule
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import replica as triton_replica
 
 FILTERS = FilterModule().filters()
@@ -74,7 +75,7 @@ def defaults(repo_dir: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def settings(repo_dir: Path, defaults: dict[str, Any]) -> dict[str, Any]:
     """What the role hands to the filter, with its templates filled from the defaults."""
-    given = {**defaults, "triton_release": "1.2.1", "triton_image": "sha256:" + "1" * 64}
+    given = {**defaults, "triton_release": LAST, "triton_image": "sha256:" + "1" * 64}
     text = yaml.safe_load((repo_dir / "roles/triton/vars/main.yml").read_text())["__triton_settings"]
     files = repo_dir / "roles/triton/files"
     text["scripts"] = {name: (files / name).read_text().rstrip() for name in text["scripts"]}

@@ -263,7 +263,7 @@ class TestRegistry:
     @pytest.mark.parametrize(
         ("image", "name"),
         [
-            ("localhost/triton_cpu:1.2.1", "triton_cpu:1.2.1"),
+            ("localhost/triton_cpu:1.0", "triton_cpu:1.0"),
             ("triton_cpu", "triton_cpu:latest"),
             ("example.org:5000/team/image:2", "team/image:2"),
             ("team/image:2", "team/image:2"),

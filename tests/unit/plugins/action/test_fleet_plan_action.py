@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import ENGINE_OPTIONS
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 
 PLAYBOOK = """
 - hosts: all
@@ -26,7 +27,7 @@ PLAYBOOK = """
 def run(repo: Path, tmp: Path, models: Any, inventory: str = "nowhere,") -> subprocess.CompletedProcess[str]:
     playbook, variables = tmp / "play.yml", tmp / "vars.json"
     playbook.write_text(PLAYBOOK)
-    variables.write_text(json.dumps({"trtllm_models": models, "trtllm_release": "1.2.1"}))
+    variables.write_text(json.dumps({"trtllm_models": models, "trtllm_release": LAST}))
     argv = [
         str(Path(sys.executable).parent / "ansible-playbook"),
         "-i",

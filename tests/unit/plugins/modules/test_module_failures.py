@@ -15,6 +15,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import R
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.files import write_atomically
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.store import CheckpointStore
 from ansible_collections.trtllm.fleet.plugins.module_utils._host import openpgp
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from unit import modules
 from unit.engine_fakes import FakeHost, arranged_host
 from unit.roles.test_gpu_keys import KEY
@@ -45,7 +46,7 @@ def failure(module: str, **arguments: Any) -> str:
 
 def engine(host: FakeHost, **changes: Any) -> dict[str, Any]:
     return {
-        "name": "tiny", "root": str(host.root), "checkpoint": str(host.checkpoint), "release": "1.2.1",
+        "name": "tiny", "root": str(host.root), "checkpoint": str(host.checkpoint), "release": LAST,
         "image": "triton", "gpus": [], "examples_dir": str(host.home / "examples"), "wait": False, **changes,
     }  # fmt: skip
 

@@ -16,6 +16,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import (
     check_name,
     check_path,
 )
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from unit import modules
 from unit.modules import Option
 
@@ -24,9 +25,9 @@ BAD_PATHS = ["rel/ative", "", ".", "/a\nb", "/a\x00b"]
 
 # Options that become a path, with what else the module has to be given; ROOT is a directory of the test.
 ROOT = {"root": "ROOT"}
-MODEL = {"trtllm_release": "1.2.1", "trtllm_models": [{"name": "m", "checkpoint": {"path": "/srv/m"}}]}
-ENGINE = {**ROOT, "name": "m", "checkpoint": "/srv/m", "release": "1.2.1", "gpus": [], "image": "i"}
-REPOSITORY = {**ROOT, "name": "m", "release": "1.2.1", "image": "i"}
+MODEL = {"trtllm_release": LAST, "trtllm_models": [{"name": "m", "checkpoint": {"path": "/srv/m"}}]}
+ENGINE = {**ROOT, "name": "m", "checkpoint": "/srv/m", "release": LAST, "gpus": [], "image": "i"}
+REPOSITORY = {**ROOT, "name": "m", "release": LAST, "image": "i"}
 SERVICES = {"releases_dir": "ROOT/releases"}
 UNIT = {"services": [{"name": "x", "unit": {"Container": {"Image": "i"}}}]}
 NAMED: dict[tuple[str, str], list[dict[str, Any]]] = {

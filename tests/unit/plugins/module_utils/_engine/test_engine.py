@@ -15,6 +15,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.artifact_st
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine.engine import BuildFailed
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine.job import Job
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
 from unit.engine_fakes import FakeHost, arranged_host, write_safetensors
 
@@ -42,7 +43,7 @@ def test_an_engine_is_made_and_published_whole(host: FakeHost) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["made_from"]["image"] == "sha256:" + "a" * 64
     assert manifest["made_from"]["build"] == {"trtllm-build": {"max_batch_size": 4}}
-    assert manifest["tensorrt_llm_version"] == "1.2.1"
+    assert manifest["tensorrt_llm_version"] == LAST
     assert set(manifest["seconds"]) == {"convert", "build"}
     assert manifest["files"]["rank1.engine"]["size"] == (path / "rank1.engine").stat().st_size
     assert list((host.root / "converted").glob("[0-9a-f]*")) == [], "the converted checkpoint is removed"
@@ -79,7 +80,7 @@ def test_no_change_costs_one_podman_call_and_writes_nothing(host: FakeHost) -> N
 
 
 def test_an_image_by_id_or_digest_needs_no_podman_when_nothing_changes(host: FakeHost) -> None:
-    image = {"id": "sha256:" + "a" * 64, "version": "1.2.1"}
+    image = {"id": "sha256:" + "a" * 64, "version": LAST}
     digest = "registry/triton@sha256:" + "d" * 64
     (host.home / "images.json").write_text(json.dumps({"triton": image, digest: image, image["id"]: image}))
     host.build(image=digest)
@@ -123,15 +124,15 @@ def test_each_kind_of_change_rebuilds_and_is_named(host: FakeHost) -> None:
 
     assert reasons(options={"max_batch_size": 64}) == ["max_batch_size: 4 -> 64"]
     assert reasons(options={"gather_context_logits": True}) == ["gather_context_logits: unset -> true"]
-    assert reasons(release=release("1.2.0")) == ["release: 1.2.1 -> 1.2.0"]
+    assert reasons(release=release("1.2.0")) == [f"release: {LAST} -> 1.2.0"]
     assert reasons(gpus=[0, 1], options={"tp_size": 2}) == ["GPU count: 1 -> 2", "tp_size: 1 -> 2"]
     host.set_gpus("0, NVIDIA A100, 8.0, 81920, 81000, GPU-cc")
     assert reasons() == ["GPU: NVIDIA H200 -> NVIDIA A100", "GPU compute capability: 9.0 -> 8.0"]
     host.set_gpus("0, NVIDIA H200, 9.0, 143771, 143000, GPU-zz")
     assert not host.check(gpus=[0])["changed"], "another GPU of the same kind is no difference"
-    host.set_images(triton={"id": OTHER_IMAGE, "version": "1.2.1"})
+    host.set_images(triton={"id": OTHER_IMAGE, "version": LAST})
     assert reasons() == ["image: sha256:aaaaaaaaaaaa -> sha256:bbbbbbbbbbbb"]
-    host.set_images(triton={"id": "sha256:" + "a" * 64, "version": "1.2.1"})
+    host.set_images(triton={"id": "sha256:" + "a" * 64, "version": LAST})
     write_safetensors(host.checkpoint / "model.safetensors", b"Weights of a tiny model")
     (host.checkpoint / "generation_config.json").write_text("{}")
     assert reasons() == ["checkpoint: generation_config.json added", "checkpoint: model.safetensors content"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine.failure import diagnose
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 
 WORDS = {
     "the disk is full": ["OSError: [Errno 28] No space left on device: 'rank1.safetensors'"],
@@ -35,7 +36,7 @@ WORDS = {
 
 @pytest.mark.parametrize(("cause", "line"), [(cause, line) for cause, lines in WORDS.items() for line in lines])
 def test_a_known_cause_is_recognised(cause: str, line: str) -> None:
-    found = diagnose(["[TensorRT-LLM] TensorRT-LLM version: 1.2.1", line, "exit"], 1)
+    found = diagnose([f"[TensorRT-LLM] TensorRT-LLM version: {LAST}", line, "exit"], 1)
     assert found is not None
     assert found.cause == cause
     assert found.remedy

@@ -17,6 +17,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._engine.preflight imp
     preflight,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._host.gpu import Gpu, identity
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
 from unit.engine_fakes import FakeHost, make_host
 
@@ -30,7 +31,7 @@ H200 = Gpu(0, "NVIDIA H200", "9.0", 140 * GIB, 139 * GIB, "GPU-a")
 
 def judge(**changes: Any) -> None:
     facts: dict[str, Any] = {
-        "release": release("1.2.1"), "checkpoint": CHECKPOINT, "options": {}, "dtype": "float16", "gpus": [H200],
+        "release": release(LAST), "checkpoint": CHECKPOINT, "options": {}, "dtype": "float16", "gpus": [H200],
         "host": Host(200 * GIB, 200 * GIB), "root": Path("/var/lib/trtllm"), "ranks": 1, "converts": True,
     }  # fmt: skip
     preflight(**{**facts, **changes})
@@ -57,7 +58,7 @@ def test_a_fitting_build_passes() -> None:
         ),
         (
             {"gpus": [Gpu(0, "Tesla T4", "7.5", 16 * GIB, 15 * GIB, "u")]},
-            "Tesla T4 has compute capability 7.5, but TensorRT-LLM 1.2.1 is made for 8.0, 8.6",
+            f"Tesla T4 has compute capability 7.5, but TensorRT-LLM {LAST} is made for 8.0, 8.6",
         ),
         (
             {"release": release("0.16.0"), "gpus": [Gpu(0, "NVIDIA B200", "10.0", 180 * GIB, 180 * GIB, "u")]},

@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import parse_config
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine.plan import Facts, Request, Wanted, describe
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine.reasons import diff, explain
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
 from unit.engine_fakes import FakeHost, make_host
 
@@ -51,7 +52,7 @@ def test_engines_that_0_1_0_made_are_not_made_again() -> None:
 @pytest.mark.parametrize("recorded_by_0_1_0", [False, True])
 @pytest.mark.parametrize(
     ("before", "after"),
-    [("0.12.0", "0.13.0"), ("0.13.0", "0.14.0"), ("0.10.0", "0.11.0"), ("0.11.0", "0.10.0"), ("0.16.0", "1.2.1")],
+    [("0.12.0", "0.13.0"), ("0.13.0", "0.14.0"), ("0.10.0", "0.11.0"), ("0.11.0", "0.10.0"), ("0.16.0", LAST)],
 )
 def test_another_release_alone_is_told_alone(before: str, after: str, recorded_by_0_1_0: bool) -> None:
     old = made_from(before, INVENTORY, recorded_by_0_1_0=recorded_by_0_1_0)

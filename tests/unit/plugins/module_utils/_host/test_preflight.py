@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._host import facts
 from ansible_collections.trtllm.fleet.plugins.module_utils._host.verdict import report, table, verdict, verdict_text
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from fake_host import MISMATCH, FakeHost, row
 
 PODMAN = {"host": {"ociRuntime": {"name": "crun"}}, "store": {"graphRoot": "/g"}}
@@ -34,7 +35,7 @@ def host(tmp_path: Path) -> FakeHost:
 
 def judge(host: FakeHost, **options: Any) -> dict[str, Any]:
     seen = facts.gather(host.system, paths=["/var/lib/trtllm"])
-    return verdict(seen, "h1", {"release": "1.2.1", "gpus": [[0], [1]], **options})
+    return verdict(seen, "h1", {"release": LAST, "gpus": [[0], [1]], **options})
 
 
 def test_host_in_order(host: FakeHost) -> None:
@@ -87,7 +88,7 @@ def test_driver_too_old_for_the_release(host: FakeHost) -> None:
     for path in ("proc/driver/nvidia/version", "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"):
         (host.root / path).unlink()
     host.driver("535.183.01")
-    assert judge(host)["todo"] == ["driver 535.183.01 is older than 580, which release 1.2.1 needs: upgrade to 580"]
+    assert judge(host)["todo"] == [f"driver 535.183.01 is older than 580, which release {LAST} needs: upgrade to 580"]
     assert judge(host, release="0.21.0")["todo"] == []
     assert "set gpu_driver_branch to 580" in judge(host, driver_branch=535)["reasons"][0]
     assert "set gpu_driver_branch to 580" in judge(host, manage_driver=False)["reasons"][0]
@@ -96,7 +97,7 @@ def test_driver_too_old_for_the_release(host: FakeHost) -> None:
 def test_compute_capability_before_there_is_a_driver(tmp_path: Path) -> None:
     host = FakeHost(tmp_path).gpu(device="1eb8")
     found = judge(host, gpus=[0])
-    assert found["reasons"][0].startswith("GPU 0 (10de:1eb8) has compute capability 7.5, but release 1.2.1 is made for")
+    assert found["reasons"][0].startswith(f"GPU 0 (10de:1eb8) has compute capability 7.5, but release {LAST} is made")
 
 
 def test_release_for_blackwell(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_table_has_a_line_for_every_host(host: FakeHost) -> None:
 
 
 def test_report_is_json_with_everything(host: FakeHost) -> None:
-    found = report([judge(host), judge(host, gpus=[7])], "1.2.1")
-    assert not found["ok"] and found["release"] == "1.2.1"
+    found = report([judge(host), judge(host, gpus=[7])], LAST)
+    assert not found["ok"] and found["release"] == LAST
     assert found["failures"] == ["h1: GPU 7 asked for, but the host has 0, 1; change serving.replicas"]
     assert json.loads(json.dumps(found))["hosts"][0]["facts"]["gpus"][0]["name"] == "NVIDIA H200"

@@ -19,6 +19,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release.limits impor
     check_settings,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import ENGINE_OPTIONS
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
 from ansible_collections.trtllm.fleet.plugins.modules import trtllm_engine
 from unit.plugins.module_utils.test_plan import description, model
@@ -51,7 +52,7 @@ ABSURD: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("options", "sentence"), ABSURD)
 def test_what_the_module_refuses_the_plan_refuses_in_the_same_words(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(FleetError) as refused:
-        gather(Request("m", Path("/r"), Path("/c"), release("1.2.1"), options=options), tolerant=True)
+        gather(Request("m", Path("/r"), Path("/c"), release(LAST), options=options), tolerant=True)
     assert sentence in str(refused.value)
     with pytest.raises(FleetError) as planned:
         fleet_plan(description(model("tiny", options)))
@@ -111,6 +112,6 @@ def test_a_release_without_engines_says_so_and_which_to_choose(image: str | None
     with pytest.raises(FleetError) as refused:
         gather(request, tolerant=False)
     assert str(refused.value) == (
-        "TensorRT-LLM 1.3.0 has no engines any more (it serves checkpoints directly); 1.2.1 is the last release that "
+        f"TensorRT-LLM 1.3.0 has no engines any more (it serves checkpoints directly); {LAST} is the last release that "
         "builds them, so choose it or an earlier one."
     )

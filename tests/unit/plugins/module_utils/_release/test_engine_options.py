@@ -13,12 +13,13 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import F
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import parse_config
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine.plan import Facts, Request, describe
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.cli import Paths, plan
-from ansible_collections.trtllm.fleet.plugins.module_utils._release.lookup import listing, releases_with
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import (
     ENGINE_OPTIONS,
     WITHOUT_EFFECT_ON_ENGINE,
+    argument_spec,
     world_size,
 )
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
 from ansible_collections.trtllm.fleet.plugins.modules import trtllm_engine
 from hypothesis import given, settings
@@ -30,23 +31,44 @@ PATHS = Paths("/c", "/v", "/e")
 
 def test_every_option_is_documented_as_it_is() -> None:
     assert list(DOCUMENTED) == list(ENGINE_OPTIONS)
-    for name, option in ENGINE_OPTIONS.items():
+    for name, option in argument_spec(ENGINE_OPTIONS).items():
         documented = dict(DOCUMENTED[name])
-        documented.pop("description")
+        assert documented.pop("description").startswith(ENGINE_OPTIONS[name]["description"])
         assert documented == {key: value for key, value in option.items() if key != "no_log"}, name
 
 
-def test_the_documentation_names_the_releases_of_the_table() -> None:
-    for name in ENGINE_OPTIONS:
-        if name != "model_family":
-            assert f"Known to {listing(releases_with(name))}." in " ".join(DOCUMENTED[name]["description"].split()), (
-                name
-            )
+def test_what_ansible_validates_has_no_description() -> None:
+    options = trtllm_engine.ARGUMENT_SPEC["options"]["options"]
+    assert list(options) == list(ENGINE_OPTIONS)
+    assert not [name for name, option in options.items() if "description" in option]
+    assert options["max_num_tokens"] == {"type": "int", "no_log": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("max_batch_size", "V(1) (0.8.0 to 0.10.0), V(256) (0.11.0 to 0.13.0), V(2048) (0.14.0 to "),
+        ("tokens_per_block", "V(128) (0.8.0 to 0.9.0), V(64) (0.10.0 to 0.16.0), V(32) (1.0.0 to "),
+        ("gemm_plugin", "The tool's default is V(disable) (0.11.0 to 0.16.0)."),
+        ("use_fp8", "The tool's default is V(false)."),
+        ("paged_kv_cache", "The tool's default is V(true)."),
+        ("random_seed", "Known to 0.9.0 to "),
+        ("quantize_lm_head", "Known to 0.8.0 and 1.0.0 to "),
+    ],
+)
+def test_the_documentation_says_what_the_tables_say(name: str, says: str) -> None:
+    assert says in DOCUMENTED[name]["description"]
+
+
+@pytest.mark.parametrize("name", ["max_seq_len", "lora_dir", "logits_dtype", "tp_size", "model_family"])
+def test_the_documentation_tells_no_default_of_a_tool_that_has_none(name: str) -> None:
+    assert "The tool's default" not in DOCUMENTED[name]["description"]
 
 
 def test_the_module_documents_every_parameter() -> None:
     documented = yaml.safe_load(trtllm_engine.DOCUMENTATION)["options"]
-    spec = {name: dict(option) for name, option in trtllm_engine.ARGUMENT_SPEC.items() if name != "options"}
+    fragment = {"root", *yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["options"]}
+    spec = {name: dict(option) for name, option in trtllm_engine.ARGUMENT_SPEC.items() if name not in fragment}
     for option in documented.values():
         option.pop("description")
     assert documented == spec
@@ -80,7 +102,7 @@ switches = {
 }
 dtypes = {name: st.sampled_from(["float16", "bfloat16"]) for name in ("dtype", "gemm_plugin")}
 some_options = st.fixed_dictionaries({}, optional={**numbers, **switches, **dtypes})
-some_releases = st.sampled_from(["0.10.0", "0.12.0", "0.16.0", "1.2.1"])
+some_releases = st.sampled_from(["0.10.0", "0.12.0", "0.16.0", LAST])
 
 
 @settings(max_examples=80, deadline=None)
@@ -116,8 +138,8 @@ def test_what_does_not_reach_the_engine_does_not_change_it(version: str, options
     [
         ("0.9.0", {"max_batch_size": 1, "max_seq_len": 2048, "tokens_per_block": 128, "dtype": "float16"}),
         ("0.12.0", {"max_batch_size": 256, "kv_cache_type": "paged", "use_fused_mlp": False}),
-        ("1.2.1", {"max_batch_size": 2048, "kv_cache_type": "paged", "use_fused_mlp": True, "tokens_per_block": 32}),
-        ("1.2.1", {"paged_kv_cache": True, "moe_tp_size": 1, "moe_ep_size": 1, "gather_context_logits": False}),
+        (LAST, {"max_batch_size": 2048, "kv_cache_type": "paged", "use_fused_mlp": True, "tokens_per_block": 32}),
+        (LAST, {"paged_kv_cache": True, "moe_tp_size": 1, "moe_ep_size": 1, "gather_context_logits": False}),
     ],
 )
 def test_a_default_that_is_written_out_is_no_difference(version: str, defaults: dict[str, Any]) -> None:
@@ -131,23 +153,23 @@ def test_a_default_that_is_not_established_counts() -> None:
 @pytest.mark.parametrize(
     ("version", "options", "sentence"),
     [
-        ("1.2.1", {"max_batchsize": 4}, "max_batchsize is not an option of an engine; did you mean 'max_batch_size'?"),
-        ("1.2.1", {"use_custom_all_reduce": False}, "(later releases decide it at run time); 0.7.1 to 0.11.0 have it"),
-        ("0.10.0", {"moe_tp_size": 1}, "0.11.0 to 1.2.1 have it"),
+        (LAST, {"max_batchsize": 4}, "max_batchsize is not an option of an engine; did you mean 'max_batch_size'?"),
+        (LAST, {"use_custom_all_reduce": False}, "(later releases decide it at run time); 0.7.1 to 0.11.0 have it"),
+        ("0.10.0", {"moe_tp_size": 1}, f"0.11.0 to {LAST} have it"),
         ("0.16.0", {"gemm_plugin": "nvfp4"}, "gemm_plugin is 'nvfp4', which TensorRT-LLM 0.16.0 does not know"),
-        ("0.16.0", {"gemm_plugin": "nvfp4"}, "1.0.0 to 1.2.1 have it"),
+        ("0.16.0", {"gemm_plugin": "nvfp4"}, f"1.0.0 to {LAST} have it"),
         ("0.12.0", {"kv_cache_type": "disabled"}, "0.13.0 and later have it"),
-        ("1.2.1", {"weight_only_precision": "int8"}, "has no effect without use_weight_only"),
-        ("1.2.1", {"max_seq_len": 10, "max_output_len": 5}, "max_output_len are both given; give max_seq_len"),
-        ("1.2.1", {"paged_kv_cache": True, "kv_cache_type": "paged"}, "both given; give kv_cache_type"),
+        (LAST, {"weight_only_precision": "int8"}, "has no effect without use_weight_only"),
+        (LAST, {"max_seq_len": 10, "max_output_len": 5}, "max_output_len are both given; give max_seq_len"),
+        (LAST, {"paged_kv_cache": True, "kv_cache_type": "paged"}, "both given; give kv_cache_type"),
         ("0.9.0", {"max_seq_len": 100, "max_input_len": 100}, "nothing is left to generate"),
-        ("1.2.1", {"tp_size": 4, "moe_tp_size": 3}, "moe_tp_size * moe_ep_size must be tp_size"),
-        ("1.2.1", {"tp_size": 0}, "tp_size is 0; give a number from 1 to 64"),
-        ("1.2.1", {"max_batch_size": -1}, "max_batch_size is -1; give a number from 1 to 65,536"),
-        ("1.2.1", {"qformat": "fp8", "use_weight_only": True}, "has use_weight_only for llama only without qformat"),
-        ("1.2.1", {"kv_cache_dtype": "fp8"}, "has kv_cache_dtype for llama only together with qformat"),
-        ("0.7.1", {"qformat": "fp8"}, "0.8.0 to 1.2.1 have it"),
-        ("1.3.0", {}, "1.2.1 is the last release that builds them"),
+        (LAST, {"tp_size": 4, "moe_tp_size": 3}, "moe_tp_size * moe_ep_size must be tp_size"),
+        (LAST, {"tp_size": 0}, "tp_size is 0; give a number from 1 to 64"),
+        (LAST, {"max_batch_size": -1}, "max_batch_size is -1; give a number from 1 to 65,536"),
+        (LAST, {"qformat": "fp8", "use_weight_only": True}, "has use_weight_only for llama only without qformat"),
+        (LAST, {"kv_cache_dtype": "fp8"}, "has kv_cache_dtype for llama only together with qformat"),
+        ("0.7.1", {"qformat": "fp8"}, f"0.8.0 to {LAST} have it"),
+        ("1.3.0", {}, f"{LAST} is the last release that builds them"),
     ],
 )
 def test_refusals_name_what_was_given_and_the_release_that_can(
@@ -165,7 +187,7 @@ def test_auto_is_spelled_out_for_releases_that_do_not_know_it() -> None:
 
     assert "bfloat16" in words("0.9.0", dtype="auto")
     assert words("0.9.0", dtype="auto", gemm_plugin="auto").count("bfloat16") == 2
-    assert "auto" in words("1.2.1", dtype="auto")
+    assert "auto" in words(LAST, dtype="auto")
     with pytest.raises(FleetError, match="wants it spelled out"):
         plan(release("0.9.0"), "llama", {"dtype": "auto"}, PATHS)
 

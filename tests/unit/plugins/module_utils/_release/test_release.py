@@ -12,13 +12,14 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases imp
     same_release,
     version_key,
 )
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from contract.facts import release_images
 
 
 def test_a_release_carries_what_hangs_on_it() -> None:
-    newest = release("1.2.1")
-    assert newest.image == "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
-    assert (newest.flow, newest.template_schema, newest.min_driver) == ("convert+build", "v1.x", 580)
+    late = release("1.2.0")
+    assert late.image == "nvcr.io/nvidia/tritonserver:26.03-trtllm-python-py3"
+    assert (late.flow, late.template_schema, late.min_driver) == ("convert+build", "v1.x", 580)
     assert release("0.7.2") is release("v0.7.1")
     assert release("0.7.2").backend_tag == "v0.7.2"
     assert (release("0.7.1").flow, release("0.8.0").flow, release("1.3.0").flow) == (
@@ -30,7 +31,7 @@ def test_a_release_carries_what_hangs_on_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "nearest"), [("1.2.2", "1.2.1"), ("0.10", "0.10.0"), ("0.20.1", "0.20.0"), ("0.1", "0.7.1")]
+    ("given", "nearest"), [("1.2.99", LAST), ("0.10", "0.10.0"), ("0.20.1", "0.20.0"), ("0.1", "0.7.1")]
 )
 def test_an_unknown_release_names_the_nearest_and_the_range(given: str, nearest: str) -> None:
     with pytest.raises(FleetError) as refused:
@@ -48,8 +49,8 @@ def test_gpus_come_and_go_with_releases() -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "reported", "same"),
-    [("1.2.1", "1.2.1", True), ("0.17.0", "0.17.0.post1", True), ("1.0.3", "1.0.3.2510", True),
-     ("1.2.1", "1.2.0", False), ("1.2.0", "1.2.0rc3", False), ("0.7.2", "0.7.1", True)],
+    [(LAST, LAST, True), ("0.17.0", "0.17.0.post1", True), ("1.0.3", "1.0.3.2510", True),
+     (LAST, "1.2.0", False), ("1.2.0", "1.2.0rc3", False), ("0.7.2", "0.7.1", True)],
 )  # fmt: skip
 def test_the_version_read_from_an_image_is_compared_by_its_release(wanted: str, reported: str, same: bool) -> None:
     assert same_release(release(wanted), reported) is same

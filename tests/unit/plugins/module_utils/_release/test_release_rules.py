@@ -9,6 +9,7 @@ import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.cli import Paths, plan
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.lookup import engine_releases
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.rules import check_layers
 
@@ -46,7 +47,7 @@ def test_an_engine_without_its_last_layers_is_not_built(version: str) -> None:
 def test_layers_left_over_are_built_by_later_releases() -> None:
     with pytest.raises(FleetError, match=r"whether TensorRT-LLM 0\.19\.0 builds those left over is not established"):
         check_layers(release("0.19.0"), 5, 2)
-    for version in ("1.0.0", "1.2.1"):
+    for version in ("1.0.0", LAST):
         check_layers(release(version), 5, 2)
 
 
@@ -88,7 +89,7 @@ def test_auto_is_the_checkpoints_where_the_converter_is_told_it() -> None:
         ("0.9.0", "use_smooth_quant_plugin"),
         ("0.11.0", "use_smooth_quant_plugin"),
         ("0.12.0", "smoothquant"),
-        ("1.2.1", "smoothquant"),
+        (LAST, "smoothquant"),
     ],
 )
 def test_gemma_is_smoothed_and_calibrates_with_its_tokenizer(version: str, name: str) -> None:
@@ -101,7 +102,7 @@ def test_gemma_is_smoothed_and_calibrates_with_its_tokenizer(version: str, name:
 
 
 def test_gemmas_weights_alone_have_a_precision_where_the_converter_has_no_default() -> None:
-    assert "--use_weight_only --weight_only_precision int8" in commands("1.2.1", "gemma", use_weight_only=True)[0]
+    assert "--use_weight_only --weight_only_precision int8" in commands(LAST, "gemma", use_weight_only=True)[0]
 
 
 @pytest.mark.parametrize("version", ["0.9.0", "0.10.0"])
@@ -144,15 +145,15 @@ def test_ranks_have_the_name_and_the_number_that_each_tool_wants() -> None:
         ("0.7.1", "llama", {"log_level": "debug"}, "'debug', which TensorRT-LLM 0.7.1 does not know"),
         ("0.9.0", "gpt2", {"log_level": "debug"}, "'debug', which TensorRT-LLM 0.9.0 does not know"),
         ("0.12.0", "llama", {"log_level": "trace"}, "'trace', which TensorRT-LLM 0.12.0 does not know"),
-        ("0.15.0", "llama", {"log_level": "trace"}, "; 1.0.0 to 1.2.1 have it"),
+        ("0.15.0", "llama", {"log_level": "trace"}, f"; 1.0.0 to {LAST} have it"),
         ("1.1.0", "llama", {"streamingllm": True}, "(it knows disable); 0.9.0 to 0.16.0 have it"),
         ("0.16.0", "falcon", {"streamingllm": True}, "0.16.0 has it for llama, mistral, mixtral only"),
-        ("1.2.1", "llama", {"pp_reduce_scatter": True}, "1.2.1 has it for mixtral only"),
+        (LAST, "llama", {"pp_reduce_scatter": True}, f"{LAST} has it for mixtral only"),
         (
             "0.10.0", "llama", {"gather_context_logits": True, "max_draft_len": 4},
             "gather_context_logits and max_draft_len do not go together with TensorRT-LLM 0.10.0",
         ),
-        ("1.2.1", "llama", {"gather_all_token_logits": True, "max_draft_len": 4}, "do not go together"),
+        (LAST, "llama", {"gather_all_token_logits": True, "max_draft_len": 4}, "do not go together"),
         (
             "0.9.0", "llama", {"opt_num_tokens": 64, "multiple_profiles": True},
             "opt_num_tokens and multiple_profiles do not go together with TensorRT-LLM 0.9.0",
@@ -170,11 +171,11 @@ def test_what_a_tool_takes_and_stops_at_is_refused(
     [
         ("0.11.0", {"log_level": "debug"}),
         ("1.0.0", {"log_level": "trace"}),
-        ("1.2.1", {"streamingllm": False}),
+        (LAST, {"streamingllm": False}),
         ("0.16.0", {"streamingllm": True}),
         ("0.9.0", {"gather_context_logits": True, "max_draft_len": 4}),
-        ("1.2.1", {"gather_context_logits": True, "max_draft_len": 0}),
-        ("1.2.1", {"opt_num_tokens": 64, "multiple_profiles": False}),
+        (LAST, {"gather_context_logits": True, "max_draft_len": 0}),
+        (LAST, {"opt_num_tokens": 64, "multiple_profiles": False}),
     ],
 )
 def test_what_a_tool_can_do_is_not_refused(version: str, options: dict[str, Any]) -> None:
@@ -199,13 +200,13 @@ def test_what_is_not_established_is_not_told_as_a_fact(option: str) -> None:
     family, option = ("gemma", "use_weight_only") if option.endswith("_of_gemma") else ("llama", option)
     said = refusal("0.20.0", family, **{option: True})
     assert said.startswith(f"Whether TensorRT-LLM 0.20.0 has the option {option} for {family} is not established; ")
-    assert "1.0.0 to 1.2.1 have it" in said
+    assert f"1.0.0 to {LAST} have it" in said
 
 
 def test_a_value_that_is_not_established_is_not_told_as_a_fact() -> None:
     assert refusal("0.20.0", gemm_plugin="nvfp4") == (
         "gemm_plugin is 'nvfp4', and whether TensorRT-LLM 0.20.0 knows that is not established (it knows auto, "
-        "float16, float32, bfloat16, int32, fp8, disable); 1.0.0 to 1.2.1 have it."
+        f"float16, float32, bfloat16, int32, fp8, disable); 1.0.0 to {LAST} have it."
     )
     assert "is 'nvfp4', which TensorRT-LLM 0.16.0 does not know" in refusal("0.16.0", gemm_plugin="nvfp4")
     gone = refusal("0.20.0", use_embedding_sharing=True)
@@ -219,25 +220,25 @@ def test_an_option_of_the_other_way_says_the_release_the_reason_and_what_to_do()
     )
     assert refusal("0.16.0", "gpt2", cp_size=2).endswith("leave cp_size out or raise tp_size.")
     assert refusal("0.15.0", "gpt2", cp_size=2) == (
-        "TensorRT-LLM 0.15.0 has no option cp_size for gpt2; 0.16.0 to 1.2.1 have it with qformat. Leave it out or "
+        f"TensorRT-LLM 0.15.0 has no option cp_size for gpt2; 0.16.0 to {LAST} have it with qformat. Leave it out or "
         "choose such a release."
     )
     assert refusal("0.13.0", calib_size=8) == (
-        "TensorRT-LLM 0.13.0 has calib_size for llama only together with qformat; 0.14.0 to 1.2.1 have it here too; "
+        f"TensorRT-LLM 0.13.0 has calib_size for llama only together with qformat; 0.14.0 to {LAST} have it here too; "
         "leave calib_size out or set qformat."
     )
-    assert refusal("1.2.1", qformat="fp8", smoothquant=0.5) == (
-        "TensorRT-LLM 1.2.1 has smoothquant for llama only without qformat, which quantises instead of converting; "
+    assert refusal(LAST, qformat="fp8", smoothquant=0.5) == (
+        f"TensorRT-LLM {LAST} has smoothquant for llama only without qformat, which quantises instead of converting; "
         "leave smoothquant or qformat out."
     )
     assert "max_seq_len is 0; give a number from 1" in refusal("0.10.0", max_seq_len=0)
 
 
 def test_baichuans_generation_is_not_dropped_in_silence() -> None:
-    assert refusal("1.2.1", "llama", model_version="v2_7b") == (
+    assert refusal(LAST, "llama", model_version="v2_7b") == (
         "No release has the option model_version for llama; it is known for baichuan. Leave it out."
     )
     assert "model_version for baichuan only without qformat" in refusal(
-        "1.2.1", "baichuan", model_version="v2_7b", qformat="int4_awq"
+        LAST, "baichuan", model_version="v2_7b", qformat="int4_awq"
     )
-    assert commands("1.2.1", "baichuan", qformat="int4_awq"), "which needs no generation"
+    assert commands(LAST, "baichuan", qformat="int4_awq"), "which needs no generation"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import RELEASES, release
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.engine import read_engine
 from hypothesis import example, given, settings
@@ -57,7 +58,7 @@ def test_an_engine_of_build_py_is_of_the_one_release_that_has_build_py(version: 
         ("0.15.0", "0.15.0", True),
         ("0.17.0", "0.17.0.post1", True),
         ("1.0.3", "1.0.3.2510", True),
-        ("1.2.1", "1.2.1+cu13", True),
+        (LAST, f"{LAST}+cu13", True),
         ("0.7.1", "0.7.2", True),
         ("0.15.0", "0.15.0rc1", False),
         ("0.15.0", "0.15.0.dev2024110500", False),
@@ -168,7 +169,7 @@ def test_a_rank_that_is_a_dangling_link_is_missing(host: RepositoryFixture) -> N
 # -- any configuration --------------------------------------------------------------------------------------------
 
 ODD = st.sampled_from(
-    [0, 1, -1, 7, 2**31, 10**25, 0.5, float("inf"), "1.2.1", "float16", "fp8", "enable", "DecoderModel", "\ud800", None]
+    [0, 1, -1, 7, 2**31, 10**25, 0.5, float("inf"), LAST, "float16", "fp8", "enable", "DecoderModel", "\ud800", None]
 )
 VALUES = ODD | st.recursive(
     ODD | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -196,13 +197,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> RepositoryFixture:
 
 @settings(max_examples=300, deadline=None)
 @given(changes=st.lists(st.tuples(st.integers(0, 200), VALUES), min_size=1, max_size=4), build_py=st.booleans())
-@example(changes=[(0, "1.2.1")], build_py=True)
+@example(changes=[(0, LAST)], build_py=True)
 def test_any_configuration_is_read_or_refused_in_one_sentence(
     shared: RepositoryFixture, changes: list[tuple[int, Any]], build_py: bool
 ) -> None:
     shared.engine()
     path = shared.path / "engine" / "config.json"
-    config = json.loads(path.read_text()) if not build_py else {"version": "1.2.1", **BUILD_PY}
+    config = json.loads(path.read_text()) if not build_py else {"version": LAST, **BUILD_PY}
     for index, value in changes:
         known = paths(config)
         config = merged(config, known[index % len(known)], value)

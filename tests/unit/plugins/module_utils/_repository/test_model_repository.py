@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman import cli
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository import secure
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.info import describe
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.repository import Repository
@@ -143,7 +144,7 @@ def test_check_mode_writes_nothing(host: RepositoryFixture) -> None:
     assert outcome.changed and outcome.diffs and not host.root.exists()
 
 
-@pytest.mark.parametrize("missing", ["engine", "checkpoint", "backend-1.2.1"])
+@pytest.mark.parametrize("missing", ["engine", "checkpoint", f"backend-{LAST}"])
 def test_check_mode_on_a_host_where_nothing_is_made_yet(host: RepositoryFixture, missing: str) -> None:
     shutil.rmtree(host.path / missing)
     outcome = host.repository(check_mode=True).present()
@@ -155,11 +156,11 @@ def test_check_mode_on_a_host_where_nothing_is_made_yet(host: RepositoryFixture,
 
 
 def test_check_mode_names_all_that_is_yet_to_come(host: RepositoryFixture) -> None:
-    for name in ("engine", "checkpoint", "backend-1.2.1"):
+    for name in ("engine", "checkpoint", f"backend-{LAST}"):
         shutil.rmtree(host.path / name)
     reasons = host.repository(check_mode=True).present().reasons
     assert [re.search(r"/(backend-1\.2\.1|engine|checkpoint)\b", reason)[1] for reason in reasons] == [
-        "backend-1.2.1", "engine", "checkpoint",
+        f"backend-{LAST}", "engine", "checkpoint",
     ]  # fmt: skip
 
 
@@ -226,7 +227,7 @@ class FakePodman:
 
 @pytest.fixture
 def podman(host: RepositoryFixture, monkeypatch: pytest.MonkeyPatch) -> FakePodman:
-    fake = FakePodman(host.path / "backend-1.2.1" / "all_models")
+    fake = FakePodman(host.path / f"backend-{LAST}" / "all_models")
     for name in ("image_id", "check", "run"):
         monkeypatch.setattr(cli, name, getattr(fake, name))
     monkeypatch.setattr(cli, "executable", lambda: "/usr/bin/podman")
@@ -289,9 +290,9 @@ def test_a_published_repository_is_described(host: RepositoryFixture) -> None:
     [told] = triton_model_repo_info.repositories(
         {"name": "llama", "path": None, "root": str(host.root), "release": None}
     )
-    assert told["fingerprint"] == outcome.facts["fingerprint"] and told["release"] == "1.2.1" and told["problems"] == []
+    assert told["fingerprint"] == outcome.facts["fingerprint"] and told["release"] == LAST and told["problems"] == []
     assert told["entry_models"] == ["ensemble", "tensorrt_llm_bls"]
-    assert told["engines"][LLM]["version"] == "1.2.1" and told["engines"][LLM]["present"]
+    assert told["engines"][LLM]["version"] == LAST and told["engines"][LLM]["present"]
     llm = told["models"][LLM]
     assert (llm["backend"], llm["max_batch_size"], llm["decoupled"]) == ("tensorrtllm", 8, True)
     assert llm["non_default"] == {
@@ -306,7 +307,7 @@ def test_a_repository_made_by_hand_is_described(host: RepositoryFixture) -> None
     by_hand = host.path / "by-hand" / "repo"
     shutil.copytree(outcome.facts["repository_dir"], by_hand)
     (by_hand / "manifest.json").unlink()
-    told = describe(by_hand, "1.2.1")
+    told = describe(by_hand, LAST)
     assert not told["managed"] and told["fingerprint"] is None
     assert told["models"]["x_tensorrt_llm_bls"]["kind"] == "tensorrt_llm_bls"
     (by_hand / "x_ensemble" / "config.pbtxt").write_text("max_batch_size: ${n}")
@@ -322,7 +323,7 @@ def test_a_repository_made_by_hand_is_described(host: RepositoryFixture) -> None
 def test_the_module_shows_a_difference_for_each_configuration(host: RepositoryFixture) -> None:
     params = {
         name: option.get("default") for name, option in triton_model_repo.ARGUMENT_SPEC.items()
-    } | {"name": "llama", "release": "1.2.1", "root": str(host.root), "templates": str(host.path / "backend-1.2.1"),
+    } | {"name": "llama", "release": LAST, "root": str(host.root), "templates": str(host.path / f"backend-{LAST}"),
          "engine_dir": str(host.path / "engine"), "tokenizer_dir": str(host.path / "checkpoint")}  # fmt: skip
 
     class Module:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.entry import EntryRequest
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema import validate_parameters
 from ansible_collections.trtllm.fleet.plugins.modules import triton_model_repo
@@ -21,12 +22,12 @@ LLM, BLS, PRE, POST = "tensorrt_llm", "tensorrt_llm_bls", "preprocessing", "post
 # (release, parameters, what the sentence says). These need neither engine nor tokenizer: the controller finds them.
 BAD_PARAMETERS: list[tuple[str, dict[str, Any], str]] = [
     # names
-    ("1.2.1", {LLM: {"batch_scheduler_polcy": "x"}}, "did you mean 'batch_scheduler_policy'?"),
-    ("1.2.1", {LLM: {"max_tokens_in_kv_cache": 1}}, "did you mean 'max_tokens_in_paged_kv_cache'?"),
-    ("1.2.1", {LLM: {"zzz": 1}}, "is not a parameter of tensorrt_llm in any release; release 1.2.1 has batch_sched"),
-    ("1.2.1", {PRE: {"decoupled_mode": True}}, "it is one of tensorrt_llm and tensorrt_llm_bls; give it there"),
-    ("1.2.1", {"ensembl": {}}, "parameters.ensembl is not a model of the repository; did you mean 'ensemble'?"),
-    ("1.2.1", {LLM: [1]}, "parameters.tensorrt_llm is [1]; it takes a mapping of parameter names"),
+    (LAST, {LLM: {"batch_scheduler_polcy": "x"}}, "did you mean 'batch_scheduler_policy'?"),
+    (LAST, {LLM: {"max_tokens_in_kv_cache": 1}}, "did you mean 'max_tokens_in_paged_kv_cache'?"),
+    (LAST, {LLM: {"zzz": 1}}, f"is not a parameter of tensorrt_llm in any release; release {LAST} has batch_sched"),
+    (LAST, {PRE: {"decoupled_mode": True}}, "it is one of tensorrt_llm and tensorrt_llm_bls; give it there"),
+    (LAST, {"ensembl": {}}, "parameters.ensembl is not a model of the repository; did you mean 'ensemble'?"),
+    (LAST, {LLM: [1]}, "parameters.tensorrt_llm is [1]; it takes a mapping of parameter names"),
     # releases
     ("0.8.0", {LLM: {"decoding_mode": "top_k"}}, "exists from release 0.9.0 on and the release is 0.8.0"),
     ("0.7.2", {LLM: {"gpu_device_ids": "0"}}, "exists from release 0.8.0 on"),
@@ -40,48 +41,48 @@ BAD_PARAMETERS: list[tuple[str, dict[str, Any], str]] = [
     ("0.13.0", {LLM: {"decoding_mode": "eagle"}}, "beam_search, medusa"),
     ("0.7.2", {PRE: {"tokenizer_type": "sp"}}, "it takes one of auto, llama, t5"),
     # types
-    ("1.2.1", {LLM: {"max_beam_width": "wide"}}, "is 'wide'; it takes a whole number of at least 1"),
-    ("1.2.1", {LLM: {"max_beam_width": 1.0}}, "is 1.0; it takes a whole number"),
-    ("1.2.1", {LLM: {"max_beam_width": True}}, "is True; it takes a whole number"),
-    ("1.2.1", {LLM: {"max_beam_width": [1]}}, "is [1]; it takes a whole number"),
-    ("1.2.1", {LLM: {"enable_kv_cache_reuse": "yes"}}, "is 'yes'; it takes true or false"),
-    ("1.2.1", {LLM: {"enable_kv_cache_reuse": 2}}, "is 2; it takes true or false"),
-    ("1.2.1", {LLM: {"decoupled_mode": "TRUE"}}, "is 'TRUE'; it takes true or false"),
-    ("1.2.1", {BLS: {"accumulate_tokens": "Truelogits_datatype:TYPE_FP32"}}, "it takes true or false"),
-    ("1.2.1", {LLM: {"kv_cache_free_gpu_mem_fraction": "most"}}, "is 'most'; it takes a number above 0 up to 1"),
-    ("1.2.1", {LLM: {"kv_cache_free_gpu_mem_fraction": "nan"}}, "is 'nan'; it takes a number above 0 up to 1"),
-    ("1.2.1", {LLM: {"medusa_choices": "0, 0"}}, "it takes branches such as {0, 0, 0}, {0, 1}"),
-    ("1.2.1", {LLM: {"eagle_choices": [["a"]]}}, "it takes branches such as"),
-    ("1.2.1", {LLM: {"gpu_device_ids": "a,b"}}, "is 'a'; it takes a whole number of at least 0"),
-    ("1.2.1", {LLM: {"gpu_device_ids": ""}}, "is empty"),
-    ("1.2.1", {BLS: {"tensorrt_llm_draft_model_name": "a b"}}, "a model's name has letters, digits"),
+    (LAST, {LLM: {"max_beam_width": "wide"}}, "is 'wide'; it takes a whole number of at least 1"),
+    (LAST, {LLM: {"max_beam_width": 1.0}}, "is 1.0; it takes a whole number"),
+    (LAST, {LLM: {"max_beam_width": True}}, "is True; it takes a whole number"),
+    (LAST, {LLM: {"max_beam_width": [1]}}, "is [1]; it takes a whole number"),
+    (LAST, {LLM: {"enable_kv_cache_reuse": "yes"}}, "is 'yes'; it takes true or false"),
+    (LAST, {LLM: {"enable_kv_cache_reuse": 2}}, "is 2; it takes true or false"),
+    (LAST, {LLM: {"decoupled_mode": "TRUE"}}, "is 'TRUE'; it takes true or false"),
+    (LAST, {BLS: {"accumulate_tokens": "Truelogits_datatype:TYPE_FP32"}}, "it takes true or false"),
+    (LAST, {LLM: {"kv_cache_free_gpu_mem_fraction": "most"}}, "is 'most'; it takes a number above 0 up to 1"),
+    (LAST, {LLM: {"kv_cache_free_gpu_mem_fraction": "nan"}}, "is 'nan'; it takes a number above 0 up to 1"),
+    (LAST, {LLM: {"medusa_choices": "0, 0"}}, "it takes branches such as {0, 0, 0}, {0, 1}"),
+    (LAST, {LLM: {"eagle_choices": [["a"]]}}, "it takes branches such as"),
+    (LAST, {LLM: {"gpu_device_ids": "a,b"}}, "is 'a'; it takes a whole number of at least 0"),
+    (LAST, {LLM: {"gpu_device_ids": ""}}, "is empty"),
+    (LAST, {BLS: {"tensorrt_llm_draft_model_name": "a b"}}, "a model's name has letters, digits"),
     # ranges
-    ("1.2.1", {LLM: {"kv_cache_free_gpu_mem_fraction": 0}}, "is 0; it takes a number above 0 up to 1"),
-    ("1.2.1", {LLM: {"kv_cache_free_gpu_mem_fraction": 1.01}}, "is 1.01; it takes a number above 0 up to 1"),
-    ("1.2.1", {LLM: {"gpu_weights_percent": 90}}, "is 90; it takes a number from 0 up to 1"),
-    ("1.2.1", {LLM: {"max_queue_size": -1}}, "is -1; it takes a whole number of at least 0"),
-    ("1.2.1", {LLM: {"triton_max_batch_size": 0}}, "is 0; it takes a whole number of at least 1"),
-    ("1.2.1", {BLS: {"bls_instance_count": 0}}, "is 0; it takes a whole number of at least 1"),
-    ("1.2.1", {LLM: {"max_tokens_in_paged_kv_cache": 1 << 40}}, "more than upstream's 32-bit number holds"),
-    ("1.2.1", {LLM: {"participant_ids": "0,1"}}, "is '0'; it takes a whole number of at least 1"),
-    ("1.2.1", {LLM: {"gpu_device_ids": "0,0"}}, "names 0 twice"),
+    (LAST, {LLM: {"kv_cache_free_gpu_mem_fraction": 0}}, "is 0; it takes a number above 0 up to 1"),
+    (LAST, {LLM: {"kv_cache_free_gpu_mem_fraction": 1.01}}, "is 1.01; it takes a number above 0 up to 1"),
+    (LAST, {LLM: {"gpu_weights_percent": 90}}, "is 90; it takes a number from 0 up to 1"),
+    (LAST, {LLM: {"max_queue_size": -1}}, "is -1; it takes a whole number of at least 0"),
+    (LAST, {LLM: {"triton_max_batch_size": 0}}, "is 0; it takes a whole number of at least 1"),
+    (LAST, {BLS: {"bls_instance_count": 0}}, "is 0; it takes a whole number of at least 1"),
+    (LAST, {LLM: {"max_tokens_in_paged_kv_cache": 1 << 40}}, "more than upstream's 32-bit number holds"),
+    (LAST, {LLM: {"participant_ids": "0,1"}}, "is '0'; it takes a whole number of at least 1"),
+    (LAST, {LLM: {"gpu_device_ids": "0,0"}}, "names 0 twice"),
     # choices
-    ("1.2.1", {LLM: {"batch_scheduler_policy": "max_utilisation"}}, "did you mean 'max_utilization'?"),
-    ("1.2.1", {LLM: {"batching_strategy": "inflight"}}, "it takes one of inflight_fused_batching, inflight_batching"),
-    ("1.2.1", {LLM: {"encoder_input_features_data_type": "float16"}}, "it takes one of TYPE_FP16, TYPE_BF16"),
-    ("1.2.1", {LLM: {"guided_decoding_backend": "outlines"}}, "it takes 'xgrammar' only"),
+    (LAST, {LLM: {"batch_scheduler_policy": "max_utilisation"}}, "did you mean 'max_utilization'?"),
+    (LAST, {LLM: {"batching_strategy": "inflight"}}, "it takes one of inflight_fused_batching, inflight_batching"),
+    (LAST, {LLM: {"encoder_input_features_data_type": "float16"}}, "it takes one of TYPE_FP16, TYPE_BF16"),
+    (LAST, {LLM: {"guided_decoding_backend": "outlines"}}, "it takes 'xgrammar' only"),
     # text
-    ("1.2.1", {PRE: {"tokenizer_dir": "meta-llama/Llama-2-7b-hf"}}, "it takes an absolute path of the host"),
-    ("1.2.1", {LLM: {"engine_dir": "/engines/../secret"}}, "; it takes a path without '..'"),
-    ("1.2.1", {LLM: {"engine_dir": "${ENGINE_DIR}"}}, "still holds a placeholder"),
-    ("1.2.1", {LLM: {"engine_dir": "/a\nmax_batch_size: 3"}}, "control characters"),
-    ("1.2.1", {LLM: {"engine_dir": " /a"}}, "blanks around it"),
+    (LAST, {PRE: {"tokenizer_dir": "meta-llama/Llama-2-7b-hf"}}, "it takes an absolute path of the host"),
+    (LAST, {LLM: {"engine_dir": "/engines/../secret"}}, "; it takes a path without '..'"),
+    (LAST, {LLM: {"engine_dir": "${ENGINE_DIR}"}}, "still holds a placeholder"),
+    (LAST, {LLM: {"engine_dir": "/a\nmax_batch_size: 3"}}, "control characters"),
+    (LAST, {LLM: {"engine_dir": " /a"}}, "blanks around it"),
     # one parameter under two names
-    ("1.2.1", {LLM: {"gpt_model_type": "V1", "batching_strategy": "inflight_batching"}}, "another name of the same"),
+    (LAST, {LLM: {"gpt_model_type": "V1", "batching_strategy": "inflight_batching"}}, "another name of the same"),
     ("0.19.0", {PRE: {"visual_model_path": "/a", "multimodal_model_path": "/b"}}, "another name of the same"),
     # the release itself
     ("0.4.0", {}, "TensorRT-LLM release '0.4.0' is not known"),
-    ("1.3.0", {}, "TensorRT engines ended with release 1.2.1"),
+    ("1.3.0", {}, f"TensorRT engines ended with release {LAST}"),
 ]  # fmt: skip
 
 
@@ -252,16 +253,16 @@ CONTRADICTIONS: list[tuple[Act, str]] = [
     # templates that are not the release's
     (
         lambda host: (
-            host.standard("0.8.0").repository(release="0.8.0", templates=str(host.templates("1.2.1"))).present()
+            host.standard("0.8.0").repository(release="0.8.0", templates=str(host.templates(LAST))).present()
         ),
         "asks for ${max_queue_delay_microseconds}, which release 0.8.0 does not have",
     ),
     (
         edited(LLM, '"${num_nodes}"', '""', {LLM: {"num_nodes": 1}}),
         "parameters.tensorrt_llm.num_nodes is '1', but {templates}/tensorrt_llm/config.pbtxt has no ${num_nodes}; give "
-        "the templates of release 1.2.1",
+        f"the templates of release {LAST}",
     ),
-    (edited("tensorrt_llm", "dims: [ -1 ]", "dims: ${what}"), "asks for ${what}, which release 1.2.1 does not have"),
+    (edited("tensorrt_llm", "dims: [ -1 ]", "dims: ${what}"), f"asks for ${{what}}, which release {LAST} does not"),
     (edited("ensemble", 'value: "_len"', 'value: "_length"'), "from _len, which nothing makes"),
     (edited("ensemble", '{ key: "QUERY"', '{ key: "QUERRY"'), "maps the input QUERRY of preprocessing, which has none"),
     (edited("ensemble", 'model_name: "postprocessing"', 'model_name: "post"'), "ensemble calls post in ensemble_sched"),
@@ -286,7 +287,7 @@ CONTRADICTIONS: list[tuple[Act, str]] = [
 def test_a_contradiction_is_refused_with_both_sides(act: Act, says: str, tmp_path: Path) -> None:
     host = RepositoryFixture(tmp_path).standard()
     says = says.replace("{engine}", str(tmp_path / "engine"))
-    says = says.replace("{templates}", f"{tmp_path}/backend-1.2.1/all_models/inflight_batcher_llm")
+    says = says.replace("{templates}", f"{tmp_path}/backend-{LAST}/all_models/inflight_batcher_llm")
     with pytest.raises(FleetError, match=re.escape(says)) as refusal:
         act(host)
     assert_a_sentence(str(refusal.value))

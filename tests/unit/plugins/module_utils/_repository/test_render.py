@@ -13,6 +13,7 @@ import tritonclient
 import yaml
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.tokenizer import read_tokenizer
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import RELEASES, release
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.repository import Outcome
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema import MODELS, parameters_of
@@ -156,7 +157,7 @@ def test_a_documented_parameter_without_a_placeholder_is_added(host: RepositoryF
 
 def test_a_parameter_that_only_stands_in_a_comment_is_noted(host: RepositoryFixture) -> None:
     outcome = host.present(tensorrt_llm={"enable_trt_overlap": True})
-    assert "has no effect: release 1.2.1 has it in a comment only" in outcome.facts["notes"][0]
+    assert f"has no effect: release {LAST} has it in a comment only" in outcome.facts["notes"][0]
 
 
 def test_a_subset_of_the_models_is_served(host: RepositoryFixture) -> None:
@@ -198,7 +199,7 @@ def test_a_draft_model_may_be_of_another_entry(host: RepositoryFixture) -> None:
 
 
 def test_a_bls_without_the_literals_cannot_be_prefixed(host: RepositoryFixture) -> None:
-    (host.path / "backend-1.2.1/all_models/inflight_batcher_llm/tensorrt_llm_bls/1/model.py").write_text("# other\n")
+    (host.path / f"backend-{LAST}/all_models/inflight_batcher_llm/tensorrt_llm_bls/1/model.py").write_text("# other\n")
     with pytest.raises(FleetError, match="does not name preprocessing, so the prefix 'b_' cannot reach it"):
         host.repository(host.entry(), host.entry(prefix="b_")).present()
 

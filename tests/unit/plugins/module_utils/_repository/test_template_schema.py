@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import RELEASES, release
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema import (
     MODELS,
@@ -81,12 +82,12 @@ def test_a_renamed_placeholder_is_known_by_both_names() -> None:
     ],
 )
 def test_values_are_written_as_upstream_reads_them(name: str, raw: Any, written: str) -> None:
-    assert taken("1.2.1", "tensorrt_llm", **{name: raw})[0] == {name: written}
+    assert taken(LAST, "tensorrt_llm", **{name: raw})[0] == {name: written}
 
 
 def test_a_value_of_none_is_a_value_not_given() -> None:
-    assert taken("1.2.1", "tensorrt_llm", max_beam_width=None) == ({}, [])
-    validate_parameters("1.2.1", "inflight_batcher_llm", {"tensorrt_llm": None})
+    assert taken(LAST, "tensorrt_llm", max_beam_width=None) == ({}, [])
+    validate_parameters(LAST, "inflight_batcher_llm", {"tensorrt_llm": None})
 
 
 def test_the_llmapi_layout_takes_arguments_of_the_llm() -> None:
@@ -103,9 +104,9 @@ def test_the_llmapi_layout_takes_arguments_of_the_llm() -> None:
         ({"dtype": "${DTYPE}"}, "still holds a placeholder"),
     ):
         with pytest.raises(FleetError, match=says):
-            validate_parameters("1.2.1", "llmapi", {"tensorrt_llm": bad})
+            validate_parameters(LAST, "llmapi", {"tensorrt_llm": bad})
     with pytest.raises(FleetError, match="preprocessing is not a model of the llmapi repository"):
-        validate_parameters("1.2.1", "llmapi", {"preprocessing": {}})
+        validate_parameters(LAST, "llmapi", {"preprocessing": {}})
     with pytest.raises(FleetError, match=r"Release 0\.18\.2 has no llmapi repository"):
         validate_parameters("0.18.2", "llmapi", {})
 
@@ -116,7 +117,7 @@ def test_the_llmapi_layout_takes_arguments_of_the_llm() -> None:
 NO_NUMBERS = ["010", "08", "00", "-0", "+1", "1_0", "0x10", "1.0", "1e3", " 1", "1 ", "\u0661", "\uff11", "", "one"]
 NUMBERS = [
     pytest.param(version, model, parameter, id=f"{version}-{model}-{parameter.name}")
-    for version in ("0.7.1", "0.19.0", "1.2.1")
+    for version in ("0.7.1", "0.19.0", LAST)
     for model in (*MODELS, MULTIMODAL)
     for parameter in parameters_of(model, release(version).key).values()
     if parameter.kind == "int"
@@ -145,7 +146,7 @@ def test_a_number_has_one_spelling_and_bounds(version: str, model: str, paramete
 
 @pytest.mark.parametrize("text", ["010", "08", "-010"])
 def test_a_leading_zero_is_told_from_other_mistakes(text: str) -> None:
-    told = refused("1.2.1", "ensemble", "triton_max_batch_size", text)
+    told = refused(LAST, "ensemble", "triton_max_batch_size", text)
     assert "without leading zeros, which would make it octal" in told
 
 
@@ -161,11 +162,11 @@ def test_a_leading_zero_is_told_from_other_mistakes(text: str) -> None:
     ],
 )
 def test_numbers_in_lists_are_numbers_like_others(name: str, value: Any) -> None:
-    refused("1.2.1", "tensorrt_llm", name, value)
+    refused(LAST, "tensorrt_llm", name, value)
 
 
 def test_sizes_in_bytes_of_the_llmapi_layout_have_64_bits() -> None:
     for name in ("host_cache_size", "max_gpu_total_bytes"):
-        validate_parameters("1.2.1", "llmapi", {"tensorrt_llm": {"kv_cache_config": {name: 1 << 40}}})
+        validate_parameters(LAST, "llmapi", {"tensorrt_llm": {"kv_cache_config": {name: 1 << 40}}})
         with pytest.raises(FleetError, match="more than upstream's 64-bit number holds"):
-            validate_parameters("1.2.1", "llmapi", {"tensorrt_llm": {"kv_cache_config": {name: 10**25}}})
+            validate_parameters(LAST, "llmapi", {"tensorrt_llm": {"kv_cache_config": {name: 10**25}}})

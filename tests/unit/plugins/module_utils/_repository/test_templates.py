@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import RELEASES, release
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema import MODELS, MULTIMODAL, parameters_of
 from unit.model_repo_fixture import RepositoryFixture
@@ -21,7 +22,7 @@ WRONG_TAG = re.compile(
 MANDATORY = [
     (model, parameter.name)
     for model in MODELS
-    for parameter in parameters_of(model, release("1.2.1").key).values()
+    for parameter in parameters_of(model, release(LAST).key).values()
     if parameter.written is not None
 ]
 
@@ -76,7 +77,7 @@ def test_templates_of_another_release_are_refused(version: str, hosts: dict[str,
     assert len(taken) <= 8, "the releases from 0.20.0 on share their templates, and so do few others"
 
 
-def edit(host: RepositoryFixture, model: str, old: str, new: str, version: str = "1.2.1") -> None:
+def edit(host: RepositoryFixture, model: str, old: str, new: str, version: str = LAST) -> None:
     path = host.path / f"backend-{version}" / "all_models" / "inflight_batcher_llm" / model / "config.pbtxt"
     text = path.read_text()
     assert old in text
@@ -91,8 +92,8 @@ def test_a_mandatory_parameter_without_a_place_is_refused_by_name(model: str, na
     with pytest.raises(FleetError) as refusal:
         host.present()
     assert str(refusal.value) == (
-        f"{host.path}/backend-1.2.1/all_models/inflight_batcher_llm/{model}/config.pbtxt has no ${{{name}}}, which "
-        f"release 1.2.1 must have for {name}; give the templates of release 1.2.1."
+        f"{host.path}/backend-{LAST}/all_models/inflight_batcher_llm/{model}/config.pbtxt has no ${{{name}}}, which "
+        f"release {LAST} must have for {name}; give the templates of release {LAST}."
     )
 
 
@@ -161,7 +162,7 @@ def test_templates_from_before_the_prompt_tables_type_became_a_parameter(
 
 def test_the_encoders_of_a_multimodal_model_pass_on_the_models_own_type(tmp_path: Path) -> None:
     host = RepositoryFixture(tmp_path).standard()
-    place = host.path / "backend-1.2.1" / "all_models" / "multimodal" / MULTIMODAL
+    place = host.path / f"backend-{LAST}" / "all_models" / "multimodal" / MULTIMODAL
     place.mkdir(parents=True)
     (place / "config.pbtxt").write_text(
         f'name: "{MULTIMODAL}" backend: "python" max_batch_size: ${{triton_max_batch_size}}\n'

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._service import quadlet
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.quadlet_keys import CONTAINER_KEYS
 from contract.facts import quadlet_keys
@@ -36,7 +37,7 @@ def unit() -> dict[str, Any]:
             "Ulimit": ["memlock=-1:-1", "stack=67108864:67108864"],
             "Volume": ["/var/lib/trtllm/a:/var/lib/trtllm/a:ro", "/srv/b c:/srv/b c:ro"],
             "Environment": {"PLAIN": "1", "BLANK": "a b", "PERCENT": "100%", "DOLLAR": "$HOME"},
-            "Label": {"trtllm.release": "1.2.1"},
+            "Label": {"trtllm.release": LAST},
             "DropCapability": "all",
             "NoNewPrivileges": True,
             "LogDriver": "passthrough",
@@ -86,7 +87,7 @@ EXPECTED = [
     "--env=BLANK=a b",
     "--env=PERCENT=100%",
     "--env=DOLLAR=$HOME",
-    "--label=trtllm.release=1.2.1",
+    f"--label=trtllm.release={LAST}",
     "--cap-drop=all",
     "--security-opt=no-new-privileges",
     "--log-driver=passthrough",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan, plan_table
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._service import quadlet
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import replica as triton_replica
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import held_ports
@@ -81,7 +82,7 @@ def test_a_given_port_that_another_holds_is_refused_with_both_names(order: tuple
 
 
 @pytest.mark.parametrize("podman", ["5.4.0", "4.3.0"])
-@pytest.mark.parametrize("release", ["0.7.1", "1.2.1"])
+@pytest.mark.parametrize("release", ["0.7.1", LAST])
 def test_the_unit_on_the_host_tells_the_ports(podman: str, release: str) -> None:
     settings = {"release": release, "image": "i", "mode": "leader", "shm_size": "2g", "stop_timeout": 60,
                 "probe_interval": 10, "probe_timeout": 60, "probe_retries": 2}  # fmt: skip

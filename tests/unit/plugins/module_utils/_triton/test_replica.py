@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._host.gpu import cdi_name
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._service import quadlet
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import replica as triton_replica
 
 SETTINGS: dict[str, Any] = {
-    "release": "1.2.1",
+    "release": LAST,
     "image": "nvcr.io/nvidia/tritonserver@sha256:" + "1" * 64,
     "address": "127.0.0.1",
     "mode": "leader",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.trtllm.fleet.plugins.filter.serving import verify_report
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import verify as triton_verify
 from unit.triton_fakes import fake_triton
 
@@ -100,7 +101,7 @@ def test_an_engine_that_gathers_less_than_it_says_fails() -> None:
 
 
 def test_older_releases_get_the_names_they_know() -> None:
-    targets = (triton_verify.Target("http://x", release=release) for release in ("1.2.1", "0.16.0"))
+    targets = (triton_verify.Target("http://x", release=release) for release in (LAST, "0.16.0"))
     new, old = map(triton_verify.Verification, targets)
     assert "seed" in new._greedy() and "random_seed" in old._greedy()
 
