@@ -73,7 +73,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_RELEASES
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_RELEASES, check_name
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.refusals import held_ports, held_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.types import Listen
@@ -108,6 +108,8 @@ def held_by_others(host: ServiceHost, wanted: list[tuple[str, Listen]], paramete
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     with one_sentence(module):
+        if module.params["prune_prefix"] is not None:
+            check_name(module.params["prune_prefix"], "prune_prefix")
         wanted = [
             (given["service"], Listen(given["address"], given["port"], given["what"]))
             for given in module.params["listen"]

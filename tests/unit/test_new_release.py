@@ -15,8 +15,8 @@ import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import RELEASES, Release
 
-TABLE = "plugins/module_utils/_release.py"
-FLAGS = "plugins/module_utils/_release_cli_data.py"
+TABLE = "plugins/module_utils/_release/releases.py"
+FLAGS = "plugins/module_utils/_release/cli_data.py"
 GENERATED = "plugins/doc_fragments/engine_options.py"
 # Where a release may stand as an example, as a fact of one release, or as the one that something of ours imitates.
 EXAMPLES = [

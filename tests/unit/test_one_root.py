@@ -16,7 +16,7 @@ import yaml
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT
 
 BIN = Path(sys.executable).parent
-CONSTANT = "plugins/module_utils/_names.py"
+CONSTANT = "plugins/module_utils/_base/names.py"
 # What `make docs` writes.
 GENERATED = [
     "plugins/doc_fragments/root.py", "plugins/modules/fleet_plan.py", "plugins/modules/gpu_host_info.py",

@@ -13,7 +13,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_base": set(),
     "_release": {"_base"},
     "_artifact": {"_base"},
-    "_plan": {"_base", "_release"},
     "_checkpoint": {"_base", "_artifact"},
     "_podman": {"_base", "_artifact"},
     "_host": {"_base", "_release", "_podman"},
@@ -21,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_engine": {"_base", "_release", "_artifact", "_checkpoint", "_podman", "_host"},
     "_repository": {"_base", "_release", "_artifact", "_checkpoint", "_podman"},
     "_triton": {"_base", "_release", "_podman", "_host", "_service"},
+    "_plan": {"_base", "_release", "_triton"},
 }
 
 

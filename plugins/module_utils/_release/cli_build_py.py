@@ -1,7 +1,7 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tools that end with the flow build.py (0.7.1, for some families 0.8.0), in the form of ``_release_cli_data``."""
+"""The tools that end with the flow build.py (0.7.1, for some families 0.8.0), in the form of ``cli_data``."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a user may say about an engine: one set of names for all releases, upstream's newest where there is one.
 
-An option is described here alone. What a release's tools make of it is in ``_release_cli``. An option that is not
+An option is described here alone. What a release's tools make of it is in ``cli``. An option that is not
 given is not passed on, so the tool's own default of that release holds.
 """
 

@@ -30,12 +30,14 @@ ENGINE = {**ROOT, "name": "m", "checkpoint": "/srv/m", "release": LAST, "gpus": 
 REPOSITORY = {**ROOT, "name": "m", "release": LAST, "image": "i"}
 SERVICES = {"releases_dir": "ROOT/releases"}
 UNIT = {"services": [{"name": "x", "unit": {"Container": {"Image": "i"}}}]}
+LISTEN = {"listen": [{"service": "x", "address": "127.0.0.1", "port": 1}]}
 NAMED: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("container_service", "services[].name"): [{**SERVICES, **UNIT}],
     ("container_service", "absent"): [SERVICES],
     ("container_service", "prune_prefix"): [{**SERVICES, "prune": True}],
     ("container_service_rollback", "names"): [SERVICES],
     ("fleet_plan", "trtllm_models[].name"): [MODEL],
+    ("port_check", "prune_prefix"): [LISTEN],
     ("triton_model_repo", "name"): [REPOSITORY, {**ROOT, "state": "absent"}],
     ("triton_model_repo", "fingerprint"): [{**ROOT, "name": "kept", "state": "absent"}],
     ("triton_model_repo_info", "name"): [ROOT],
@@ -73,6 +75,7 @@ NOT_NAMES = {
     "prefix": "the beginning of a model's name, judged with the other names of a repository",
     "release": "one row of a table",
     "source": "a URL, a path, or the key itself",
+    "stage": "a word of a message",
     "table": "lines for the terminal",
     "trtllm_release": "one row of a table",
     "trtllm_triton_address": "an IP address, which is parsed",
@@ -85,6 +88,7 @@ WITH_PATHS: dict[str, dict[str, Any]] = {
     "container_service": UNIT,
     "container_service_rollback": {"names": ["x"]},
     "fleet_plan": MODEL,
+    "port_check": LISTEN,
     "repository_key": {"source": "/x", "dest": "/x"},
     "triton_model_repo": REPOSITORY,
     "triton_model_repo_info": {"name": "m"},
