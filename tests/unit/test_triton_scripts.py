@@ -89,7 +89,7 @@ class Bed:
             (self.root / kind).write_text(script + "\n")
         with subprocess.Popen(["sleep", "60"]) as init:
             given = {
-                "url": "http://t:1", "metrics_url": "http://t:2", "body": "{}", "token_timeout": 3, "hang_timeout": 3,
+                "url": "http://t:1", "metrics_url": "http://t:2", "body": "{}", "token_timeout": 2, "hang_timeout": 3,
                 "retries": 2, "quick": 1, "proc": self.root / "proc", "state": self.root, "init": init.pid, **settings,
             }  # fmt: skip
             environment = {"PATH": f"{self.root}:/usr/bin:/bin", **{name: str(value) for name, value in given.items()}}
@@ -218,7 +218,7 @@ def test_a_server_that_answers_and_gets_nothing_done_is_stuck(bed: Bed) -> None:
     bed.set("token", SILENT)
     bed.set("metrics", f"echo '{COUNTERS % 7}'")
     assert bed.probe("steady") == 1
-    assert bed.journal == "probe: tensorrt_llm_bls gave no token and got nothing done for 3 s\n"
+    assert bed.journal == "probe: tensorrt_llm_bls gave no token and got nothing done for 2 s\n"
 
 
 def test_metrics_that_fail_are_no_progress(bed: Bed) -> None:
