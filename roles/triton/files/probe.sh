@@ -95,7 +95,8 @@ wait_for() {
         left=$((life + hang_timeout - $(date +%s)))
         if get $((left > 5 ? 5 : left > 1 ? left : 1)) -o /dev/null "$url/v2/health/live"; then
             life=$(date +%s)
-            if [ -n "$before" ] && [ "$(progress "$1")" != "$before" ]; then
+            after=$(progress "$1")
+            if [ -n "$before" ] && [ -n "$after" ] && [ "$after" != "$before" ]; then
                 forget "$job"
                 return 0
             fi
@@ -166,6 +167,7 @@ instances() {
 whole() {
     read -r expected 2>/dev/null < "$state/.processes" || { instances; return; }
     set -- $(processes)
+    [ $# -le "$expected" ] || echo $# > "$state/.processes"
     [ $# -ge "$expected" ] || instances
 }
 

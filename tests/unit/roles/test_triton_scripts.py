@@ -89,7 +89,7 @@ class Bed:
             (self.root / kind).write_text(script + "\n")
         with subprocess.Popen(["sleep", "60"]) as init:
             given = {
-                "url": "http://t:1", "metrics_url": "http://t:2", "body": "{}", "token_timeout": 3, "hang_timeout": 3,
+                "url": "http://t:1", "metrics_url": "http://t:2", "body": "{}", "token_timeout": 2, "hang_timeout": 3,
                 "retries": 2, "quick": 1, "proc": self.root / "proc", "state": self.root, "init": init.pid, **settings,
             }  # fmt: skip
             environment = {"PATH": f"{self.root}:/usr/bin:/bin", **{name: str(value) for name, value in given.items()}}
@@ -218,7 +218,25 @@ def test_a_server_that_answers_and_gets_nothing_done_is_stuck(bed: Bed) -> None:
     bed.set("token", SILENT)
     bed.set("metrics", f"echo '{COUNTERS % 7}'")
     assert bed.probe("steady") == 1
-    assert bed.journal == "probe: tensorrt_llm_bls gave no token and got nothing done for 3 s\n"
+    assert bed.journal == "probe: tensorrt_llm_bls gave no token and got nothing done for 2 s\n"
+
+
+def test_metrics_that_fail_are_no_progress(bed: Bed) -> None:
+    bed.set("token", SILENT)
+    bed.set("metrics", f"[ $count -gt 1 ] || echo '{COUNTERS % 7}'")
+    assert bed.probe("steady") == 1
+
+
+def test_models_that_were_loaded_later_are_counted_from_then_on(bed: Bed) -> None:
+    bed.die(14)
+    bed.set("index", """echo '{"name":"tensorrt_llm_bls","state":"READY"}'""")
+    assert bed.probe("start") == 0
+    bed.process(20, "triton_python_b", "triton_python_backend_stub\0/srv/m/preprocessing/1/model.py\0x\0")
+    bed.set("index", """echo '{"name":"tensorrt_llm_bls"},{"name":"preprocessing"}'""")
+    assert bed.probe("steady") == 0
+    bed.die(20)
+    assert bed.probe("steady") == 1
+    assert "preprocessing has 1 of its 2" in bed.journal
 
 
 def test_another_model_of_the_server_that_works_does_not_hide_one_that_is_stuck(bed: Bed) -> None:
@@ -264,7 +282,7 @@ def test_the_container_ends_as_its_command_does_unless_it_was_told_to(tmp_path: 
 
 def test_a_signal_to_the_container_reaches_its_command(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    script = f"trap 'sleep 0.2; exit 5' TERM; touch {ready}; while :; do sleep 0.1; done"
+    script = f"trap 'sleep 0.2; exit 5' TERM; touch {ready}; for _ in $(seq 50); do sleep 0.1; done"
     process = run(tmp_path, "sh", "-c", script)
     while not ready.exists():
         time.sleep(0.01)
