@@ -96,7 +96,7 @@ class Gateway:
         log["model"] = model.name
         meter = RequestMeter(self.metrics, model.name, endpoint, http.state.started, log, http.state.account)
         try:
-            planned = plan(model, body, http.state.request_id, stream=bool(body.stream))
+            planned = plan(model, body, http.state.request_id, http.state.trace, stream=bool(body.stream))
             builder = builder_of(planned)
             if body.stream:
                 return await self._stream(http, model, planned, builder, meter)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from openai_gateway.errors import ConfigError
 from openai_gateway.interface import parse_release
@@ -79,6 +79,8 @@ class GatewayConfig(_Settings):
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
     address: Text = "127.0.0.1"
     port: Annotated[Whole, Field(ge=0, le=65535)] = 3000
+    tls_certificate: Path | None = None  # PEM, with its chain; clients then speak https
+    tls_key: Path | None = None
     workers: Annotated[Whole, Field(ge=1, le=64)] = 1  # processes
     # One key per line, or a YAML list of clients, mode 0600; None: everybody may ask.
     api_keys_file: Path | None = None
@@ -100,6 +102,12 @@ class GatewayConfig(_Settings):
             if names.count(name) > 1:
                 raise ValueError(f"the model name '{name}' is given {names.count(name)} times")
         return models
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> GatewayConfig:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together; give both or none")
+        return self
 
     @field_validator("api_keys_file", mode="before")
     @classmethod
@@ -135,6 +143,8 @@ def _sentence(error: ValidationError, document: Any) -> str:
     if path[:1] == ["models"] and len(path) > 1:
         where = f"{_model_name(document, int(path[1]))}: "
         path = path[2:]
+    if not path and kind == "value_error":
+        return f"{where}{str(first['msg']).removeprefix('Value error, ')}"
     if not path:
         return f"{where}expected keys and values, found {type(first['input']).__name__}"
     key = str(path[0]) + "".join(f"[{part}]" for part in path[1:])

@@ -48,6 +48,7 @@ class GenerateRequest:
     names: Mapping[str, str] = field(default_factory=dict)  # inputs of Triton that the client calls otherwise
     echo: str = ""  # shown before the answer
     id: str = ""
+    trace: Mapping[str, str] = field(default_factory=dict)  # headers that tell Triton which trace this is part of
 
 
 class Piece(NamedTuple):
@@ -185,7 +186,7 @@ class ServedModel:
         before = ""
         counts = _Counts()
         # A decoupled model is always asked to stream: only then does Triton notice that a client went away.
-        responses = client.generate(self.config.entry_model, payload, stream=interface.decoupled)
+        responses = client.generate(self.config.entry_model, payload, stream=interface.decoupled, headers=request.trace)
         async with aclosing(responses):
             async for batch in responses:
                 self.replicas.answering(replica)

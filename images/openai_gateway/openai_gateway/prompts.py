@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,18 +36,20 @@ class Plan:
         return len(self.requests) == 1
 
 
-def plan(model: ServedModel, body: GenerationRequest, request_id: str, *, stream: bool) -> Plan:
+def plan(
+    model: ServedModel, body: GenerationRequest, request_id: str, trace: Mapping[str, str], *, stream: bool
+) -> Plan:
     """Return what to ask Triton for. Raises ApiError 400."""
     body.check_extra()
     if isinstance(body, ChatRequest):
-        return _chat(model, body, request_id, stream=stream)
+        return _chat(model, body, request_id, trace, stream=stream)
     assert isinstance(body, CompletionRequest)
     each = body.best_of or body.choices
     ranked = each > body.choices
     requests: list[GenerateRequest] = []
     for prompt in body.prompts:
         text = _truncated(model, _text(model, prompt), body.truncate_prompt_tokens)
-        base = _base(model, body, text, request_id, stream=stream, logprobs=body.logprobs is not None or ranked)
+        base = _base(model, body, text, request_id, trace, stream=stream, logprobs=body.logprobs is not None or ranked)
         requests += _answers(model, base if not body.echo else replace(base, echo=text), body, each)
     return Plan(requests, each, body.choices)
 
@@ -70,7 +73,7 @@ def _truncated(model: ServedModel, text: str, tokens: int | None) -> str:
     return model.tokenizer.decode(ids[-tokens:])
 
 
-def _chat(model: ServedModel, body: ChatRequest, request_id: str, *, stream: bool) -> Plan:
+def _chat(model: ServedModel, body: ChatRequest, request_id: str, trace: Mapping[str, str], *, stream: bool) -> Plan:
     offered = body.tools if body.tools and body.tool_choice != "none" else None
     text = render(model, body)
     family, begun, named = None, "", False
@@ -84,7 +87,7 @@ def _chat(model: ServedModel, body: ChatRequest, request_id: str, *, stream: boo
             begun = demanded(family, name)
     if body.truncate_prompt_tokens:
         raise unsupported("truncate_prompt_tokens", "would cut a conversation anywhere; leave out messages instead")
-    base = _base(model, body, text + begun, request_id, stream=stream, logprobs=bool(body.logprobs))
+    base = _base(model, body, text + begun, request_id, trace, stream=stream, logprobs=bool(body.logprobs))
     return Plan(
         _answers(model, base, body, body.choices),
         body.choices,
@@ -127,7 +130,14 @@ def render(model: ServedModel, body: ChatRequest) -> str:
 
 
 def _base(
-    model: ServedModel, body: GenerationRequest, text: str, request_id: str, *, stream: bool, logprobs: bool
+    model: ServedModel,
+    body: GenerationRequest,
+    text: str,
+    request_id: str,
+    trace: Mapping[str, str],
+    *,
+    stream: bool,
+    logprobs: bool,
 ) -> GenerateRequest:
     chat = isinstance(body, ChatRequest)
     max_tokens, param = body.limit()
@@ -146,6 +156,7 @@ def _base(
         stream=stream,
         default_max_tokens=model.config.default_max_tokens or DEFAULT_MAX_TOKENS[chat],
         id=request_id,
+        trace=trace,
     )
 
 

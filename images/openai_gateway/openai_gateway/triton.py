@@ -83,17 +83,17 @@ class TritonClient:
         return describe(release, entry, called)
 
     async def generate(
-        self, model: str, payload: Mapping[str, Any], *, stream: bool
+        self, model: str, payload: Mapping[str, Any], *, stream: bool, headers: Mapping[str, str]
     ) -> AsyncGenerator[list[dict[str, Any]], None]:
         """Yield the responses of *model* as they come, together those that come together.
 
-        *stream*: ask by generate_stream, which is for decoupled models. Closing the iterator closes the connection,
-        which is how Triton learns that nobody waits any more; without *stream* it does not notice. Raises
-        Unreachable, or ApiError with Triton's words.
+        *stream*: ask by generate_stream, which is for decoupled models; *headers*: further ones of the request. Closing
+        the iterator closes the connection, which is how Triton learns that nobody waits any more; without *stream* it
+        does not notice. Raises Unreachable, or ApiError with Triton's words.
         """
         body = ENCODE(payload).encode()
         url = f"{self._url}/v2/models/{model}/generate{'_stream' if stream else ''}"
-        answer = await self._send("POST", url, self._http.timeout, data=body, headers=JSON)
+        answer = await self._send("POST", url, self._http.timeout, data=body, headers={**JSON, **headers})
         try:
             if answer.status != 200 or not stream:
                 yield [_response(answer.status, await answer.read())]

@@ -129,6 +129,7 @@ class FakeTriton:
         self.guided: str = options.get("guided", "${guided_decoding_backend}")
         self.fail: tuple[int, str] | None = None  # status and words of an error instead of an answer
         self.fail_after: int | None = None  # responses before an error in the middle of a stream
+        self.headers: dict[str, str] = {}  # of the last request
         self.seen: list[dict[str, Any]] = []
         self.cancelled = 0
         self.app = Starlette(
@@ -202,6 +203,7 @@ class FakeTriton:
         return JSONResponse(self._response(body, self.tokenizer.decode(ids), len(ids)))
 
     async def _stream(self, request: Request) -> Response:
+        self.headers = dict(request.headers)
         body = await request.json()
         self.seen.append(body)
         if self.fail:
@@ -385,7 +387,7 @@ def running(directory: Path, config: dict[str, Any]) -> Iterator[tuple[subproces
             while not answers(port):
                 assert process.poll() is None and time.monotonic() < until, (directory / "log").read_text()
                 time.sleep(0.05)
-            yield process, f"http://127.0.0.1:{port}"
+            yield process, f"http{'s' if 'tls_key' in config else ''}://127.0.0.1:{port}"
         finally:
             process.kill()
             process.wait()

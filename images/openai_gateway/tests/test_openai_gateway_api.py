@@ -509,4 +509,7 @@ def test_triton_gets_the_requests_id_and_never_the_same_twice(send: Client, trit
         answer = send("/v1/completions", ask(), headers={"X-Request-Id": "mine"})
         assert answer.headers["x-request-id"] == "mine"
     first, second = (sent["id"] for sent in triton.seen)
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    send("/v1/completions", ask(), headers={"traceparent": trace})
+    assert triton.headers["traceparent"] == trace
     assert first.startswith("mine-") and second.startswith("mine-") and first != second

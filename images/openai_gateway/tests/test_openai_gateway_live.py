@@ -6,8 +6,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -222,6 +224,23 @@ def test_several_workers_are_one_gateway(triton: FakeTriton, checkpoint: Path, t
             assert not Path(f"/proc/{second}").exists()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_clients_may_speak_https(triton: FakeTriton, checkpoint: Path, tmp_path: Path, workers: int) -> None:
+    if not shutil.which("openssl"):
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    files = {"tls_key": tmp_path / "key.pem", "tls_certificate": tmp_path / "cert.pem"}
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(files["tls_key"])]
+    subprocess.run([*command, "-out", str(files["tls_certificate"])], check=True, capture_output=True)
+    config: dict[str, Any] = {name: str(path) for name, path in files.items()}
+    with serving(triton.app) as backend:
+        config |= {"models": [model_entry(checkpoint, backend)], "workers": workers}
+        with running(tmp_path, config) as (_process, address):
+            trusted = ssl.create_default_context(cafile=config["tls_certificate"])
+            answer = httpx.post(f"{address}/v1/completions", json={"model": "tiny", "prompt": "Hi"}, verify=trusted)
+            assert address.startswith("https") and answer.status_code == 200
+
+
 def test_a_checkpoint_that_no_worker_can_read_ends_all(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yml"
     path.write_text(json.dumps({"port": 0, "workers": 2, "models": [model_entry(tmp_path, "http://x:1")]}))
@@ -236,6 +255,7 @@ def test_a_checkpoint_that_no_worker_can_read_ends_all(tmp_path: Path) -> None:
         ({"models": []}, "'models' is []; it should have at least one entry"),
         ({"prot": 1}, "did you mean 'port'"),
         ({"port": 99999}, "'port' is 99999; it should be less than or equal to 65535"),
+        ({"tls_key": "/x"}, "tls_certificate and tls_key belong together"),
         ({"api_keys_file": "/nowhere"}, "cannot read the API keys /nowhere"),
     ],
 )
