@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any, Optional
 
 from .._base.sizes import MIB
@@ -34,15 +33,20 @@ class Context:
     host: Mapping[str, Any]
     settings: Mapping[str, Any]
     data: Mapping[str, Any]
-    platform: Mapping[str, Any]
 
     @property
     def family(self) -> str:
-        return str(self.platform["family"])
+        return str(self.data["families"].get(self.host["os"]["id"], self.host["os"]["id"]))
+
+    @property
+    def key(self) -> str:
+        """The system as the tables name it, such as V(ubuntu-24.04) or V(el-9)."""
+        version = self.host["os"]["version"]
+        return f"{self.family}-{version if self.family == 'ubuntu' else version.split('.')[0]}"
 
     @property
     def manager(self) -> str:
-        return str(self.platform.get("manager", ""))
+        return str(self.data["managers"].get(self.key, ""))
 
     @property
     def branch(self) -> int:
@@ -58,11 +62,9 @@ class Context:
         return [gpu for gpu in self.host["gpus"] if gpu["pci_id"] and gpu["pci_driver"] != "vfio-pci"]
 
 
-def plan(
-    host: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str, Any], platform: Mapping[str, Any]
-) -> dict[str, Any]:
+def plan(host: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     """Return what to do; C(refusals) is a list of sentences, and where it is not empty nothing may be done."""
-    context = Context(host, settings, data, platform)
+    context = Context(host, settings, data)
     if not context.gpus:
         return {"needed": False, "refusals": []}
     refusals: list[str] = []
@@ -93,6 +95,7 @@ def plan(
     return {
         "needed": True,
         "refusals": refusals,
+        "key": context.key,
         "manager": context.manager,
         "flavor": flavor,
         "build": table["build"],
@@ -120,8 +123,9 @@ def plan(
 
 def _check_system(context: Context, refusals: list[str]) -> None:
     if not context.manager:
+        known = ", ".join(context.data["managers"])
         name = context.host["os"]["name"] or "an unknown system"
-        refusals.append(f"{name} is not supported; use one of {context.platform['supported']}")
+        refusals.append(f"{name} is not supported; use one of {known} (el is RHEL, Rocky, Alma or CentOS)")
     if context.host["kernel"]["machine"] not in context.data["architectures"]:
         known = " and ".join(context.data["architectures"])
         refusals.append(f"a {context.host['kernel']['machine']} machine is not supported; {known} are")
@@ -187,7 +191,7 @@ def _check_source(context: Context, table: Mapping[str, Any], refusals: list[str
             f"{context.host['os']['name']} has no NVIDIA driver in its own archive; set gpu_driver_source to nvidia"
         )
         return
-    own = context.platform.get("driver_branches")
+    own = context.data["distribution_branches"].get(context.key)
     if context.source == "distribution" and own and str(context.settings["branch"]) not in own:
         refusals.append(
             f"{context.host['os']['name']} has driver branch {', '.join(own)} only; set gpu_driver_branch to it, or"
@@ -210,7 +214,7 @@ def _check_repositories(context: Context, refusals: list[str]) -> None:
         return
     ours = _repository(context)
     for found in context.host["repositories"]:
-        if PurePath(found["path"]).stem != ours["name"] and found["url"].rstrip("/") == ours["url"].rstrip("/"):
+        if found["path"] != ours["file"] and found["url"].rstrip("/") == ours["url"].rstrip("/"):
             refusals.append(
                 f"{found['path']} configures {found['url']} already; remove that file, or set"
                 " gpu_driver_manage_repository to false to keep it"
@@ -311,23 +315,30 @@ def _surplus(context: Context, installed: Mapping[str, Any]) -> list[str]:
 
 
 def _stream(context: Context, flavor: str) -> str:
-    streams = context.data["streams"] if context.platform.get("module_streams") else {}
+    streams = context.data["streams"].get(context.key, {})
     return str(streams.get(flavor, "")).format(branch=context.branch) if context.source == "nvidia" else ""
 
 
 def _repository(context: Context) -> dict[str, Any]:
     """Return address, key and file of NVIDIA's repository, or of the mirror that stands for it."""
+    manager = context.manager
     settings = context.settings
-    directory = context.platform["nvidia"]
+    directory = context.data["directories"][context.key]
     architecture = context.data["architectures"][context.host["kernel"]["machine"]]
     url = settings["repository_url"] or f"{settings['repository_root'].rstrip('/')}/{directory}/{architecture}/"
-    known = context.data["keys"][context.platform["nvidia_key"]]
+    known = context.data["keys"].get(context.key) or context.data["keys"][manager]
     return {
-        "name": "trtllm-nvidia-driver",
-        "description": "NVIDIA driver",
         "url": url,
         "key": settings["repository_key"] or url.rstrip("/") + "/" + known["file"],
         "fingerprints": list(settings["repository_fingerprints"] or known["fingerprints"]),
+        "file": {
+            "apt": "/etc/apt/sources.list.d/trtllm-nvidia-driver.list",
+            "dnf": "/etc/yum.repos.d/trtllm-nvidia-driver.repo",
+        }[manager],
+        "key_file": {
+            "apt": "/etc/apt/keyrings/trtllm-nvidia-driver.asc",
+            "dnf": "/etc/pki/rpm-gpg/RPM-GPG-KEY-trtllm-nvidia-driver",
+        }[manager],
     }
 
 

@@ -13,23 +13,13 @@ from fake_host import KERNELS, OS_RELEASES, FakeHost
 
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "gpu_driver"
 DATA = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())["__gpu_driver_data"]
-SYSTEMS = yaml.safe_load((ROLE.parent / "gpu_host" / "vars" / "main.yml").read_text())
-PLATFORMS = SYSTEMS["__gpu_host_platforms"]
 DEFAULTS = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
 SETTINGS = {name[len("gpu_driver_") :]: value for name, value in DEFAULTS.items()}
 
 
 def plan(host: FakeHost, **settings: Any) -> dict[str, Any]:
     seen = facts.gather(host.system)
-    return driver.plan(seen, {**SETTINGS, **settings}, DATA, platform(seen))
-
-
-def platform(seen: dict[str, Any]) -> dict[str, Any]:
-    """What the role gpu_host hands over: the row of the host's system, its family, and what is supported."""
-    family = SYSTEMS["__gpu_host_families"].get(seen["os"]["id"], seen["os"]["id"])
-    version = seen["os"]["version"]
-    row = PLATFORMS.get(f"{family}-{version if family == 'ubuntu' else version.split('.')[0]}", {})
-    return {**row, "family": family, "supported": ", ".join(known["name"] for known in PLATFORMS.values())}
+    return driver.plan(seen, {**SETTINGS, **settings}, DATA)
 
 
 def refusal(host: FakeHost, **settings: Any) -> str:
@@ -58,12 +48,11 @@ def test_host_without_gpu_needs_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("system", [name for name in OS_RELEASES if name != "fedora-43"])
 @pytest.mark.parametrize(("machine", "directory"), [("x86_64", "x86_64"), ("aarch64", "sbsa")])
 def test_every_supported_system(tmp_path: Path, system: str, machine: str, directory: str) -> None:
-    host = FakeHost(tmp_path, system, machine).gpu()
-    found = plan(host)
+    found = plan(FakeHost(tmp_path, system, machine).gpu())
     assert found["refusals"] == []
     repository = found["repository"]
     root = "https://developer.download.nvidia.com/compute/cuda/repos"
-    assert repository["url"] == f"{root}/{platform(facts.gather(host.system))['nvidia']}/{directory}/"
+    assert repository["url"] == f"{root}/{DATA['directories'][found['key']]}/{directory}/"
     assert repository["key"].startswith(repository["url"])
     assert all(len(fingerprint) == 40 for fingerprint in repository["fingerprints"])
     assert found["versioned"] and found["pending"]
@@ -299,4 +288,4 @@ def test_versions_on_offer() -> None:
 def test_names_of_branches_agree_with_the_table() -> None:
     assert SETTINGS["branch"] in SETTINGS["branches"]
     assert all(int(branch) for branch in SETTINGS["branches"])
-    assert {row["nvidia_key"] for row in PLATFORMS.values()} == set(DATA["keys"])
+    assert set(DATA["managers"]) == set(DATA["directories"])
