@@ -29,7 +29,8 @@ def imported(path: Path, root: Path) -> Iterator[str]:
     package = path.relative_to(root).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
-            assert not (node.module or "").startswith("ansible_collections."), f"{path}:{node.lineno}: import relatively"
+            absolute = (node.module or "").startswith("ansible_collections.")
+            assert not absolute, f"{path}:{node.lineno}: import relatively"
             if node.level:
                 base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
                 names = [base[0]] if base[0] else [alias.name for alias in node.names]

@@ -16,6 +16,7 @@ from typing import Any, Optional
 
 from .._base.sizes import MIB
 from .._base.versions import version_key
+from .platforms import host_platform, known
 
 DRIVER_VERSION = re.compile(r"\d{3}\.\d{2,3}(?:\.\d{2})?$")
 
@@ -28,25 +29,20 @@ _SECURE_BOOT_WAYS = {
 
 @dataclass(frozen=True)
 class Context:
-    """One host with its settings and the role's data, and what follows at once from them."""
+    """One host with its platform, its settings and the role's data, and what follows at once from them."""
 
     host: Mapping[str, Any]
     settings: Mapping[str, Any]
     data: Mapping[str, Any]
+    platform: Mapping[str, Any]
 
     @property
     def family(self) -> str:
-        return str(self.data["families"].get(self.host["os"]["id"], self.host["os"]["id"]))
-
-    @property
-    def key(self) -> str:
-        """The system as the tables name it, such as V(ubuntu-24.04) or V(el-9)."""
-        version = self.host["os"]["version"]
-        return f"{self.family}-{version if self.family == 'ubuntu' else version.split('.')[0]}"
+        return str(self.platform["family"])
 
     @property
     def manager(self) -> str:
-        return str(self.data["managers"].get(self.key, ""))
+        return str(self.platform["manager"])
 
     @property
     def branch(self) -> int:
@@ -62,13 +58,15 @@ class Context:
         return [gpu for gpu in self.host["gpus"] if gpu["pci_id"] and gpu["pci_driver"] != "vfio-pci"]
 
 
-def plan(host: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+def plan(
+    host: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str, Any], platforms: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return what to do; C(refusals) is a list of sentences, and where it is not empty nothing may be done."""
-    context = Context(host, settings, data)
+    context = Context(host, settings, data, host_platform(host["os"], platforms))
     if not context.gpus:
         return {"needed": False, "refusals": []}
     refusals: list[str] = []
-    _check_system(context, refusals)
+    _check_system(context, known(platforms), refusals)
     if refusals:
         return {"needed": True, "refusals": refusals}
     flavor = _flavor(context, refusals)
@@ -95,7 +93,7 @@ def plan(host: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str
     return {
         "needed": True,
         "refusals": refusals,
-        "key": context.key,
+        "platform": context.platform["name"],
         "manager": context.manager,
         "flavor": flavor,
         "build": table["build"],
@@ -121,14 +119,13 @@ def plan(host: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str
     }
 
 
-def _check_system(context: Context, refusals: list[str]) -> None:
-    if not context.manager:
-        known = ", ".join(context.data["managers"])
+def _check_system(context: Context, supported: str, refusals: list[str]) -> None:
+    if not context.platform:
         name = context.host["os"]["name"] or "an unknown system"
-        refusals.append(f"{name} is not supported; use one of {known} (el is RHEL, Rocky, Alma or CentOS)")
+        refusals.append(f"{name} is not supported; use one of {supported}")
     if context.host["kernel"]["machine"] not in context.data["architectures"]:
-        known = " and ".join(context.data["architectures"])
-        refusals.append(f"a {context.host['kernel']['machine']} machine is not supported; {known} are")
+        machines = " and ".join(context.data["architectures"])
+        refusals.append(f"a {context.host['kernel']['machine']} machine is not supported; {machines} are")
     branches = [str(branch) for branch in context.settings["branches"]]
     if str(context.settings["branch"]) not in branches:
         refusals.append(
@@ -191,7 +188,7 @@ def _check_source(context: Context, table: Mapping[str, Any], refusals: list[str
             f"{context.host['os']['name']} has no NVIDIA driver in its own archive; set gpu_driver_source to nvidia"
         )
         return
-    own = context.data["distribution_branches"].get(context.key)
+    own = context.platform["driver_branches"]
     if context.source == "distribution" and own and str(context.settings["branch"]) not in own:
         refusals.append(
             f"{context.host['os']['name']} has driver branch {', '.join(own)} only; set gpu_driver_branch to it, or"
@@ -315,30 +312,23 @@ def _surplus(context: Context, installed: Mapping[str, Any]) -> list[str]:
 
 
 def _stream(context: Context, flavor: str) -> str:
-    streams = context.data["streams"].get(context.key, {})
-    return str(streams.get(flavor, "")).format(branch=context.branch) if context.source == "nvidia" else ""
+    if context.source != "nvidia" or not context.platform["driver_streams"]:
+        return ""
+    return str(context.data["streams"][flavor]).format(branch=context.branch)
 
 
 def _repository(context: Context) -> dict[str, Any]:
     """Return address, key and file of NVIDIA's repository, or of the mirror that stands for it."""
-    manager = context.manager
-    settings = context.settings
-    directory = context.data["directories"][context.key]
+    settings, platform, key = context.settings, context.platform, context.platform["driver_key"]
+    directory, identity = platform["driver_directory"], context.data["repository"]
     architecture = context.data["architectures"][context.host["kernel"]["machine"]]
     url = settings["repository_url"] or f"{settings['repository_root'].rstrip('/')}/{directory}/{architecture}/"
-    known = context.data["keys"].get(context.key) or context.data["keys"][manager]
     return {
+        "id": identity,
         "url": url,
-        "key": settings["repository_key"] or url.rstrip("/") + "/" + known["file"],
-        "fingerprints": list(settings["repository_fingerprints"] or known["fingerprints"]),
-        "file": {
-            "apt": "/etc/apt/sources.list.d/trtllm-nvidia-driver.list",
-            "dnf": "/etc/yum.repos.d/trtllm-nvidia-driver.repo",
-        }[manager],
-        "key_file": {
-            "apt": "/etc/apt/keyrings/trtllm-nvidia-driver.asc",
-            "dnf": "/etc/pki/rpm-gpg/RPM-GPG-KEY-trtllm-nvidia-driver",
-        }[manager],
+        "key": settings["repository_key"] or f"{url.rstrip('/')}/{key}.pub",
+        "fingerprints": list(settings["repository_fingerprints"] or context.data["keys"][key]),
+        "file": platform["repository_file"].format(id=identity),
     }
 
 

@@ -8,18 +8,28 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.trtllm.fleet.plugins.module_utils._host import driver, facts
+from ansible_collections.trtllm.fleet.plugins.module_utils._host import driver, facts, platforms
 from fake_host import KERNELS, OS_RELEASES, FakeHost
 
 ROLE = Path(__file__).resolve().parents[3] / "roles" / "gpu_driver"
 DATA = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())["__gpu_driver_data"]
+PLATFORMS = yaml.safe_load((ROLE.parent / "gpu_host" / "vars" / "main.yml").read_text())["gpu_host_platforms"]
 DEFAULTS = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
+DIRECTORIES = {
+    "debian-12": "debian12",
+    "debian-13": "debian13",
+    "ubuntu-22.04": "ubuntu2204",
+    "ubuntu-24.04": "ubuntu2404",
+    "rhel-8": "rhel8",
+    "rocky-9": "rhel9",
+    "almalinux-10": "rhel10",
+}
 SETTINGS = {name[len("gpu_driver_") :]: value for name, value in DEFAULTS.items()}
 
 
 def plan(host: FakeHost, **settings: Any) -> dict[str, Any]:
     seen = facts.gather(host.system)
-    return driver.plan(seen, {**SETTINGS, **settings}, DATA)
+    return driver.plan(seen, {**SETTINGS, **settings}, DATA, PLATFORMS)
 
 
 def refusal(host: FakeHost, **settings: Any) -> str:
@@ -52,7 +62,7 @@ def test_every_supported_system(tmp_path: Path, system: str, machine: str, direc
     assert found["refusals"] == []
     repository = found["repository"]
     root = "https://developer.download.nvidia.com/compute/cuda/repos"
-    assert repository["url"] == f"{root}/{DATA['directories'][found['key']]}/{directory}/"
+    assert repository["url"] == f"{root}/{DIRECTORIES[system]}/{directory}/"
     assert repository["key"].startswith(repository["url"])
     assert all(len(fingerprint) == 40 for fingerprint in repository["fingerprints"])
     assert found["versioned"] and found["pending"]
@@ -288,4 +298,5 @@ def test_versions_on_offer() -> None:
 def test_names_of_branches_agree_with_the_table() -> None:
     assert SETTINGS["branch"] in SETTINGS["branches"]
     assert all(int(branch) for branch in SETTINGS["branches"])
-    assert set(DATA["managers"]) == set(DATA["directories"])
+    named = {platforms.row(name, PLATFORMS)["driver_key"] for name in PLATFORMS["releases"]}
+    assert named == set(DATA["keys"])
