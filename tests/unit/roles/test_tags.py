@@ -13,7 +13,7 @@ import yaml
 from ansible_collections.trtllm.fleet.plugins.module_utils._host import facts
 from fake_host import FakeHost
 from recorder import record
-from unit.test_role_gpu_recorded import VARIABLES, VERSION, driver_packages, looks
+from unit.roles.test_gpu_recorded import VARIABLES, VERSION, driver_packages, looks
 
 STEPS = {"preflight", "install", "configure", "run", "reboot", "verify"}
 ROLES = sorted(path.name for path in (Path(__file__).resolve().parents[3] / "roles").iterdir())
