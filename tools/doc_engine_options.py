@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import textwrap
-from typing import Any
-
 import yaml
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.lookup import (
     BUILD_TOOL,
@@ -23,8 +20,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases imp
     LAST_ENGINE_RELEASE,
     Release,
 )
+from doc_yaml import list_of, text_of
 
-WIDTH = 120
 # The first that has the option says its default: what one family's converter does differently is no user's concern.
 SPOKESMEN = (BUILD_TOOL, "llama/convert_checkpoint.py", QUANTIZE_TOOL)
 # It chooses the tools, so no tool has it.
@@ -101,34 +98,21 @@ def description(name: str, option: Option) -> str:
     return str(option["description"]) + known + ("" if "default" in option else tool_default(name))
 
 
-def _scalar(key: str, text: str, indent: str) -> str:
-    """``key: text``, folded where it has to be."""
-    line = f"{indent}{key}: {text}"
-    if len(line) <= WIDTH and ": " not in text and " #" not in text:
-        return line + "\n"
-    folded = textwrap.fill(
-        text, WIDTH, initial_indent=indent + "  ", subsequent_indent=indent + "  ",
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
-    return f"{indent}{key}: >-\n{folded}\n"
-
-
-def _choices(choices: list[Any], indent: str) -> str:
-    text = f"[{', '.join(map(str, choices))}]"
-    line = f"{indent}choices: {text}"
-    if len(line) <= WIDTH:
-        return line + "\n"
-    inner = indent + "  "
-    return f"{indent}choices:\n{textwrap.fill(text, WIDTH, initial_indent=inner, subsequent_indent=inner)}\n"
-
-
 def _block(name: str, option: Option) -> str:
     indent = " " * 8
-    parts = [f"      {name}:\n", _scalar("description", description(name, option), indent)]
+    parts = [f"      {name}:\n", text_of("description", description(name, option), indent)]
     parts += [f"{indent}{key}: {option[key]}\n" for key in ("type", "elements", "default") if key in option]
     if "choices" in option:
-        parts.append(_choices(option["choices"], indent))
+        parts.append(list_of("choices", option["choices"], indent))
     return "".join(parts)
+
+
+def engine_keys() -> dict[str, Option]:
+    """The options as keys of ``trtllm_models[].engine``."""
+    return {
+        name: {**option, "description": description(name, option).replace("O(options.", "O(trtllm_models[].engine.")}
+        for name, option in ENGINE_OPTIONS.items()
+    }
 
 
 def fragment() -> str:

@@ -4,7 +4,8 @@
 * ``docs/reference.md``, the reference of all roles, from their argument specs;
 * the supported platforms in roles' metadata and pages, from the table of platforms;
 * the documentation of an engine's options, from the table of options and those of the releases;
-* where things are kept on a host, in doc fragments, defaults and argument specs.
+* where things are kept on a host, in doc fragments, defaults and argument specs;
+* what may be said about a replica, in defaults, settings and argument specs of the role triton.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ sys.path.insert(0, str(REPO / "collections"))
 
 import doc_engine_options
 import doc_platforms
+import doc_replica
 import doc_root
 
 OUT = REPO / "docs" / "reference.md"
@@ -77,12 +79,15 @@ def rows(options: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from rows(option["options"], f"{prefix}{name}{'[]' if option.get('type') == 'list' else ''}.")
 
 
-def reference() -> str:
-    """The whole page."""
+def reference(texts: Mapping[Path, str]) -> str:
+    """The whole page; *texts* has the argument specs that are about to be written."""
     parts = [HEAD]
     for role in ROLES:
         specs = REPO / "roles" / role / "meta" / "argument_specs.yml"
-        entries = yaml.safe_load(specs.read_text(encoding="utf-8"))["argument_specs"]
+        entries = yaml.safe_load(texts.get(specs) or specs.read_text(encoding="utf-8"))["argument_specs"]
+        if role == "fleet":
+            engine = entries["main"]["options"]["trtllm_models"]["options"]["engine"]
+            engine["options"] = doc_engine_options.engine_keys()
         for name, entry in entries.items():
             if name != "main" and set(entry.get("options", {})) <= set(entries["main"].get("options", {})):
                 continue
@@ -99,11 +104,12 @@ def reference() -> str:
 
 def generated() -> dict[Path, str]:
     """Every file that is generated, or has parts that are, as it should be."""
+    specs = doc_replica.with_replica(REPO, doc_root.with_root(REPO))
     return {
-        OUT: reference(),
-        ENGINE_FRAGMENT: doc_engine_options.fragment(),
+        **specs,
         **doc_platforms.platform_texts(),
-        **doc_root.with_root(REPO),
+        ENGINE_FRAGMENT: doc_engine_options.fragment(),
+        OUT: reference(specs),
     }
 
 

@@ -39,7 +39,7 @@ def triton_listen(replicas: Sequence[Mapping[str, Any]], settings: Mapping[str, 
     """Where the replicas will listen, after all that can be refused without a host was refused."""
     return [
         {"service": triton_replica.service_name(replica["name"]), **listen}
-        for replica in triton_replica.complete(replicas, settings)
+        for replica in triton_replica.served(replicas, settings)
         for listen in triton_replica.listens(replica)
     ]
 
@@ -58,7 +58,7 @@ def triton_results(
             "http_url": triton_replica.http_url(replica),
             **services.get(triton_replica.service_name(replica["name"]), {}),
         }
-        for replica in triton_replica.complete(replicas, settings)
+        for replica in triton_replica.served(replicas, settings)
     }
 
 

@@ -22,6 +22,7 @@ from .._host.gpu import CDI_KIND, cdi_name
 from .._release.releases import release as release_of
 from .._service.quadlet import PODMAN, command_line
 from . import launch as triton_launch
+from .options import DEFAULTS
 from .ports import PORT_BASE, PORTS, Held, give_ports
 
 PREFIX = "triton-"
@@ -59,7 +60,12 @@ def triton_services(replicas: Sequence[Replica], settings: Mapping[str, Any]) ->
     (see roles/triton/meta/argument_specs.yml) and stand in for what an element does not give.
     Raises `FleetError` for GPUs or ports given twice, and for what the release cannot do.
     """
-    return [triton_service(replica) for replica in complete(replicas, settings)]
+    return [triton_service(replica) for replica in served(replicas, settings)]
+
+
+def served(replicas: Sequence[Replica], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every replica as the role serves it: what neither it nor *settings* give is as the table of options has it."""
+    return complete(replicas, {**DEFAULTS, **settings})
 
 
 def complete(
