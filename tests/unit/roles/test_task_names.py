@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROLES = ["gpu_host", "podman", "gpu_driver", "container_toolkit"]
+ROLES = sorted(path.name for path in (Path(__file__).resolve().parents[3] / "roles").iterdir())
 VERBS = {
     "Ensure": "a state of the host, whether it has to be changed or not",
     "Install": "packages or images",
@@ -41,3 +41,12 @@ def test_tasks_begin_with_a_verb_of_the_list(role: str, repo_dir: Path) -> None:
     for path in files:
         for task in tasks(yaml.safe_load(path.read_text())):
             assert task["name"].split()[0] in VERBS, f"{path.name}: {task['name']}"
+
+
+def test_tasks_of_playbooks_begin_so_too(repo_dir: Path) -> None:
+    """A play has the name of the journey."""
+    for path in sorted((repo_dir / "playbooks").rglob("*.yml")):
+        for item in yaml.safe_load(path.read_text()):
+            for task in tasks(item.get("tasks", []) if "hosts" in item else [item] if "name" in item else []):
+                if "ansible.builtin.import_playbook" not in task:
+                    assert task["name"].split()[0] in VERBS, f"{path.name}: {task['name']}"
