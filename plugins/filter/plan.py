@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
-    by_name,
     gateway_inputs,
     plan_table,
     replica_inputs,
     repository_inputs,
+    results_by_name,
 )
 
 
@@ -22,7 +22,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
-            "by_name": by_name,
+            "results_by_name": results_by_name,
             "gateway_inputs": gateway_inputs,
             "plan_table": plan_table,
             "replica_inputs": replica_inputs,

@@ -20,4 +20,4 @@ class FilterModule:
     """Filters of the preflight."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"preflight": verdict, "preflight_report": preflight_report}
+        return {"host_verdict": verdict, "preflight_report": preflight_report}

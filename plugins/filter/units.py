@@ -17,7 +17,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import 
 Filter = Callable[..., Any]
 
 
-def refusing(work: Filter) -> Filter:
+def as_filter_error(work: Filter) -> Filter:
     """Turn a refusal into the error that Ansible prints without a traceback."""
 
     @functools.wraps(work)
@@ -67,4 +67,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Filter]:
         found = (triton_services, triton_listen, triton_results)
-        return {work.__name__: refusing(work) for work in found}
+        return {work.__name__: as_filter_error(work) for work in found}

@@ -192,7 +192,7 @@ def _gpus(name: str, given: list[Any] | None, ranks: int, claimed: list[Any]) ->
     return list(given)
 
 
-def by_name(results: list[Item], keys: list[str]) -> dict[str, Item]:
+def results_by_name(results: list[Item], keys: list[str]) -> dict[str, Item]:
     """From the results of a loop over named items to ``{name: {key: value}}`` for the given *keys*."""
     return {result["item"]["name"]: {key: result.get(key) for key in keys} for result in results}
 

@@ -107,7 +107,7 @@ def fingerprint(value: Any) -> str:
 
 
 def _hash_open_file(descriptor: int, block: int) -> tuple[str, int]:
-    """Return (sha256, bytes) of an open file, giving back the pages that were not cached before."""
+    """(sha256, bytes) of an open file, giving back the pages that were not cached before."""
     cache = CacheState.of(descriptor, os.fstat(descriptor).st_size)
     sha, buffer, position, released = hashlib.sha256(), memoryview(bytearray(block)), 0, 0
     while True:

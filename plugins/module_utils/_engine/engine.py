@@ -15,7 +15,7 @@ import fcntl
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -430,12 +430,10 @@ class Engine:
 
     # -- the other states ----------------------------------------------------------------------------------
 
-    def waited(self, poll: float, tell: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+    def waited(self, poll: float) -> dict[str, Any]:
         """`present`, and then wait until the build has ended, asking every *poll* seconds."""
         result = self.present()
         while result["building"]:
-            if tell is not None:
-                tell(result)
             time.sleep(poll)
             engine = Engine(replace(self.request, attach=result["job"]["id"]), False)
             result = engine.attached()

@@ -105,10 +105,10 @@ class Job:
         """How the job stands, by its own account and by podman's."""
         if not self.exists:
             return JobState("absent")
-        # podman first: a runner tells its end before it ends, so what it told is final once the container has.
+        # podman first: a runner tells its end before it ends, so what it wrote is final once the container has.
         container = cli.container_state(self.container)
         status = self._status()
-        told = JobState(
+        known = JobState(
             state=status.get("state", "interrupted"),
             id=status.get("id") or self.spec().get("id", ""),
             phase=status.get("phase"),
@@ -121,13 +121,13 @@ class Job:
             oom_killed=bool(container and container.oom_killed),
         )
         if container is not None and container.running:
-            return replace(told, state="running")
-        if told.state in ("done", "failed"):
-            return told
+            return replace(known, state="running")
+        if known.state in ("done", "failed"):
+            return known
         code = container.exit_code if container else None
         ended = container is not None and (container.oom_killed or container.exit_code not in (0, *KILLED))
         reason = "exit" if ended else "killed"
-        return replace(told, state="failed" if ended else "interrupted", exit_code=code, reason=reason)
+        return replace(known, state="failed" if ended else "interrupted", exit_code=code, reason=reason)
 
     def start(
         self,

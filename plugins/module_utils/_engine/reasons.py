@@ -30,7 +30,7 @@ def diff(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> d
     return {"before": _side(before, after, old), "after": _side(after, before, new)}
 
 
-def _side(this: Mapping[str, Any] | None, other: Mapping[str, Any] | None, told: dict[str, Any]) -> dict[str, Any]:
+def _side(this: Mapping[str, Any] | None, other: Mapping[str, Any] | None, flat: dict[str, Any]) -> dict[str, Any]:
     if this is None:
         return {}
     mine = this.get("checkpoint", {}).get("files", {})
@@ -38,7 +38,7 @@ def _side(this: Mapping[str, Any] | None, other: Mapping[str, Any] | None, told:
     changed = {path: digest[:SHORT] for path, digest in mine.items() if theirs.get(path) != digest}
     digest = this.get("checkpoint", {}).get("digest")
     checkpoint = {"digest": digest[:SHORT] if digest else None, **({"files": changed} if changed else {})}
-    return {"checkpoint": checkpoint, **told}
+    return {"checkpoint": checkpoint, **flat}
 
 
 def _sides(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -79,7 +79,7 @@ class Runner:
             "id": spec["id"], "state": "running", "phase": None, "started": self.started, "phases": {},
         }  # fmt: skip
 
-    def tell(self, **changes: Any) -> None:
+    def update_status(self, **changes: Any) -> None:
         """Update the status file; a full disk must not end the build by itself."""
         self.status.update(changes)
         with contextlib.suppress(OSError):
@@ -131,7 +131,7 @@ class Runner:
     def phase(self, name: str) -> Iterator[None]:
         """Book the time of one phase."""
         begun = time.time()
-        self.tell(phase=name, phase_started=begun)
+        self.update_status(phase=name, phase_started=begun)
         try:
             yield
         finally:
@@ -177,18 +177,18 @@ class Runner:
             raise Stopped
 
         signal.signal(signal.SIGTERM, stop)
-        self.tell()
+        self.update_status()
         try:
             self.run_steps()
             os.sync()
         except Stopped:
             self.kill_child()
             self.note("stopped")
-            self.tell(state="failed", reason="stopped", exit_code=TERMINATED, finished=time.time())
+            self.update_status(state="failed", reason="stopped", exit_code=TERMINATED, finished=time.time())
             return TERMINATED
         except Failed as failure:
             self.note(str(failure))
-            self.tell(
+            self.update_status(
                 state="failed", reason=failure.reason, exit_code=failure.exit_code, message=str(failure),
                 finished=time.time(),
             )  # fmt: skip
@@ -196,9 +196,9 @@ class Runner:
         except OSError as error:
             self.kill_child()
             self.note(str(error))
-            self.tell(state="failed", reason="error", exit_code=1, message=str(error), finished=time.time())
+            self.update_status(state="failed", reason="error", exit_code=1, message=str(error), finished=time.time())
             return 1
-        self.tell(state="done", phase=None, exit_code=0, finished=time.time())
+        self.update_status(state="done", phase=None, exit_code=0, finished=time.time())
         return 0
 
 

@@ -27,7 +27,7 @@ QUADLET_GENERATORS = (
 
 
 def operating_system(system: System) -> dict[str, str]:
-    """Return C(id), C(version) and C(name) from os-release."""
+    """``id``, ``version`` and ``name`` from os-release."""
     found: dict[str, str] = {}
     for line in (system.text("/etc/os-release") or system.text("/usr/lib/os-release") or "").splitlines():
         key, equals, value = line.partition("=")
@@ -41,7 +41,7 @@ def operating_system(system: System) -> dict[str, str]:
 
 
 def kernel(system: System) -> dict[str, Any]:
-    """Return the running release, the installed ones, the next to boot, and of which the headers are there."""
+    """The running release, the installed ones, the next to boot, and of which the headers are there."""
     release = system.kernel_release()
     installed = {name.split("-", 1)[1] for name in system.names("/boot") if re.match(r"vmlinuz-\d", name)}
     following = next_kernel(release, installed)
@@ -57,7 +57,7 @@ def kernel(system: System) -> dict[str, Any]:
 
 
 def has_headers(system: System, release: str) -> bool:
-    """Tell whether modules can be built for *release*."""
+    """Whether modules can be built for *release*."""
     places = (
         f"/lib/modules/{release}/build/Makefile",
         f"/usr/src/linux-headers-{release}/Makefile",
@@ -67,14 +67,14 @@ def has_headers(system: System, release: str) -> bool:
 
 
 def next_kernel(release: str, installed: Iterable[str]) -> str:
-    """Return the kernel that boots next: the newest of the running one's kind, such as V(-generic)."""
+    """The kernel that boots next: the newest of the running one's kind, such as ``-generic``."""
     kind = release.rsplit("-", 1)[-1] if re.search(r"-[a-z]+$", release) else ""
     same = [name for name in installed if not kind or name.endswith(f"-{kind}")]
     return max([release, *same], key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
 
 
 def secure_boot(system: System) -> str:
-    """Return V(enabled), V(disabled), V(unsupported) (no UEFI) or V(unknown)."""
+    """``enabled``, ``disabled``, ``unsupported`` (no UEFI) or ``unknown``."""
     if not system.exists("/sys/firmware/efi"):
         return "unsupported"
     data = system.data(EFI_SECURE_BOOT, 16)
@@ -91,7 +91,7 @@ def secure_boot(system: System) -> str:
 
 
 def cgroups(system: System) -> dict[str, Any]:
-    """Return the version of the hierarchy that is mounted, and its controllers."""
+    """The version of the hierarchy that is mounted, and its controllers."""
     controllers = system.text("/sys/fs/cgroup/cgroup.controllers")
     if controllers is None:
         return {"version": 1, "controllers": system.names("/sys/fs/cgroup")}
@@ -99,14 +99,14 @@ def cgroups(system: System) -> dict[str, Any]:
 
 
 def selinux(system: System) -> dict[str, Any]:
-    """Return the mode and whether containers may use devices (the boolean container_use_devices)."""
+    """The mode and whether containers may use devices (the boolean container_use_devices)."""
     mode = {"1": "enforcing", "0": "permissive"}.get(system.text("/sys/fs/selinux/enforce") or "", "disabled")
     boolean = system.text("/sys/fs/selinux/booleans/container_use_devices")
     return {"mode": mode, "container_use_devices": boolean.startswith("1") if boolean else None}
 
 
 def memory(system: System) -> dict[str, Optional[int]]:
-    """Return total and available memory in bytes."""
+    """Total and available memory in bytes."""
     values = dict(re.findall(r"^(\w+):\s+(\d+) kB", system.text("/proc/meminfo") or "", re.MULTILINE))
 
     def size(name: str) -> Optional[int]:
@@ -116,7 +116,7 @@ def memory(system: System) -> dict[str, Optional[int]]:
 
 
 def disks(system: System, paths: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return size and free room at each path; of a path that is not there yet, its nearest parent's."""
+    """Size and free room at each path; of a path that is not there yet, its nearest parent's."""
     result: dict[str, dict[str, Any]] = {}
     for path in paths:
         place = Path(path)
@@ -129,7 +129,7 @@ def disks(system: System, paths: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def podman(system: System) -> Optional[dict[str, Any]]:
-    """Return version, runtime, network backend and storage of podman; None where it is not installed."""
+    """Version, runtime, network backend and storage of podman; None where it is not installed."""
     answer = system.run(["podman", "--version"])
     match = re.search(r"(\d+\.\d+\.\d+\S*)", answer.out)
     if answer.rc != 0 or match is None:
@@ -155,7 +155,7 @@ def podman(system: System) -> Optional[dict[str, Any]]:
 
 
 def packages(system: System, patterns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the installed packages that match *patterns* (shell wildcards), with version and hold."""
+    """The installed packages that match *patterns* (shell wildcards), with version and hold."""
     if not patterns:
         return {}
     if system.exists("/var/lib/dpkg/status"):
@@ -164,7 +164,7 @@ def packages(system: System, patterns: Sequence[str]) -> dict[str, dict[str, Any
 
 
 def upstream_version(version: str) -> str:
-    """Return a package's version without epoch and distribution's revision."""
+    """A package's version without epoch and distribution's revision."""
     return re.split(r"[-~+]", version.split(":", 1)[-1])[0]
 
 
@@ -211,7 +211,7 @@ def _rpm_packages(system: System, patterns: Sequence[str]) -> dict[str, dict[str
 
 
 def units(system: System, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return whether each systemd unit exists, runs and is enabled."""
+    """Whether each systemd unit exists, runs and is enabled."""
     if not names:
         return {}
     keys = "Id,LoadState,ActiveState,UnitFileState"
@@ -228,7 +228,7 @@ def units(system: System, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def repositories(system: System) -> list[dict[str, str]]:
-    """Return the address of each package repository and the file that configures it."""
+    """The address of each package repository and the file that configures it."""
     files = ["/etc/apt/sources.list"]
     for directory, ends in (("/etc/apt/sources.list.d", (".list", ".sources")), ("/etc/yum.repos.d", (".repo",))):
         files += [f"{directory}/{name}" for name in system.names(directory) if name.endswith(ends)]
@@ -242,7 +242,7 @@ def repositories(system: System) -> list[dict[str, str]]:
 
 
 def recorded_reboot(system: System) -> dict[str, Any]:
-    """Return what a role noted about a reboot that is due; a note from before the last boot is void."""
+    """What a role noted about a reboot that is due; a note from before the last boot is void."""
     try:
         noted = json.loads(system.text(REBOOT_FACT) or "{}")
     except ValueError:

@@ -24,9 +24,9 @@ _DRIVER_FILE = re.compile(r"lib(?:cuda|nvidia-ml)\.so\.(\d+\.\d+(?:\.\d+)?)$")
 
 
 def read(system: System, gpus: Optional[list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return C(specs), C(devices) and C(problems) of all specifications on the host.
+    """``specs``, ``devices`` and ``problems`` of all specifications on the host.
 
-    *gpus* are those nvidia-smi answered for, each with C(index), C(uuid) and C(mig); None where it gave no
+    *gpus* are those nvidia-smi answered for, each with ``index``, ``uuid`` and ``mig``; None where it gave no
     answer, and then nothing is said about missing or surplus devices.
     """
     specs: list[dict[str, Any]] = []
@@ -70,7 +70,7 @@ def _devices(spec: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _edits(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the edits for all devices and those of each one."""
+    """The edits for all devices and those of each one."""
     found = [spec.get("containerEdits")]
     found += [device.get("containerEdits") for device in _devices(spec)]
     return [edit for edit in found if isinstance(edit, dict)]
@@ -129,7 +129,7 @@ def _gone(name: str) -> dict[str, str]:
 
 
 def device_names(gpus: list[dict[str, Any]]) -> set[str]:
-    """Return the names that a fresh specification has, by index: V(0), or V(0:1) where MIG is enabled."""
+    """The names that a fresh specification has, by index: ``0``, or ``0:1`` where MIG is enabled."""
     names: set[str] = set()
     for gpu in gpus:
         mig = gpu.get("mig") or {}

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the driver role has to do on a host, worked out before anything is changed.
 
-Pure: facts of C(gpu_host_info), the role's settings and its data tables in; refusals, package names and pins
+Pure: facts of ``gpu_host_info``, the role's settings and its data tables in; refusals, package names and pins
 out. The role's tasks do what stands here and decide nothing themselves.
 """
 
@@ -61,7 +61,7 @@ class Context:
 def plan(
     host: Mapping[str, Any], settings: Mapping[str, Any], data: Mapping[str, Any], platforms: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what to do; C(refusals) is a list of sentences, and where it is not empty nothing may be done."""
+    """What to do; ``refusals`` is a list of sentences, and where it is not empty nothing may be done."""
     context = Context(host, settings, data, host_platform(host["os"], platforms))
     if not context.gpus:
         return {"needed": False, "refusals": []}
@@ -143,7 +143,7 @@ def _check_system(context: Context, supported: str, refusals: list[str]) -> None
 
 
 def _flavor(context: Context, refusals: list[str]) -> str:
-    """Return V(open) or V(proprietary), and refuse what the GPUs cannot be driven by."""
+    """``open`` or ``proprietary``, and refuse what the GPUs cannot be driven by."""
     wanted = str(context.settings["modules"])
     old = [gpu for gpu in context.gpus if gpu["open_modules"] == "no"]
     new = [gpu for gpu in context.gpus if gpu["open_modules"] == "only"]
@@ -219,13 +219,13 @@ def _check_repositories(context: Context, refusals: list[str]) -> None:
 
 
 def fabric(context: Context) -> str:
-    """Return what joins the GPUs, or what the operator says does."""
+    """What joins the GPUs, or what the operator says does."""
     given = str(context.settings["fabric"])
     return str(context.host["fabric"]) if given == "auto" else given
 
 
 def _target(context: Context, held: Optional[str], refusals: list[str]) -> Optional[str]:
-    """Return the version to have: the one asked for, else the installed one of the branch, else None.
+    """The version to have: the one asked for, else the installed one of the branch, else None.
 
     None means the newest of the branch that the repository offers.
     """
@@ -261,7 +261,7 @@ def _versioned_packages(context: Context, table: Mapping[str, Any], flavor: str)
 
 
 def _module_packages(context: Context, table: Mapping[str, Any], flavor: str) -> list[str]:
-    """Return the packages of modules made for one kernel each: the running one and newer ones."""
+    """The packages of modules made for one kernel each: the running one and newer ones."""
     if "modules" not in table or context.settings["packages"]:
         return []
     return [
@@ -271,12 +271,12 @@ def _module_packages(context: Context, table: Mapping[str, Any], flavor: str) ->
 
 
 def bootable_kernels(host: Mapping[str, Any]) -> list[str]:
-    """Return the kernel that runs now and the one that boots next, once if they are the same."""
+    """The kernel that runs now and the one that boots next, once if they are the same."""
     return list(dict.fromkeys([str(host["kernel"]["release"]), str(host["kernel"]["next"])]))
 
 
 def _headers(context: Context, table: Mapping[str, Any]) -> list[str]:
-    """Return the packages of kernel headers that DKMS lacks; headers that lie there count, however they came."""
+    """The packages of kernel headers that DKMS lacks; headers that lie there count, however they came."""
     if table["build"] != "dkms" or not context.settings["kernel_headers"]:
         return []
     kernel = context.host["kernel"]
@@ -291,7 +291,7 @@ def _has(host: Mapping[str, Any], name: str, target: Optional[str]) -> bool:
 
 
 def driver_packages(packages: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the installed packages that make up the driver, by name."""
+    """The installed packages that make up the driver, by name."""
     return {
         name: entry
         for name, entry in packages.items()
@@ -302,7 +302,7 @@ def driver_packages(packages: Mapping[str, Any], data: Mapping[str, Any]) -> dic
 
 
 def _surplus(context: Context, installed: Mapping[str, Any]) -> list[str]:
-    """Return installed packages of another branch, which an upgrade must take away."""
+    """Installed packages of another branch, which an upgrade must take away."""
     branch = str(context.branch)
     return sorted(
         name
@@ -318,7 +318,7 @@ def _stream(context: Context, flavor: str) -> str:
 
 
 def _repository(context: Context) -> dict[str, Any]:
-    """Return address, key and file of NVIDIA's repository, or of the mirror that stands for it."""
+    """Address, key and file of NVIDIA's repository, or of the mirror that stands for it."""
     settings, platform, key = context.settings, context.platform, context.platform["driver_key"]
     directory, identity = platform["driver_directory"], context.data["repository"]
     architecture = context.data["architectures"][context.host["kernel"]["machine"]]
@@ -344,7 +344,7 @@ def _check_boot(context: Context, refusals: list[str]) -> None:
 
 
 def versions(listing: str, branch: str = "") -> list[str]:
-    """Return the driver versions, rising, in what C(apt-cache madison) or C(dnf repoquery) printed.
+    """The driver versions, rising, in what ``apt-cache madison`` or ``dnf repoquery`` printed.
 
     With *branch*, those of that branch alone.
     """

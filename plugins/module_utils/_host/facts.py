@@ -44,7 +44,7 @@ def gather(
     units: Sequence[str] = UNITS,
     paths: Sequence[str] = PATHS,
 ) -> dict[str, Any]:
-    """Return the facts that C(gpu_host_info) documents as RV(host).
+    """The facts that ``gpu_host_info`` documents as ``host``.
 
     What costs nothing (files of the kernel) is always there; *subsets* choose what runs commands.
     """
@@ -94,7 +94,7 @@ def _gpu_facts(system: System, release: str, ask: bool) -> dict[str, Any]:
 
 
 def _reboot(system: System, facts: dict[str, Any]) -> dict[str, Any]:
-    """Say whether only a reboot helps, from the state of the host itself and from what a role noted."""
+    """Whether only a reboot helps, from the state of the host itself and from what a role noted."""
     noted = base.recorded_reboot(system)
     reasons = list(noted["reasons"])
     driver = facts["driver"]

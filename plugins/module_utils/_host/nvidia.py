@@ -26,7 +26,7 @@ _VERSION = re.compile(r"\b(\d{3}\.\d{2,3}(?:\.\d{2})?)\b")
 
 
 def loaded(system: System) -> tuple[Optional[str], Optional[str]]:
-    """Return (version, flavor) of the loaded kernel module; the flavor is V(open) or V(proprietary)."""
+    """(version, flavor) of the loaded kernel module; the flavor is ``open`` or ``proprietary``."""
     text = system.text("/proc/driver/nvidia/version")
     if text:
         line = next((row for row in text.splitlines() if row.startswith("NVRM version")), text)
@@ -37,7 +37,7 @@ def loaded(system: System) -> tuple[Optional[str], Optional[str]]:
 
 
 def userspace(system: System) -> Optional[str]:
-    """Return the version of the driver's libraries, from what C(libnvidia-ml.so.1) points to."""
+    """The version of the driver's libraries, from what ``libnvidia-ml.so.1`` points to."""
     for directory in LIBRARY_DIRECTORIES:
         link = system.link_name(f"{directory}/libnvidia-ml.so.1")
         names = [link] if link else system.names(directory)
@@ -50,7 +50,7 @@ def userspace(system: System) -> Optional[str]:
 
 
 def kernel_modules(system: System, release: str) -> list[str]:
-    """Return which of the driver's modules lie ready for the kernel *release*, wherever they are packaged.
+    """Which of the driver's modules lie ready for the kernel *release*, wherever they are packaged.
 
     DKMS puts them in updates/dkms, Canonical in kernel/nvidia-*, RPMs in extra or weak-updates.
     """

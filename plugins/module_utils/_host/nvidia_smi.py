@@ -31,8 +31,8 @@ _GPU_LINE = re.compile(r"^GPU\s+(\d+):")
 class Reading(NamedTuple):
     """What nvidia-smi answered.
 
-    The state is V(ok), V(absent) (no nvidia-smi), V(no_driver) (no module is loaded), V(mismatch) (the loaded
-    module and the libraries differ: NVML refuses), V(no_gpu) or V(failed), with nvidia-smi's own words.
+    The state is ``ok``, ``absent`` (no nvidia-smi), ``no_driver`` (no module is loaded), ``mismatch`` (the loaded
+    module and the libraries differ: NVML refuses), ``no_gpu`` or ``failed``, with nvidia-smi's own words.
     """
 
     state: str
@@ -41,7 +41,7 @@ class Reading(NamedTuple):
 
 
 def read(system: System) -> Reading:
-    """Return what nvidia-smi says of the GPUs, with their MIG devices. Never raises, never hangs."""
+    """What nvidia-smi says of the GPUs, with their MIG devices. Never raises, never hangs."""
     fields: tuple[str, ...] = FIELDS
     answer = _query(system, fields)
     for field in OPTIONAL_FIELDS:
@@ -74,7 +74,7 @@ def _query(system: System, fields: tuple[str, ...]) -> Answer:
 
 
 def mig_devices(listing: str) -> dict[int, list[dict[str, Any]]]:
-    """Return the MIG devices of each GPU index from C(nvidia-smi -L)."""
+    """The MIG devices of each GPU index from ``nvidia-smi -L``."""
     result: dict[int, list[dict[str, Any]]] = {}
     gpu: Optional[int] = None
     for line in listing.splitlines():
@@ -89,7 +89,7 @@ def mig_devices(listing: str) -> dict[int, list[dict[str, Any]]]:
 
 
 def _rows(text: str) -> list[list[str]]:
-    """Return the cells of each GPU; nvidia-smi prints warnings among them."""
+    """The cells of each GPU; nvidia-smi prints warnings among them."""
     rows = [[value.strip() for value in line.split(",")] for line in text.splitlines()]
     return [row for row in rows if row[0].isdigit()]
 
@@ -116,6 +116,6 @@ def _mebibytes(text: str) -> Optional[int]:
 
 
 def _address(bus_id: str) -> str:
-    """Turn nvidia-smi's V(00000000:01:00.0) into sysfs's V(0000:01:00.0)."""
+    """Turn nvidia-smi's ``00000000:01:00.0`` into sysfs's ``0000:01:00.0``."""
     domain, _colon, rest = bus_id.lower().partition(":")
     return f"{domain[-4:]}:{rest}"

@@ -21,7 +21,7 @@ _ARMOR = re.compile(rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(.*?)-----END PG
 
 
 def binary(data: bytes) -> bytes:
-    """Return the packets of *data*, which may be armored; several armored blocks are joined."""
+    """The packets of *data*, which may be armored; several armored blocks are joined."""
     blocks = _ARMOR.findall(data)
     if not blocks:
         return data
@@ -39,7 +39,7 @@ def binary(data: bytes) -> bytes:
 
 
 def armored(data: bytes) -> bytes:
-    """Return *data* with armor, as apt reads it from .asc files and rpm imports it."""
+    """*data* with armor, as apt reads it from .asc files and rpm imports it."""
     if _ARMOR.search(data):
         return data if data.endswith(b"\n") else data + b"\n"
     encoded = base64.b64encode(data)
@@ -94,7 +94,7 @@ def _new_length(data: bytes, at: int) -> tuple[int, int]:
 
 
 def fingerprints(data: bytes) -> list[str]:
-    """Return the fingerprints of the primary keys in *data*, in upper-case hexadecimal digits."""
+    """The fingerprints of the primary keys in *data*, in upper-case hexadecimal digits."""
     found = []
     for tag, body in packets(binary(data)):
         if tag != PUBLIC_KEY:
@@ -112,15 +112,15 @@ def _digest(name: str, data: bytes) -> str:
 
 
 def check(data: bytes, wanted: list[str], origin: str) -> list[str]:
-    """Return the fingerprints in *data* and refuse keys that are not all among *wanted* (if any are named)."""
+    """The fingerprints in *data*; refuses keys that are not all among *wanted* (if any are named)."""
     found = fingerprints(data)
     if not found:
         raise FleetError(f"{origin} holds no OpenPGP key; give the address of the repository's public key.")
     allowed = {re.sub(r"\s", "", name).upper() for name in wanted}
-    strangers = [name for name in found if name not in allowed]
-    if allowed and strangers:
+    unexpected = [name for name in found if name not in allowed]
+    if allowed and unexpected:
         raise FleetError(
-            f"{origin} holds the key {strangers[0]}, but {' or '.join(sorted(allowed))} was expected; check where"
+            f"{origin} holds the key {unexpected[0]}, but {' or '.join(sorted(allowed))} was expected; check where"
             " the key comes from, and change the fingerprint if it is right."
         )
     return found

@@ -58,7 +58,7 @@ MULTINODE_NVLINK = {0x2941: "GB200", 0x31C2: "GB300", 0x31C3: "GB300"}
 
 
 def architecture(device_id: int) -> Optional[Architecture]:
-    """Return what is known of a PCI device id, None for one newer than this table."""
+    """What is known of a PCI device id, None for one newer than this table."""
     for entry in ARCHITECTURES:
         if entry.first <= device_id <= entry.last:
             return entry
@@ -74,7 +74,7 @@ def _number(system: System, address: str, name: str) -> Optional[int]:
 
 
 def nvidia_devices(system: System) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return (GPUs, NVSwitches) found in sysfs, in the order of their addresses.
+    """(GPUs, NVSwitches) found in sysfs, in the order of their addresses.
 
     A GPU handed to a virtual machine (vfio-pci) is listed with that driver and is not ours to use.
     """
@@ -105,7 +105,7 @@ def nvidia_devices(system: System) -> tuple[list[dict[str, Any]], list[dict[str,
 
 
 def _has_switch_management_bridge(system: System) -> bool:
-    """Tell whether a ConnectX-7 function manages NVLink 5 switches: its VPD names the model SW_MNG."""
+    """Whether a ConnectX-7 function manages NVLink 5 switches: its VPD names the model SW_MNG."""
     for address in system.names(DEVICES):
         if _number(system, address, "vendor") == MELLANOX_VENDOR:
             data = system.data(f"{DEVICES}/{address}/vpd", 4096)
@@ -115,9 +115,9 @@ def _has_switch_management_bridge(system: System) -> bool:
 
 
 def fabric(system: System, gpus: list[dict[str, Any]], switches: list[dict[str, Any]]) -> str:
-    """Return what joins the GPUs: V(none), V(nvswitch), V(nvlink5) or V(multinode).
+    """What joins the GPUs: ``none``, ``nvswitch``, ``nvlink5`` or ``multinode``.
 
-    C(nvswitch) needs the fabric manager; C(nvlink5) the subnet manager and ib_umad too; C(multinode) IMEX.
+    ``nvswitch`` needs the fabric manager; ``nvlink5`` the subnet manager and ib_umad too; ``multinode`` IMEX.
     """
     ids = {int(gpu["pci_id"], 16) for gpu in gpus}
     if ids & set(MULTINODE_NVLINK):

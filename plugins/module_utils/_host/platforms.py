@@ -12,7 +12,7 @@ Table = Mapping[str, Any]
 
 
 def host_platform(system: Mapping[str, str], table: Table) -> dict[str, Any]:
-    """The filter C(host_platform): the row of a host, complete, by *system*, the C(os) of its facts; {} for none."""
+    """The filter ``host_platform``: the row of a host, complete, by *system*, the ``os`` of its facts; {} for none."""
     for family, common in table["families"].items():
         if system["id"] in common["ids"]:
             version = system["version"].split(".")[0] if common["major"] else system["version"]
@@ -22,7 +22,7 @@ def host_platform(system: Mapping[str, str], table: Table) -> dict[str, Any]:
 
 
 def row(name: str, table: Table) -> dict[str, Any]:
-    """The row called *name*, such as V(ubuntu-24.04) or V(el-9), with what it has from its family."""
+    """The row called *name*, such as ``ubuntu-24.04`` or ``el-9``, with what it has from its family."""
     family, _dash, version = name.partition("-")
     merged = {"driver_branches": [], **table["families"][family], **table["releases"][name]}
     files = table["managers"][merged["manager"]]

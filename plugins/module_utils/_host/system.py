@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How the host is looked at: files under a root, commands, device numbers.
 
-Everything that C(gpu_host_info) knows comes through one L(System). A test gives it a recorded tree and
+Everything that ``gpu_host_info`` knows comes through one L(System). A test gives it a recorded tree and
 recorded answers, so that a host which nobody has at hand can be examined like the one at hand.
 """
 
@@ -25,7 +25,7 @@ DiskUsage = Callable[[Path], Optional[tuple[int, int]]]
 
 
 def device_number(path: Path) -> Optional[tuple[int, int]]:
-    """Return (major, minor) of the character device at *path*, or None where there is none."""
+    """(major, minor) of the character device at *path*, or None where there is none."""
     try:
         status = path.stat()
     except OSError:
@@ -36,7 +36,7 @@ def device_number(path: Path) -> Optional[tuple[int, int]]:
 
 
 def disk_usage(path: Path) -> Optional[tuple[int, int]]:
-    """Return (total, free for an ordinary writer) in bytes of the file system that holds *path*."""
+    """(total, free for an ordinary writer) in bytes of the file system that holds *path*."""
     try:
         found = os.statvfs(path)
     except OSError:
@@ -46,7 +46,7 @@ def disk_usage(path: Path) -> Optional[tuple[int, int]]:
 
 @dataclass
 class System:
-    """The host to look at. *root* is C(/) but in a test, where it is a recorded tree."""
+    """The host to look at. *root* is ``/`` but in a test, where it is a recorded tree."""
 
     root: Path = Path("/")
     run: Runner = run_command
@@ -56,18 +56,18 @@ class System:
     user: int = field(default_factory=os.geteuid)
 
     def path(self, absolute: str) -> Path:
-        """Return where *absolute* lies under the root."""
+        """Where *absolute* lies under the root."""
         return self.root / absolute.lstrip("/")
 
     def text(self, absolute: str) -> Optional[str]:
-        """Return the file's text without surrounding space, or None where it cannot be read."""
+        """The file's text without surrounding space, or None where it cannot be read."""
         try:
             return self.path(absolute).read_text(errors="replace").strip("\x00 \t\r\n")
         except OSError:
             return None
 
     def data(self, absolute: str, limit: int = 65536) -> Optional[bytes]:
-        """Return at most *limit* bytes of the file, or None where it cannot be read."""
+        """At most *limit* bytes of the file, or None where it cannot be read."""
         try:
             with self.path(absolute).open("rb") as stream:
                 return stream.read(limit)
@@ -75,23 +75,23 @@ class System:
             return None
 
     def names(self, absolute: str) -> list[str]:
-        """Return the sorted names in the directory, none where there is no such directory."""
+        """The sorted names in the directory, none where there is no such directory."""
         try:
             return sorted(entry.name for entry in self.path(absolute).iterdir())
         except OSError:
             return []
 
     def exists(self, absolute: str) -> bool:
-        """Tell whether something is at *absolute* (a dangling link is nothing)."""
+        """Whether something is at *absolute* (a dangling link is nothing)."""
         return self.path(absolute).exists()
 
     def link_name(self, absolute: str) -> Optional[str]:
-        """Return the last part of what the symbolic link points to, None where it is no link."""
+        """The last part of what the symbolic link points to, None where it is no link."""
         try:
             return os.path.basename(os.readlink(self.path(absolute)))
         except OSError:
             return None
 
     def kernel_release(self) -> str:
-        """Return the running kernel's release, as C(uname -r) says it."""
+        """The running kernel's release, as ``uname -r`` says it."""
         return self.text("/proc/sys/kernel/osrelease") or ""

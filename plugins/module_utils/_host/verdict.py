@@ -4,7 +4,7 @@
 """Can this host serve what is asked of it? One verdict for each host, one table for the fleet.
 
 A finding is either a *reason* why not, which only the operator can remove, or something *to do* that the host
-playbook does by itself (install a driver, refresh CDI). Pure: facts of C(gpu_host_info) in, text out.
+playbook does by itself (install a driver, refresh CDI). Pure: facts of ``gpu_host_info`` in, text out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COLUMNS = ("host", "system", "GPUs", "driver", "CC", "CDI", "podman", "verdict")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a host. *gpus*: all that replicas name, as indices, MIG places (V(0:1)) or UUIDs."""
+    """What is asked of a host. *gpus*: all that replicas name, as indices, MIG places (``0:1``) or UUIDs."""
 
     release: Optional[Release] = None
     gpus: tuple[str, ...] = ()
@@ -48,9 +48,9 @@ class _Findings:
 
 
 def wanted(options: Mapping[str, Any]) -> Wanted:
-    """Return what *options* ask for.
+    """What *options* ask for.
 
-    C(release) is a version or empty; C(gpus) a list of GPUs or of lists of them, as replicas give them. Raises
+    ``release`` is a version or empty; ``gpus`` a list of GPUs or of lists of them, as replicas give them. Raises
     `FleetError` for an unknown release.
     """
     version = options.get("release")
@@ -71,7 +71,7 @@ def wanted(options: Mapping[str, Any]) -> Wanted:
 
 
 def verdict(host: Optional[Mapping[str, Any]], name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The filter C(preflight): the verdict on the host *name* with the facts *host*; see `wanted`, `judge`."""
+    """The filter ``host_verdict``: the verdict on the host *name* with the facts *host*; see `wanted`, `judge`."""
     try:
         return judge(name, host, wanted(options))
     except FleetError as error:
@@ -79,7 +79,7 @@ def verdict(host: Optional[Mapping[str, Any]], name: str, options: Mapping[str, 
 
 
 def judge(name: str, host: Optional[Mapping[str, Any]], want: Wanted) -> dict[str, Any]:
-    """Return the verdict on one host: C(ok), C(reasons), C(todo), and what the table shows of it.
+    """The verdict on one host: ``ok``, ``reasons``, ``todo``, and what the table shows of it.
 
     *host* is None for a host that did not answer.
     """
@@ -105,7 +105,7 @@ def judge(name: str, host: Optional[Mapping[str, Any]], want: Wanted) -> dict[st
 
 
 def _chosen_gpus(host: Mapping[str, Any], gpus: Sequence[str], found: _Findings) -> list[Mapping[str, Any]]:
-    """Return the GPUs behind the names that are asked for; a name without a GPU is a reason."""
+    """The GPUs behind the names that are asked for; a name without a GPU is a reason."""
     chosen: list[Mapping[str, Any]] = []
     missing: list[str] = []
     indexed = _indexed(host)
@@ -132,7 +132,7 @@ def _chosen_gpus(host: Mapping[str, Any], gpus: Sequence[str], found: _Findings)
 
 
 def _indexed(host: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the GPUs with the indices that nvidia-smi gives, or will give: in the order of addresses."""
+    """The GPUs with the indices that nvidia-smi gives, or will give: in the order of addresses."""
     gpus = list(host["gpus"])
     if any(gpu["index"] is not None for gpu in gpus):
         return [gpu for gpu in gpus if gpu["index"] is not None]
@@ -274,7 +274,7 @@ def _cells(host: Mapping[str, Any]) -> dict[str, str]:
 
 
 def verdict_text(entry: Mapping[str, Any]) -> str:
-    """Return V(ok), the reasons, or what there is to do."""
+    """``ok``, the reasons, or what there is to do."""
     if entry["reasons"]:
         return "; ".join(entry["reasons"])
     if entry["todo"]:
@@ -283,7 +283,7 @@ def verdict_text(entry: Mapping[str, Any]) -> str:
 
 
 def table(verdicts: Iterable[Mapping[str, Any]]) -> str:
-    """Return one line for each host under a line of titles, in columns."""
+    """One line for each host under a line of titles, in columns."""
     rows: list[Sequence[str]] = [COLUMNS]
     for entry in verdicts:
         middle = [entry["cells"].get(column, "?") for column in COLUMNS[1:-1]]
@@ -292,7 +292,7 @@ def table(verdicts: Iterable[Mapping[str, Any]]) -> str:
 
 
 def report(verdicts: Sequence[Mapping[str, Any]], release_name: str = "") -> dict[str, Any]:
-    """Return the fleet's result: C(ok), C(release), C(failures), C(hosts) and C(table), the text for people."""
+    """The fleet's result: ``ok``, ``release``, ``failures``, ``hosts`` and ``table``, the text for people."""
     return {
         "ok": all(entry["ok"] for entry in verdicts),
         "release": release_name or None,

@@ -29,7 +29,7 @@ class YamlError(ValueError):
 
 
 def load(text: str) -> Any:
-    """Return the value that *text* describes: a tree of dicts, lists, strings, numbers, booleans and None."""
+    """The value that *text* describes: a tree of dicts, lists, strings, numbers, booleans and None."""
     if text.lstrip().startswith(("{", "[")):
         try:
             return json.loads(text)
@@ -39,7 +39,7 @@ def load(text: str) -> Any:
 
 
 def _quoted_end(text: str, at: int) -> int:
-    """Return where the quoted scalar that begins at *at* ends, or *at* where none begins there."""
+    """Where the quoted scalar that begins at *at* ends, or *at* where none begins there."""
     if text[at] not in "\"'" or text[:at].rstrip()[-1:] not in ("", "-", ":", "[", "{", ","):
         return at
     match = _QUOTED.match(text, at)
@@ -59,14 +59,14 @@ def _strip_comment(line: str) -> str:
 
 
 def _key(line: str) -> Optional[tuple[str, str]]:
-    """Return (key, what follows it) of a line of a block mapping, None for any other line."""
+    """(key, what follows it) of a line of a block mapping, None for any other line."""
     match = _QUOTED.match(line) or _PLAIN_KEY.match(line)
     colon = _COLON.match(line, match.end()) if match else None
     return (match.group(0), line[colon.end() :].strip()) if match and colon else None
 
 
 def scalar(text: str) -> Any:
-    """Return the value of one plain or quoted scalar."""
+    """The value of one plain or quoted scalar."""
     text = text.strip()
     if text.startswith('"'):
         try:
@@ -92,7 +92,7 @@ def scalar(text: str) -> Any:
 
 
 class _Flow:
-    """A flow collection such as V([a, {b: c}]), read by descent."""
+    """A flow collection such as ``[a, {b: c}]``, read by descent."""
 
     def __init__(self, text: str) -> None:
         self.text = text

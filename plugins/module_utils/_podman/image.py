@@ -80,7 +80,7 @@ class ImageManager:
         self.note = ""
 
     def ensure(self) -> tuple[bool, Image | None, str]:
-        """Return (changed, the image or None in check mode, why)."""
+        """(changed, the image or None in check mode, why)."""
         before = inspect(self.request.name)
         changed, image, reason = getattr(self, f"_ensure_{self.request.source}")(before)
         if image is None and not self.check_mode:

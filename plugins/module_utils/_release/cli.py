@@ -379,12 +379,12 @@ def plan(
 
 def _told(given: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
     """The options that determine the engine, as the user gave them, and its precision."""
-    told = {
+    as_given = {
         option: value
         for option, value in given.items()
         if option not in WITHOUT_EFFECT_ON_ENGINE and not is_host_path(option, value)
     }
-    return {**told, "dtype": dtype or "auto"}
+    return {**as_given, "dtype": dtype or "auto"}
 
 
 def _command(composer: _Composer, source: str, target: str, examples: str, ranks: int) -> Command:

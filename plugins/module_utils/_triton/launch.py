@@ -49,11 +49,11 @@ class Launch:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-Segment = Callable[[Launch, int, "Era"], list[str]]
+Segment = Callable[[Launch, int, "Launcher"], list[str]]
 
 
 @dataclass(frozen=True)
-class Era:
+class Launcher:
     """Releases whose launchers compose the same command. *options* are those added up to here."""
 
     first: str
@@ -63,27 +63,27 @@ class Era:
 
 
 # What came when. The order of the words is part of the contract: it is what upstream tested together.
-ERAS = [
-    Era("0.5.0", ("repository", "tail")),
-    Era("0.7.0", ("ports", "repository", "tail"), options=frozenset({"ports"})),
-    Era("0.8.0", ("repository", "worker", "ports", "tail"), joined_models=True, options=frozenset({"ports"})),
-    Era("0.9.0", ("repository", "worker", "ports", "tail"), options=frozenset({"ports", "orchestrator"})),
-    Era(
+LAUNCHERS = [
+    Launcher("0.5.0", ("repository", "tail")),
+    Launcher("0.7.0", ("ports", "repository", "tail"), options=frozenset({"ports"})),
+    Launcher("0.8.0", ("repository", "worker", "ports", "tail"), joined_models=True, options=frozenset({"ports"})),
+    Launcher("0.9.0", ("repository", "worker", "ports", "tail"), options=frozenset({"ports", "orchestrator"})),
+    Launcher(
         "0.11.0",
         ("repository", "worker", "ports", "tail"),
         options=frozenset({"ports", "orchestrator", "oversubscribe"}),
     ),
-    Era(
+    Launcher(
         "0.13.0",
         ("repository", "worker", "pools", "ports", "tail"),
         options=frozenset({"ports", "orchestrator", "oversubscribe", "pools"}),
     ),
-    Era(
+    Launcher(
         "0.19.0",
         ("repository", "ports", "worker", "pools", "ports", "tail"),
         options=frozenset({"ports", "orchestrator", "oversubscribe", "pools"}),
     ),
-    Era(
+    Launcher(
         "1.0.0",
         ("repository", "ports", "worker", "pools", "ports", "tail"),
         options=frozenset({"ports", "orchestrator", "oversubscribe", "pools", "llmapi"}),
@@ -91,17 +91,19 @@ ERAS = [
 ]
 
 _SEGMENTS: dict[str, Segment] = {
-    "repository": lambda launch, rank, era: [f"--model-repository={launch.repository}"],
-    "ports": lambda launch, rank, era: [
+    "repository": lambda launch, rank, launcher: [f"--model-repository={launch.repository}"],
+    "ports": lambda launch, rank, launcher: [
         f"--grpc-port={launch.grpc_port}",
         f"--http-port={launch.http_port}",
         f"--metrics-port={launch.metrics_port}",
     ],
-    "worker": lambda launch, rank, era: (
-        [] if rank == 0 else ["--model-control-mode=explicit", *_load_models(launch.worker_models, era.joined_models)]
+    "worker": lambda launch, rank, launcher: (
+        []
+        if rank == 0
+        else ["--model-control-mode=explicit", *_load_models(launch.worker_models, launcher.joined_models)]
     ),
-    "pools": lambda launch, rank, era: _pools(launch),
-    "tail": lambda launch, rank, era: [
+    "pools": lambda launch, rank, launcher: _pools(launch),
+    "tail": lambda launch, rank, launcher: [
         "--disable-auto-complete-config",
         f"--backend-config=python,shm-region-prefix-name={launch.shm_prefix}{rank}_",
     ],
@@ -120,13 +122,13 @@ def _pools(launch: Launch) -> list[str]:
     return ["--pinned-memory-pool-byte-size=0", "--enable-peer-access=false", *gpus]
 
 
-def era_of(version: str) -> Era:
-    """How the launcher of *version* composes; the versions between two eras follow the earlier."""
+def launcher_of(version: str) -> Launcher:
+    """How the launcher of *version* composes; the versions between two known follow the earlier."""
     key = version_key(version)
-    eras = [era for era in ERAS if version_key(era.first) <= key]
-    if not eras:
-        raise FleetError(f"TensorRT-LLM {version} is older than {ERAS[0].first}, the first with a launcher.")
-    return eras[-1]
+    known = [launcher for launcher in LAUNCHERS if version_key(launcher.first) <= key]
+    if not known:
+        raise FleetError(f"TensorRT-LLM {version} is older than {LAUNCHERS[0].first}, the first with a launcher.")
+    return known[-1]
 
 
 def command(version: str, launch: Launch) -> list[str]:
@@ -134,15 +136,15 @@ def command(version: str, launch: Launch) -> list[str]:
 
     Raises `FleetError` for what the launcher of that release cannot do, naming the first that can.
     """
-    era = era_of(version)
-    _check(version, launch, era)
+    launcher = launcher_of(version)
+    _check(version, launch, launcher)
     words = MPIRUN + (["--oversubscribe"] if launch.oversubscribe else [])
     for rank in range(launch.world_size):
         words += ["-n", "1"]
         words += ["trtllm-llmapi-launch"] if launch.llmapi_launch else []
         words.append(launch.tritonserver)
-        for segment in era.order:
-            words += _SEGMENTS[segment](launch, rank, era)
+        for segment in launcher.order:
+            words += _SEGMENTS[segment](launch, rank, launcher)
         words += launch.extra_first if rank == 0 else ()
         words += launch.extra
         words += [":"]
@@ -154,12 +156,12 @@ def environment(version: str, launch: Launch) -> dict[str, str]:
     if launch.mode != ORCHESTRATOR:
         return dict(launch.environment)
     found = {"TRTLLM_ORCHESTRATOR": "1"}
-    if "pools" in era_of(version).options:
+    if "pools" in launcher_of(version).options:
         found["TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES"] = "1" if launch.spawn_processes else "0"
     return {**found, **launch.environment}
 
 
-def _check(version: str, launch: Launch, era: Era) -> None:
+def _check(version: str, launch: Launch, launcher: Launcher) -> None:
     default = Launch(launch.repository)
     wanted: list[tuple[str, str, Any]] = [
         ("ports", "other ports than 8000, 8001 and 8002", _ports(launch) != _ports(default)),
@@ -168,8 +170,8 @@ def _check(version: str, launch: Launch, era: Era) -> None:
         ("llmapi", "trtllm-llmapi-launch", launch.llmapi_launch),
     ]
     for option, words, is_wanted in wanted:
-        if is_wanted and option not in era.options:
-            first = next(known.first for known in ERAS if option in known.options)
+        if is_wanted and option not in launcher.options:
+            first = next(known.first for known in LAUNCHERS if option in known.options)
             raise FleetError(f"The launcher of TensorRT-LLM {version} has no {words}; the first that has is {first}.")
     if launch.world_size < 1:
         raise FleetError(f"A server needs at least one rank, given is {launch.world_size}.")

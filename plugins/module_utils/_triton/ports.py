@@ -35,7 +35,7 @@ def held_ports(units: Mapping[str, str], prefix: str) -> dict[str, dict[str, int
     return found
 
 
-def give_ports(replicas: Sequence[dict[str, Any]], base: int = PORT_BASE, held: Optional[Held] = None) -> None:
+def assign_ports(replicas: Sequence[dict[str, Any]], base: int = PORT_BASE, held: Optional[Held] = None) -> None:
     """Fill in the ports that are not given, and refuse one given twice.
 
     A replica keeps the ports that it holds. Else gRPC and metrics follow a given HTTP port, or it gets the next ten

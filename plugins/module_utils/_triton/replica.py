@@ -23,7 +23,7 @@ from .._release.releases import release as release_of
 from .._service.quadlet import PODMAN, command_line
 from . import launch as triton_launch
 from .options import DEFAULTS
-from .ports import PORT_BASE, PORTS, Held, give_ports
+from .ports import PORT_BASE, PORTS, Held, assign_ports
 
 PREFIX = "triton-"
 HELD_GPU = re.compile(rf"(?:^AddDevice=|--device=){re.escape(CDI_KIND)}=([\w:-]+)", re.M)
@@ -76,7 +76,7 @@ def complete(
     merged = [{**settings, **replica} for replica in given]
     check_names(merged)
     check_gpus(merged)
-    give_ports(merged, port_base, held)
+    assign_ports(merged, port_base, held)
     return merged
 
 

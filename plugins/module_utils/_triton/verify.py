@@ -303,7 +303,7 @@ class Verification:
         request.pop("end_id", None)
         events = list(self.client.stream(model, request))
         pieces = [str(event.data.get("text_output", "")) for event in events]
-        text = put_together(pieces)
+        text = join_pieces(pieces)
         baseline = self._baseline(model)
         if len(events) < 2:
             raise Failed(f"{len(events)} event: {text!r}")
@@ -424,7 +424,7 @@ def values_of(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def put_together(pieces: Sequence[str]) -> str:
+def join_pieces(pieces: Sequence[str]) -> str:
     """One text of the pieces of a stream, whether each is what is new or (accumulate_tokens) all so far."""
     growing = len(pieces) > 1 and all(later.startswith(earlier) for earlier, later in zip(pieces, pieces[1:]))
     return pieces[-1] if growing and len(pieces[-1]) > len(pieces[0]) and any(pieces) else "".join(pieces)

@@ -9,12 +9,12 @@ import pytest
 import yaml
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
-    by_name,
     gateway_inputs,
     plan,
     refuse_unknown_keys,
     replica_inputs,
     repository_inputs,
+    results_by_name,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import world_size
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import complete, host_of
@@ -192,7 +192,7 @@ def test_known_keys_pass_at_every_depth() -> None:
 
 def test_results_of_one_role_become_inputs_of_the_next() -> None:
     loop = [{"item": {"name": "a"}, "engine_dir": "/e", "changed": True, "noise": 1}]
-    found = by_name(loop, ["engine_dir"])
+    found = results_by_name(loop, ["engine_dir"])
     assert found == {"a": {"engine_dir": "/e"}}
     assert repository_inputs([{"name": "a", "streaming": True}], found) == [
         {"name": "a", "streaming": True, "engine_dir": "/e"}
