@@ -13,6 +13,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._service import quadl
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import replica as triton_replica
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import held_ports
 from unit.fleet_fakes import description, model
+from unit.plugins.module_utils._triton.test_replica import SETTINGS
 
 Ports = dict[str, dict[str, int]]
 KINDS = ("http_port", "grpc_port", "metrics_port")
@@ -84,8 +85,7 @@ def test_a_given_port_that_another_holds_is_refused_with_both_names(order: tuple
 @pytest.mark.parametrize("podman", ["5.4.0", "4.3.0"])
 @pytest.mark.parametrize("release", ["0.7.1", LAST])
 def test_the_unit_on_the_host_tells_the_ports(podman: str, release: str) -> None:
-    settings = {"release": release, "image": "i", "mode": "leader", "shm_size": "2g", "stop_timeout": 60,
-                "probe_interval": 10, "probe_timeout": 60, "probe_retries": 2}  # fmt: skip
+    settings = {**SETTINGS, "release": release}
     described = plan(description(model("a", {"tp_size": 2}, replicas=[{"http_port": 9000, "metrics_port": 8002}])))
     replicas = [{**replica, "repository_dir": "/r"} for replica in described["replicas"]]
     (service,) = triton_replica.triton_services(replicas, settings)

@@ -15,7 +15,7 @@ import yaml
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.options import DEFAULTS
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import served
 
-TABLE = "plugins/module_utils/_replica_options.py"
+TABLE = "plugins/module_utils/_triton/options.py"
 ROW = """    ReplicaOption(
         "nap", "int", "Seconds between O(triton_stop_timeout) and: the end.", variable=True, default=7
     ),
