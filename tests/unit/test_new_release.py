@@ -12,6 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.lookup import BUILD_TOOL, find_all
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import RELEASES, Release
 
@@ -27,6 +28,9 @@ EXAMPLES = [
     # Recorded.
     "tests/data/*", "tests/contract/data/*",
 ]  # fmt: skip
+# What the last release calls the option, and the next one.
+OLD = next(iter(find_all(BUILD_TOOL, "max_num_tokens", RELEASES[LAST]))).name
+NEW = f"{OLD}_anew"
 NEXT = "{}.{}.{}".format(*(int(number) + (place == 2) for place, number in enumerate(LAST.split("."))))
 
 
@@ -39,7 +43,7 @@ def examples_of(text: str) -> str:
     return "".join(held)
 
 
-def test_only_the_table_names_the_last_release_with_engines(repo_dir: Path) -> None:
+def test_only_the_tables_name_the_last_release_with_engines(repo_dir: Path) -> None:
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=repo_dir, capture_output=True, text=True, check=False
     )
@@ -48,9 +52,10 @@ def test_only_the_table_names_the_last_release_with_engines(repo_dir: Path) -> N
     named = []
     for name in listed.stdout.split():
         path = repo_dir / name
-        if name in (TABLE, GENERATED) or any(fnmatch(name, pattern) for pattern in EXAMPLES) or not path.is_file():
+        may = name in (TABLE, FLAGS, GENERATED) or any(fnmatch(name, pattern) for pattern in EXAMPLES)
+        if may or not path.is_file():
             continue
-        text = path.read_bytes().decode(errors="replace")
+        text = path.read_bytes().decode(errors="replace").replace("\\.", ".")
         allowed = examples_of(text).count(LAST) if fnmatch(name, "plugins/modules/*.py") else 0
         if text.count(LAST) > allowed:
             named.append(name)
@@ -76,11 +81,8 @@ def newcomer(repo_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, pattern, replacement in (
         (TABLE, rf"^({re.escape(LAST)} .*)$", lambda row: f"{row[1]}\n{row[1].replace(LAST, NEXT)}"),
         (
-            FLAGS, r"^max_num_tokens( +)\| 0\.11\.0-  .*$",
-            lambda row: (
-                f"{row[0].replace('0.11.0- ', f'0.11.0-{LAST}')}\n"
-                f"max_tokens{row[1]}| {NEXT}-  | int   | 8192 | | max_num_tokens"
-            ),
+            FLAGS, rf"^{OLD}( +\| [\d.]+-) +(\|.*)$",
+            lambda row: f"{OLD}{row[1]}{LAST} {row[2]}\n{NEW} | {NEXT}- | int | 8192 | | max_num_tokens",
         ),
     ):  # fmt: skip
         before = (root / name).read_text()
@@ -120,5 +122,5 @@ for version in ("{LAST}", "{NEXT}"):
     print(" ".join(made.commands[-1].argv))
 """
     old, new = run(newcomer, "-c", script).splitlines()
-    assert "--max_num_tokens 512" in old and "--max_tokens" not in old
-    assert "--max_tokens 512" in new and "--max_num_tokens" not in new
+    assert f"--{OLD} 512" in old and f"--{NEW}" not in old
+    assert f"--{NEW} 512" in new and f"--{OLD} " not in new
