@@ -80,7 +80,7 @@ def build_image(
     rebuild: bool = False,
     log: Path | None = None,
 ) -> BuiltImage:
-    """Return ``localhost/<name>:<version>``, building it only if what it is made from has changed.
+    """``localhost/<name>:<version>``, building it only if what it is made from has changed.
 
     *files*: paths in *context_dir* (files or directories) that the build needs, the Containerfile included; a
     change in anything else builds nothing. *base_packages* with *suite* and *variant* describe the base that
@@ -127,7 +127,7 @@ def build_image(
 
 
 def unpack_wheels(requirements: Path, python_version: str, suite: str, machine: str) -> Path:
-    """Return a directory with the wheels of *requirements* unpacked as site-packages (cached)."""
+    """A directory with the wheels of *requirements* unpacked as site-packages (cached)."""
     minor = GLIBC_MINOR[suite]
     key = _digest([RECIPE, _requirement_lines(requirements), python_version, str(minor), machine])[:32]
     target = cache_dir() / "site" / key
@@ -165,7 +165,7 @@ def _base_key(base: str | None, packages: Sequence[str], suite: str, variant: st
 
 
 def _base_image(packages: Sequence[str], suite: str, variant: str, machine: str, key: str) -> str:
-    """Return the reference of the base made from Debian packages; make and import it where it is absent."""
+    """The reference of the base made from Debian packages; make and import it where it is absent."""
     reference = f"localhost/trtllm-fleet/base:{suite}-{key[:16]}"
     if _image_field(reference, "{{.Id}}"):
         return reference
@@ -205,7 +205,7 @@ def _context_files(context: Path, files: Sequence[str]) -> Iterator[tuple[str, i
 
 
 def _requirement_lines(requirements: Path) -> str:
-    """Return the pins without comments: a comment must not fetch anything again."""
+    """The pins without comments: a comment must not fetch anything again."""
     lines = (line.split("#", 1)[0].strip() for line in requirements.read_text().splitlines())
     pins = [line for line in lines if line]
     for pin in pins:

@@ -55,7 +55,7 @@ class CountRequest(BaseModel):
     thinking: dict[str, Any] | None = None
 
     def chat(self, **more: Any) -> ChatRequest:
-        """Return the same as a chat completion. Raises ApiError 400."""
+        """The same as a chat completion. Raises ApiError 400."""
         for name, value in (self.model_extra or {}).items():
             if name not in IGNORED and value is not None:
                 message = f"Unrecognized request argument supplied: {name}"
@@ -89,7 +89,7 @@ class MessagesRequest(CountRequest):
     stream: bool | None = None
 
     def chat(self, **more: Any) -> ChatRequest:
-        """Return the same as a chat completion. Raises ApiError 400."""
+        """The same as a chat completion. Raises ApiError 400."""
         given = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p", "top_k", "stream")}
         return super().chat(**given, stop=self.stop_sequences, **more)
 
@@ -102,45 +102,45 @@ class MessagesBuilder(BlockBuilder):
         self._head = {"id": new_id("msg_"), "type": "message", "role": "assistant", "model": model}
 
     def begin(self) -> bytes:
-        """Return the events that begin the stream."""
+        """The events that begin the stream."""
         started: dict[str, Any] = {**self._head, "content": [], "stop_reason": None, "stop_sequence": None}
         counts = {"input_tokens": max(self._read, 0), "output_tokens": 0}
         return _event({"type": "message_start", "message": {**started, "usage": counts}})
 
     def block_begin(self, kind: str) -> bytes:
-        """Return the events that open a block."""
+        """The events that open a block."""
         thinking = {"type": "thinking", "thinking": "", "signature": ""}
         block = thinking if kind == THOUGHTS else {"type": "text", "text": ""}
         return _event({"type": "content_block_start", "index": self._index, "content_block": block})
 
     def block_text(self, kind: str, text: str) -> bytes:
-        """Return the event with more of the open block."""
+        """The event with more of the open block."""
         thinking = {"type": "thinking_delta", "thinking": text}
         return self._delta(thinking if kind == THOUGHTS else {"type": "text_delta", "text": text})
 
     def block_end(self, kind: str, text: str) -> bytes:
-        """Return the event that closes the block."""
+        """The event that closes the block."""
         return _event({"type": "content_block_stop", "index": self._index})
 
     def block_call(self, call: dict[str, Any]) -> bytes:
-        """Return the events of a call."""
+        """The events of a call."""
         use = {"type": "tool_use", "id": _use_id(call), "name": call["function"]["name"], "input": {}}
         begin = _event({"type": "content_block_start", "index": self._index, "content_block": use})
         delta = self._delta({"type": "input_json_delta", "partial_json": call["function"]["arguments"]})
         return begin + delta + self.block_end("", "")
 
     def end(self, finish: Finish, reason: str) -> bytes:
-        """Return the events that end the stream."""
+        """The events that end the stream."""
         counts = {"input_tokens": finish.prompt_tokens, "output_tokens": finish.completion_tokens}
         delta = {"type": "message_delta", "delta": _stopped(finish, reason), "usage": counts}
         return _event(delta) + _event({"type": "message_stop"})
 
     def error(self, error: ApiError) -> bytes:
-        """Return the event that ends a stream that broke off."""
+        """The event that ends a stream that broke off."""
         return _event(error_body(error))
 
     def answer(self, message: dict[str, Any], finish: Finish, reason: str) -> dict[str, Any]:
-        """Return a complete answer."""
+        """A complete answer."""
         content: list[dict[str, Any]] = []
         if message.get("reasoning_content"):
             content.append({"type": "thinking", "thinking": message["reasoning_content"], "signature": ""})
@@ -157,7 +157,7 @@ class MessagesBuilder(BlockBuilder):
 
 
 def error_body(error: ApiError) -> dict[str, Any]:
-    """Return *error* in Anthropic's shape."""
+    """*error* in Anthropic's shape."""
     kind = ERROR_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
     return {"type": "error", "error": {"type": kind, "message": error.message}}
 
@@ -198,7 +198,7 @@ def _tool_choice(choice: AnthropicToolChoice) -> dict[str, Any]:
 
 
 def _messages(where: str, message: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return one of Anthropic's messages as OpenAI's: results of tools are messages of their own there."""
+    """One of Anthropic's messages as OpenAI's: results of tools are messages of their own there."""
     role, content = message.get("role"), message.get("content")
     if role not in ("user", "assistant", "system"):
         raise ApiError(400, f"'{where}.role' must be user or assistant.", param=f"{where}.role")
@@ -229,7 +229,7 @@ def _messages(where: str, message: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _text(where: str, content: Any) -> str:
-    """Return the text of a list of blocks of text, or the text itself."""
+    """The text of a list of blocks of text, or the text itself."""
     if isinstance(content, str):
         return content
     parts = [block.get("text") if isinstance(block, dict) else None for block in content or ()]

@@ -66,12 +66,12 @@ class Gateway:
         self.started = int(time.time())
 
     def offered(self, http: Request) -> dict[str, ServedModel]:
-        """Return the models that the client of *http* may use."""
+        """The models that the client of *http* may use."""
         account: Account = http.state.account
         return {name: model for name, model in self.models.items() if account.may_use(name)}
 
     def model(self, http: Request, name: str) -> ServedModel:
-        """Return the model, or raise OpenAI's 404."""
+        """The model, or raise OpenAI's 404."""
         offered = self.offered(http)
         if name not in offered:
             raise ApiError(
@@ -83,7 +83,7 @@ class Gateway:
         return offered[name]
 
     def card(self, model: ServedModel) -> dict[str, Any]:
-        """Return OpenAI's model object."""
+        """OpenAI's model object."""
         card = {"id": model.name, "object": "model", "created": self.started, "owned_by": "trtllm.fleet"}
         return {**card, "max_model_len": model.max_seq_len} if model.max_seq_len else card
 
@@ -171,7 +171,7 @@ async def _whole(model: ServedModel, asked: GenerateRequest, meter: RequestMeter
 
 
 def _total(planned: Plan, finishes: list[Finish]) -> Finish:
-    """Return what all answers cost: a prompt counts once, however many answers it got."""
+    """What all answers cost: a prompt counts once, however many answers it got."""
     if planned.one:
         return finishes[0]
     prompts = sum(finish.prompt_tokens for finish in finishes[:: planned.each])
@@ -179,7 +179,7 @@ def _total(planned: Plan, finishes: list[Finish]) -> Finish:
 
 
 def _best(planned: Plan, answers: list[tuple[list[Piece], Finish]]) -> list[tuple[list[Piece], Finish]]:
-    """Return the answers that are shown: of each prompt's, those that the model found likeliest per token."""
+    """The answers that are shown: of each prompt's, those that the model found likeliest per token."""
     if planned.each == planned.keep:
         return answers
 
@@ -194,7 +194,7 @@ def _best(planned: Plan, answers: list[tuple[list[Piece], Finish]]) -> list[tupl
 
 
 def create_app(config: GatewayConfig, resolver: AbstractResolver | None = None) -> ASGIApp:
-    """Return the ASGI application. *resolver* finds the replicas' hosts in place of DNS. Raises ConfigError."""
+    """The ASGI application. *resolver* finds the replicas' hosts in place of DNS. Raises ConfigError."""
     gateway = Gateway(config)
 
     @asynccontextmanager
@@ -297,7 +297,7 @@ ENDPOINTS = {
 
 
 async def _rendered(model: ServedModel, body: ChatRequest) -> list[int]:
-    """Return the tokens that the engine reads of a conversation: exactly one BOS where the tokenizer has one."""
+    """The tokens that the engine reads of a conversation: exactly one BOS where the tokenizer has one."""
     text = model.tokenizer.prompt(render(model, body), True, chat=True)
     return await model.tokenizer.ids(text, special=True)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from openai_gateway.responses import ChatReader, message_of
 THOUGHTS, TEXT = "reasoning_content", "content"
 
 
-class BlockBuilder:
+class BlockBuilder(ABC):
     """The stream of one answer: blocks are opened, filled and closed one after another."""
 
     def __init__(self, plan: Plan) -> None:
@@ -25,57 +26,57 @@ class BlockBuilder:
 
     # What an API says.
 
+    @abstractmethod
     def begin(self) -> bytes:
-        """Return the events that begin the stream."""
-        raise NotImplementedError
+        """The events that begin the stream."""
 
+    @abstractmethod
     def block_begin(self, kind: str) -> bytes:
-        """Return the events that open a block of thoughts or text."""
-        raise NotImplementedError
+        """The events that open a block of thoughts or text."""
 
+    @abstractmethod
     def block_text(self, kind: str, text: str) -> bytes:
-        """Return the event with more of the open block."""
-        raise NotImplementedError
+        """The event with more of the open block."""
 
+    @abstractmethod
     def block_end(self, kind: str, text: str) -> bytes:
-        """Return the events that close a block that holds *text*."""
-        raise NotImplementedError
+        """The events that close a block that holds *text*."""
 
+    @abstractmethod
     def block_call(self, call: dict[str, Any]) -> bytes:
-        """Return the events of a call, OpenAI's object, which comes whole."""
-        raise NotImplementedError
+        """The events of a call, OpenAI's object, which comes whole."""
 
+    @abstractmethod
     def end(self, finish: Finish, reason: str) -> bytes:
-        """Return the events that end the stream; *reason*: OpenAI's."""
-        raise NotImplementedError
+        """The events that end the stream; *reason*: OpenAI's."""
 
+    @abstractmethod
     def answer(self, message: dict[str, Any], finish: Finish, reason: str) -> dict[str, Any]:
-        """Return a complete answer; *message*: OpenAI's object."""
-        raise NotImplementedError
+        """A complete answer; *message*: OpenAI's object."""
 
     # How it becomes a stream.
 
     def opening(self) -> bytes:
-        """Return nothing yet: the stream begins with the number of the prompt's tokens."""
+        """Nothing yet: the stream begins with the number of the prompt's tokens."""
         return b""
 
     def pieces(self, choice: int, pieces: list[Piece]) -> bytes:
-        """Return the events of *pieces*."""
+        """The events of *pieces*."""
         head = self._begun(pieces[0].read if pieces else 0)
         return head + b"".join([self._add(self._reader.feed(piece.text)) for piece in pieces])
 
     def finished(self, choice: int, finish: Finish) -> bytes:
-        """Return the events that end the answer."""
+        """The events that end the answer."""
         head = self._begun(finish.prompt_tokens)
         rest = self._add(self._reader.finish()) + self._close()
         return head + rest + self.end(finish, self._reader.reason(finish))
 
     def closing(self, total: Finish) -> bytes:
-        """Return nothing: there is one answer only."""
+        """Nothing: there is one answer only."""
         return b""
 
     def whole(self, answers: Sequence[tuple[list[Piece], Finish]], total: Finish) -> dict[str, Any]:
-        """Return a complete answer."""
+        """A complete answer."""
         pieces, finish = answers[0]
         text = "".join([piece.text for piece in pieces])
         message = message_of([*self._reader.feed(text), *self._reader.finish()])

@@ -27,7 +27,7 @@ class GenerationTag(Extension):
     tags = {"generation"}  # noqa: RUF012 - the library's own way
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Return the block's body unchanged."""
+        """The block's body unchanged."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
@@ -75,7 +75,7 @@ class ChatTemplate:
         self.source = source
 
     def render(self, messages: Sequence[Mapping[str, Any]], **more: Any) -> str:
-        """Return the prompt for *messages*, ready for the assistant's answer; *more*: other variables.
+        """The prompt for *messages*, ready for the assistant's answer; *more*: other variables.
 
         Raises ApiError 400 with the template's words if it refuses the conversation or fails on it.
         """

@@ -53,7 +53,7 @@ class Client(BaseModel):
 
 
 def hash_key(key: str, salt: str | None = None) -> str:
-    """Return what may stand in the file in place of *key*. Keys are random, so one round is enough."""
+    """What may stand in the file in place of *key*. Keys are random, so one round is enough."""
     salt = salt or secrets.token_hex(16)
     return f"sha256${salt}${hashlib.sha256(bytes.fromhex(salt) + key.encode()).hexdigest()}"
 
@@ -79,7 +79,7 @@ class Bucket:
         self._level = self.level - amount
 
     def wait_for(self, amount: float) -> float:
-        """Return the seconds until it holds *amount*."""
+        """The seconds until it holds *amount*."""
         return max(0.0, amount - self.level) * MINUTE / self.size
 
 
@@ -118,7 +118,7 @@ class Account:
             self._buckets["tokens"].take(tokens)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Return OpenAI's headers that tell what is left."""
+        """OpenAI's headers that tell what is left."""
         found = []
         for name, bucket in self._buckets.items():
             values = {"limit": bucket.size, "remaining": max(0, int(bucket.level))}
@@ -147,7 +147,7 @@ class Clients:
             self._use(load_clients(path))
 
     def identify(self, authorization: str, x_api_key: str = "") -> Account:
-        """Return whose key one of the headers' values holds, or raise ApiError 401."""
+        """Whose key one of the headers' values holds, or raise ApiError 401."""
         if self._path is None:
             return self._anybody
         self._look_again()

@@ -239,7 +239,7 @@ class ServedModel:
         return right
 
     async def _budget(self, request: GenerateRequest, prompt: str, interface: Interface) -> tuple[int, int | None]:
-        """Return how many tokens the answer may have, and the prompt's tokens if they were counted.
+        """How many tokens the answer may have, and the prompt's tokens if they were counted.
 
         They are not where the prompt fits for sure, as a token holds at least one byte, and the engine will count.
         Raises ApiError 400 where the context is too short.
@@ -262,7 +262,7 @@ class ServedModel:
         return min(most, left), tokens
 
     def _tokens(self, response: Mapping[str, Any], text: str) -> tuple[tuple[str, float], ...]:
-        """Return the tokens that are new in *response*, whose new text is *text*, with their log probabilities."""
+        """The tokens that are new in *response*, whose new text is *text*, with their log probabilities."""
         values = response.get("output_log_probs") or []
         new = _number(response.get("num_output_tokens")) or 0
         # Some engines repeat the values of all tokens so far.
@@ -283,7 +283,7 @@ class ServedModel:
 
 
 def _text(response: Mapping[str, Any]) -> str:
-    """Return text_output, of the first beam if there are several."""
+    """Text_output, of the first beam if there are several."""
     value = response.get("text_output", "")
     if type(value) is str:
         return value

@@ -23,7 +23,7 @@ ONE_TOKEN = GenerateRequest(text="Hi", chat=False, max_tokens=1, limit_param="",
 
 
 async def ready(models: Sequence[ServedModel], *, any_model: bool) -> tuple[bool, dict[str, Any]]:
-    """Return whether every model (*any_model*: at least one) has a replica that answers, and the details."""
+    """Whether every model (*any_model*: at least one) has a replica that answers, and the details."""
     replicas = [(model, replica) for model in models for replica in model.replicas.replicas]
     states = await asyncio.gather(*(_state(model, replica) for model, replica in replicas))
     detail: dict[str, dict[str, str]] = {model.name: {} for model in models}

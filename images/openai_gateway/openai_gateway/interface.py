@@ -43,7 +43,7 @@ RENAMED = {"seed": ("seed", "random_seed"), "min_tokens": ("min_tokens", "min_le
 
 
 def parse_release(version: str) -> tuple[int, ...]:
-    """Return (0, 7, 2) for "0.7.2"; a suffix like rc1 is left out."""
+    """(0, 7, 2) for "0.7.2"; a suffix like rc1 is left out."""
     match = re.match(r"^v?(\d+)\.(\d+)(?:\.(\d+))?", version)
     if not match:
         raise ValueError(f"release '{version}' is no TensorRT-LLM version; write for example 1.2.1")
@@ -51,7 +51,7 @@ def parse_release(version: str) -> tuple[int, ...]:
 
 
 def release_row(version: str) -> ReleaseRow:
-    """Return the row of the table that *version* falls into."""
+    """The row of the table that *version* falls into."""
     parsed = parse_release(version)
     return next(row for row in RELEASES if parsed >= row.first)
 
@@ -77,7 +77,7 @@ class Interface:
         } <= self.outputs
 
     def tensor(self, parameter: str) -> str | None:
-        """Return the input that carries *parameter*, or None if this model has none."""
+        """The input that carries *parameter*, or None if this model has none."""
         named = {"seed": self.row.seed, "min_tokens": self.row.min_tokens}.get(parameter, parameter)
         names = [named, *RENAMED.get(parameter, ())]
         return next((name for name in names if name in self.inputs), None)
@@ -137,7 +137,7 @@ class Interface:
 
 
 def steps_of(entry: Mapping[str, Any]) -> list[str]:
-    """Return the models an entry model calls: an ensemble's steps, or the names that a BLS model uses."""
+    """The models an entry model calls: an ensemble's steps, or the names that a BLS model uses."""
     steps = [str(step.get("model_name")) for step in entry.get("ensemble_scheduling", {}).get("step", [])]
     return steps or ["preprocessing", "tensorrt_llm", "postprocessing"]
 

@@ -67,7 +67,7 @@ class Metrics:
         self._of: dict[tuple[str, str], EndpointMetrics] = {}
 
     def of(self, model: str, endpoint: str) -> EndpointMetrics:
-        """Return what is measured of each request: looking it up by its labels takes as long as counting."""
+        """What is measured of each request: looking it up by its labels takes as long as counting."""
         found = self._of.get((model, endpoint))
         if found is None:
             both = model, endpoint
@@ -82,7 +82,7 @@ class Metrics:
         self.requests.labels(model, endpoint, str(status)).inc()
 
     def render(self) -> bytes:
-        """Return the whole exposition."""
+        """The whole exposition."""
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(self.registry)
         everybody = CollectorRegistry()

@@ -86,7 +86,7 @@ class ResponsesRequest(BaseModel):
     reasoning: Reasoning | None = None
 
     def chat(self) -> ChatRequest:
-        """Return the same as a chat completion. Raises ApiError 400."""
+        """The same as a chat completion. Raises ApiError 400."""
         for name, value in (self.model_extra or {}).items():
             if name in IGNORED or value is None:
                 continue
@@ -138,27 +138,27 @@ class ResponsesBuilder(BlockBuilder):
         self._created, self._model = int(time.time()), request.model
 
     def begin(self) -> bytes:
-        """Return the events that begin the stream."""
+        """The events that begin the stream."""
         response = self._response("in_progress", None)
         return self._event("response.created", response=response) + self._event(
             "response.in_progress", response=response
         )
 
     def block_begin(self, kind: str) -> bytes:
-        """Return the events that open a block."""
+        """The events that open a block."""
         self._item = new_id("rs_" if kind == THOUGHTS else "msg_")
         item = _reasoning(self._item, []) if kind == THOUGHTS else _message(self._item, "in_progress", [])
         added = self._event("response.output_item.added", output_index=self._index, item=item)
         return added + self._part("response.content_part.added", part=_content(kind, ""))
 
     def block_text(self, kind: str, text: str) -> bytes:
-        """Return the event with more of the open block."""
+        """The event with more of the open block."""
         if kind == THOUGHTS:
             return self._part("response.reasoning_text.delta", delta=text)
         return self._part("response.output_text.delta", delta=text, logprobs=[])
 
     def block_end(self, kind: str, text: str) -> bytes:
-        """Return the events that close the block."""
+        """The events that close the block."""
         part = _content(kind, text)
         if kind == THOUGHTS:
             done = self._part("response.reasoning_text.done", text=text)
@@ -171,7 +171,7 @@ class ResponsesBuilder(BlockBuilder):
         return done + self._event("response.output_item.done", output_index=self._index, item=item)
 
     def block_call(self, call: dict[str, Any]) -> bytes:
-        """Return the events of a call."""
+        """The events of a call."""
         item = _call(call)
         self._output.append(item)
         begun = {**item, "arguments": "", "status": "in_progress"}
@@ -185,17 +185,17 @@ class ResponsesBuilder(BlockBuilder):
         )
 
     def end(self, finish: Finish, reason: str) -> bytes:
-        """Return the event that ends the stream."""
+        """The event that ends the stream."""
         status = "incomplete" if reason == "length" else "completed"
         return self._event(f"response.{status}", response=self._response(status, finish))
 
     def error(self, error: ApiError) -> bytes:
-        """Return the event that ends a stream that broke off."""
+        """The event that ends a stream that broke off."""
         failed = {"code": "server_error", "message": error.message}
         return self._event("response.failed", response={**self._response("failed", None), "error": failed})
 
     def answer(self, message: dict[str, Any], finish: Finish, reason: str) -> dict[str, Any]:
-        """Return a complete answer."""
+        """A complete answer."""
         status = "incomplete" if reason == "length" else "completed"
         if message.get(THOUGHTS):
             self._output.append(_reasoning(new_id("rs_"), [_content(THOUGHTS, message[THOUGHTS])]))
@@ -264,7 +264,7 @@ def _format(given: Format) -> dict[str, Any]:
 
 
 def _messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the items of ``input`` as messages; calls join the assistant's message before them."""
+    """The items of ``input`` as messages; calls join the assistant's message before them."""
     messages: list[dict[str, Any]] = []
     for index, item in enumerate(items):
         where = f"input[{index}]"
@@ -286,7 +286,7 @@ def _messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _text(where: str, content: Any) -> Any:
-    """Return a list of parts of text as parts of a chat message; anything else as it is, to be refused there."""
+    """A list of parts of text as parts of a chat message; anything else as it is, to be refused there."""
     if not isinstance(content, list):
         return content
     parts = []

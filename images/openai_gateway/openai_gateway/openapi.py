@@ -31,7 +31,7 @@ ANSWERS = {
 
 
 def document(app: FastAPI, endpoints: Mapping[str, Endpoint], models: Sequence[str]) -> dict[str, Any]:
-    """Return what *app* has, and *endpoints* by path; *models*: the names of what is served."""
+    """What *app* has, and *endpoints* by path; *models*: the names of what is served."""
     kinds = {endpoint.body for endpoint in endpoints.values()}
     refs, schemas = models_json_schema(
         [(kind, "validation") for kind in sorted(kinds, key=lambda kind: kind.__name__)],

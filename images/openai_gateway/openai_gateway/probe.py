@@ -15,7 +15,7 @@ TIMEOUT = 20.0  # seconds; above the gateway's own patience with a backend
 
 
 def main(url: str) -> int:
-    """Return the exit status for *url* and print the answer's body where it is not 200."""
+    """The exit status for *url* and print the answer's body where it is not 200."""
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     target = f"{parts.path}?{parts.query}" if parts.query else parts.path

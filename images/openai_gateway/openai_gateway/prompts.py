@@ -39,7 +39,7 @@ class Plan:
 def plan(
     model: ServedModel, body: GenerationRequest, request_id: str, trace: Mapping[str, str], *, stream: bool
 ) -> Plan:
-    """Return what to ask Triton for. Raises ApiError 400."""
+    """What to ask Triton for. Raises ApiError 400."""
     body.check_extra()
     if isinstance(body, ChatRequest):
         return _chat(model, body, request_id, trace, stream=stream)
@@ -65,7 +65,7 @@ def _text(model: ServedModel, prompt: str | list[int]) -> str:
 
 
 def _truncated(model: ServedModel, text: str, tokens: int | None) -> str:
-    """Return the end of *text* that has so many tokens."""
+    """The end of *text* that has so many tokens."""
     if tokens is None:
         return text
     # What is far before it is not looked at: a token has four characters on average.
@@ -103,7 +103,7 @@ def _chat(model: ServedModel, body: ChatRequest, request_id: str, trace: Mapping
 
 
 def render(model: ServedModel, body: ChatRequest) -> str:
-    """Return the prompt of a conversation."""
+    """The prompt of a conversation."""
     more: dict[str, Any] = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
         more.setdefault("reasoning_effort", body.reasoning_effort)
@@ -161,7 +161,7 @@ def _base(
 
 
 def _answers(model: ServedModel, base: GenerateRequest, body: GenerationRequest, count: int) -> list[GenerateRequest]:
-    """Return *count* requests that differ in their seeds."""
+    """*count* requests that differ in their seeds."""
     more: dict[str, Any] = {}
     names: dict[str, str] = {}
     if base.logprobs:
@@ -184,7 +184,7 @@ def _answers(model: ServedModel, base: GenerateRequest, body: GenerationRequest,
 
 
 def _single_token(model: ServedModel, token: int, param: str) -> str:
-    """Return the text that the engine takes for just this token."""
+    """The text that the engine takes for just this token."""
     return model.tokenizer.text_of([token], param)
 
 

@@ -44,7 +44,7 @@ class Draining:
         self._next_look = clock()
 
     def urls(self) -> frozenset[str]:
-        """Return their addresses."""
+        """Their addresses."""
         if self._path is not None and self._clock() >= self._next_look:
             self._next_look = self._clock() + LOOK_AGAIN
             found = self._read(self._path)
@@ -78,7 +78,7 @@ class ReplicaSet:
         self._turn = itertools.count()
 
     def order(self, prefix: str = "") -> list[Replica]:
-        """Return the replicas in the order in which to try them, without those that drain.
+        """The replicas in the order in which to try them, without those that drain.
 
         Those at rest come last instead of being left out: when all have failed, trying is better than
         refusing. Equally busy ones take turns. *prefix*: requests with the same one go to the same replica while that
@@ -137,5 +137,5 @@ class ReplicaSet:
 
 
 def _weight(prefix: str, url: str) -> bytes:
-    """Return a number of its own for each pair, so that a replica that comes or goes moves only its own prefixes."""
+    """A number of its own for each pair, so that a replica that comes or goes moves only its own prefixes."""
     return hashlib.blake2b(f"{url}\0{prefix}".encode(), digest_size=8).digest()

@@ -29,36 +29,36 @@ class Builder(Protocol):
     """
 
     def opening(self) -> bytes:
-        """Return what begins a stream."""
+        """What begins a stream."""
 
     def pieces(self, choice: int, pieces: list[Piece]) -> bytes:
-        """Return the events of *pieces*."""
+        """The events of *pieces*."""
 
     def finished(self, choice: int, finish: Finish) -> bytes:
-        """Return the events that end one choice."""
+        """The events that end one choice."""
 
     def closing(self, total: Finish) -> bytes:
-        """Return the events that end the stream."""
+        """The events that end the stream."""
 
     def error(self, error: ApiError) -> bytes:
-        """Return the event that ends a stream that broke off."""
+        """The event that ends a stream that broke off."""
 
     def whole(self, answers: Sequence[tuple[list[Piece], Finish]], total: Finish) -> dict[str, Any]:
-        """Return a complete answer."""
+        """A complete answer."""
 
 
 def new_id(prefix: str) -> str:
-    """Return an id of OpenAI's kind."""
+    """An id of OpenAI's kind."""
     return f"{prefix}{RANDOM.getrandbits(96):024x}"
 
 
 def event(value: Any) -> bytes:
-    """Return one server-sent event. ASCII only, so that no client's idea of a line end can break it."""
+    """One server-sent event. ASCII only, so that no client's idea of a line end can break it."""
     return b"data: " + ENCODE(value).encode() + b"\n\n"
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """Return OpenAI's usage object."""
+    """OpenAI's usage object."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -83,7 +83,7 @@ class ChatReader:
         return self._reasoning is None and self._tools is None
 
     def feed(self, text: str) -> list[dict[str, Any]]:
-        """Return what *text* adds to the message, as OpenAI's deltas."""
+        """What *text* adds to the message, as OpenAI's deltas."""
         thoughts = ""
         if self._reasoning:
             thoughts, text = self._reasoning.feed(text)
@@ -91,14 +91,14 @@ class ChatReader:
         return self._deltas(thoughts, found)
 
     def finish(self) -> list[dict[str, Any]]:
-        """Return the deltas that were held back."""
+        """The deltas that were held back."""
         thoughts, text = self._reasoning.finish() if self._reasoning else ("", "")
         if self._tools is None:
             return self._deltas(thoughts, [text])
         return self._deltas(thoughts, [*self._tools.feed(text), *self._tools.finish()])
 
     def reason(self, finish: Finish) -> str:
-        """Return OpenAI's finish_reason."""
+        """OpenAI's finish_reason."""
         called = self._tools is not None and self._tools.calls and not self._named
         return "tool_calls" if called and finish.reason == "stop" else finish.reason
 
@@ -149,18 +149,18 @@ class _OpenAIBuilder:
         self._around: tuple[bytes, bytes] | None = None
 
     def closing(self, total: Finish) -> bytes:
-        """Return the events that end the stream."""
+        """The events that end the stream."""
         if not self._include_usage:
             return DONE
         counts = usage(total.prompt_tokens, total.completion_tokens)
         return event({**self._stream_head, "choices": [], "usage": counts}) + DONE
 
     def error(self, error: ApiError) -> bytes:
-        """Return the event that ends a stream that broke off."""
+        """The event that ends a stream that broke off."""
         return event(error.body())
 
     def _plain(self, pieces: list[Piece], empty: dict[str, Any]) -> bytes:
-        """Return the chunks of an answer that is text alone: all have the same event around their texts."""
+        """The chunks of an answer that is text alone: all have the same event around their texts."""
         if self._around is None:
             before, _, after = self._chunk(empty).rpartition(b'""')
             self._around = before, after
@@ -187,12 +187,12 @@ class CompletionBuilder(_OpenAIBuilder):
         self._fast = plan.one and not self._logprobs and not self._usage_always
 
     def opening(self) -> bytes:
-        """Return the prompts, where they are wanted."""
+        """The prompts, where they are wanted."""
         echoes = [(i, request.echo) for i, request in enumerate(self._plan.requests) if request.echo]
         return b"".join(self._chunk({**_choice(i), "text": text}) for i, text in echoes)
 
     def pieces(self, choice: int, pieces: list[Piece]) -> bytes:
-        """Return the events of *pieces*."""
+        """The events of *pieces*."""
         if self._fast:
             return self._plain(pieces, {**_choice(choice), "text": ""})
         chunks = []
@@ -203,12 +203,12 @@ class CompletionBuilder(_OpenAIBuilder):
         return b"".join(chunks)
 
     def finished(self, choice: int, finish: Finish) -> bytes:
-        """Return the events that end one choice."""
+        """The events that end one choice."""
         last = {**_choice(choice, finish.reason), "text": ""}
         return self._chunk(last, usage(finish.prompt_tokens, finish.completion_tokens))
 
     def whole(self, answers: Sequence[tuple[list[Piece], Finish]], total: Finish) -> dict[str, Any]:
-        """Return a complete answer."""
+        """A complete answer."""
         choices = []
         echo = self._plan.requests[0].echo
         for index, (pieces, finish) in enumerate(answers):
@@ -247,12 +247,12 @@ class ChatBuilder(_OpenAIBuilder):
         self._fast = plan.one and not self._logprobs and not self._usage_always and self._readers[0].plain
 
     def opening(self) -> bytes:
-        """Return the chunks that name the role."""
+        """The chunks that name the role."""
         delta = {"role": "assistant", "content": ""}
         return b"".join(self._chunk({**_choice(i), "delta": delta}) for i in range(len(self._readers)))
 
     def pieces(self, choice: int, pieces: list[Piece]) -> bytes:
-        """Return the events of *pieces*."""
+        """The events of *pieces*."""
         if self._fast:
             return self._plain(pieces, {**_choice(choice), "delta": {"content": ""}})
         chunks = []
@@ -266,14 +266,14 @@ class ChatBuilder(_OpenAIBuilder):
         return b"".join(chunks)
 
     def finished(self, choice: int, finish: Finish) -> bytes:
-        """Return the events that end one choice."""
+        """The events that end one choice."""
         reader = self._readers[choice]
         counts = usage(finish.prompt_tokens, finish.completion_tokens)
         held = b"".join(self._chunk({**_choice(choice), "delta": delta}, counts) for delta in reader.finish())
         return held + self._chunk({**_choice(choice, reader.reason(finish)), "delta": {}}, counts)
 
     def whole(self, answers: Sequence[tuple[list[Piece], Finish]], total: Finish) -> dict[str, Any]:
-        """Return a complete answer."""
+        """A complete answer."""
         choices = []
         for index, (pieces, finish) in enumerate(answers):
             reader = self._readers[index]

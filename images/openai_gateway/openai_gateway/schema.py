@@ -153,11 +153,11 @@ class GenerationRequest(BaseModel):
         return self.temperature == 0 or self.top_p == 0 or self.top_k == 1
 
     def limit(self) -> tuple[int | None, str]:
-        """Return the greatest number of tokens of the answer, and the parameter that says so."""
+        """The greatest number of tokens of the answer, and the parameter that says so."""
         return self.max_tokens, "max_tokens"
 
     def sampling(self, choice: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return (what the client asked for, what goes along) as the names of Triton's newest inputs.
+        """(what the client asked for, what goes along) as the names of Triton's newest inputs.
 
         TensorRT-LLM picks the likeliest token unless top_k or top_p say otherwise, and its seed is 0 unless
         one is given; OpenAI's default is temperature 1, top_p 1 and chance. So the gateway says all of it.
@@ -187,7 +187,7 @@ class GenerationRequest(BaseModel):
         return asked, {name: value for name, value in optional.items() if name not in asked}
 
     def guide(self) -> Guide | None:
-        """Return what the answer is bound to."""
+        """What the answer is bound to."""
         found: list[Guide] = []
         wanted = self.response_format
         if wanted and wanted.type == "json_object":
@@ -337,7 +337,7 @@ class TokenizeRequest(BaseModel):
         return self
 
     def chat(self) -> ChatRequest:
-        """Return the conversation."""
+        """The conversation."""
         names = ("model", "messages", "tools", "chat_template_kwargs")
         given: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.continue_final_message:
@@ -365,7 +365,7 @@ def check_top_logprobs(wanted: int, param: str, greedy: bool) -> None:
 
 
 def plain_message(index: int, message: dict[str, Any]) -> dict[str, Any]:
-    """Return one message with its content as a single text, as chat templates expect it."""
+    """One message with its content as a single text, as chat templates expect it."""
     where = f"messages[{index}]"
     role = message.get("role")
     if not isinstance(role, str) or not role:
@@ -396,7 +396,7 @@ def plain_message(index: int, message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tool_call(where: str, call: Any) -> dict[str, Any]:
-    """Return a call of the history with its arguments as an object, as chat templates expect them."""
+    """A call of the history with its arguments as an object, as chat templates expect them."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise ApiError(400, f"'{where}' must be a call of a function with its name.", param=where)

@@ -68,7 +68,7 @@ class WhileConnected:
 
 
 async def together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return the results of *work*, done at once; the first failure ends all of it."""
+    """The results of *work*, done at once; the first failure ends all of it."""
     if len(work) == 1:
         return [await work[0]]
     tasks = [asyncio.create_task(one) for one in work]
@@ -153,7 +153,7 @@ class EventStream(Response):
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return the request's body; raise 413 as soon as it is known to have more than *limit* bytes."""
+    """The request's body; raise 413 as soon as it is known to have more than *limit* bytes."""
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limit:
         raise ApiError(413, f"The request has {length} bytes; at most {limit} are taken.")
@@ -173,7 +173,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def parse_body(request: Request, kind: type[Body], limit: int) -> Body:
-    """Return the request's body as *kind*, or raise OpenAI's 400."""
+    """The request's body as *kind*, or raise OpenAI's 400."""
     body = await read_body(request, limit)
     try:
         return kind.model_validate_json(body)
@@ -261,13 +261,13 @@ class GatewayMiddleware:
 
 
 def _plain(value: Any) -> str:
-    """Return *value* as one word of the log: quoted where it could pass for more."""
+    """*value* as one word of the log: quoted where it could pass for more."""
     text = str(value)
     return text if PLAIN.fullmatch(text) else json.dumps(text[:256])
 
 
 def error_response(error: ApiError, path: str = "") -> Response:
-    """Return *error* in the shape of the API that *path* belongs to, OpenAI's by default."""
+    """*error* in the shape of the API that *path* belongs to, OpenAI's by default."""
     said = error_body(error) if path.startswith("/v1/messages") else error.body()
     body = json.dumps(said).encode()
     return Response(body, error.status, headers=error.headers(), media_type="application/json")

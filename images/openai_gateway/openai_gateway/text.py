@@ -24,7 +24,7 @@ class StopFilter:
         self.hit: str | None = None
 
     def feed(self, piece: str) -> str:
-        """Return what is safe to show after *piece*; nothing more once a stop sequence was found."""
+        """What is safe to show after *piece*; nothing more once a stop sequence was found."""
         if not self._stops:
             return piece
         if self.hit is not None:
@@ -40,12 +40,12 @@ class StopFilter:
         return text[: len(text) - keep]
 
     def flush(self) -> str:
-        """Return what was held back for a stop sequence that did not come."""
+        """What was held back for a stop sequence that did not come."""
         held, self._held = self._held, ""
         return held
 
     def _possible_start(self, text: str) -> int:
-        """Return the length of the longest end of *text* that a stop sequence may begin with."""
+        """The length of the longest end of *text* that a stop sequence may begin with."""
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(text)), 0, -1):
             tail = text[len(text) - length :]
@@ -76,7 +76,7 @@ class TextAssembler:
         return self._so_far if self._cumulative else "".join(self._parts)
 
     def feed(self, piece: str) -> str:
-        """Return the text that *piece* completes."""
+        """The text that *piece* completes."""
         if self._cumulative:
             self._so_far = piece
             return self._release(piece.rstrip(REPLACEMENT).rstrip(" "))
@@ -88,11 +88,11 @@ class TextAssembler:
         return whole
 
     def join(self, pieces: Sequence[str]) -> str:
-        """Return one piece that says what *pieces* say."""
+        """One piece that says what *pieces* say."""
         return pieces[-1] if self._cumulative else "".join(pieces)
 
     def flush(self, *, cut_off: bool) -> str:
-        """Return the rest at the end of the answer; *cut_off*: the limit of tokens ended it."""
+        """The rest at the end of the answer; *cut_off*: the limit of tokens ended it."""
         if self._cumulative:
             return self._release(self._so_far.rstrip(REPLACEMENT) if cut_off else self._so_far)
         rest, self._held = self._held, ""
@@ -113,7 +113,7 @@ class AnswerText:
         self._parts: list[str] = []
 
     def feed(self, piece: str) -> str:
-        """Return what a client may see after *piece*, possibly nothing yet."""
+        """What a client may see after *piece*, possibly nothing yet."""
         return self._keep(self._filter.feed(self._assembler.feed(piece)))
 
     def feed_all(self, pieces: Sequence[str]) -> str:
@@ -121,7 +121,7 @@ class AnswerText:
         return self._keep(self._filter.feed(self._assembler.feed(self._assembler.join(pieces))))
 
     def finish(self, *, cut_off: bool) -> str:
-        """Return the rest once Triton has said all; *cut_off*: the limit of tokens ended it."""
+        """The rest once Triton has said all; *cut_off*: the limit of tokens ended it."""
         rest = self._filter.feed(self._assembler.flush(cut_off=cut_off))
         return self._keep(rest + self._filter.flush())
 

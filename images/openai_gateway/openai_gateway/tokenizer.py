@@ -60,12 +60,12 @@ class CheckpointTokenizer:
         self.concatenative = self._is_concatenative()
 
     def count(self, text: str, *, special: bool = False) -> int:
-        """Return the number of tokens of *text*; with *special* also those the tokenizer adds around it."""
+        """The number of tokens of *text*; with *special* also those the tokenizer adds around it."""
         # The batch call lets other threads run meanwhile; the one for a single text does not.
         return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=special)[0])
 
     async def count_up_to(self, limit: int, text: str, *, special: bool) -> tuple[int, bool]:
-        """Return the number of tokens of *text*, and whether it is exact.
+        """The number of tokens of *text*, and whether it is exact.
 
         A text that is much too long is counted only as far as it takes to know that, so that the work is bounded by
         *limit* and not by what somebody sends. Long texts are counted in a thread.
@@ -81,11 +81,11 @@ class CheckpointTokenizer:
         return await loop.run_in_executor(THREADS, lambda: self.count(text, special=special)), True
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of *text*, without any that the tokenizer adds around it."""
+        """The tokens of *text*, without any that the tokenizer adds around it."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     async def ids(self, text: str, *, special: bool) -> list[int]:
-        """Return the tokens of *text* without keeping others waiting; *special*: with those around it."""
+        """The tokens of *text* without keeping others waiting; *special*: with those around it."""
         if len(text) <= SMALL:
             return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
         encoded = await asyncio.get_running_loop().run_in_executor(
@@ -94,11 +94,11 @@ class CheckpointTokenizer:
         return list(encoded[0].ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of tokens, special ones included."""
+        """The text of tokens, special ones included."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def text_of(self, ids: Sequence[int], param: str) -> str:
-        """Return the text that Triton's preprocessing turns into these tokens; raise 400 where there is none."""
+        """The text that Triton's preprocessing turns into these tokens; raise 400 where there is none."""
         unknown = next((i for i in ids if self._tokenizer.id_to_token(i) is None), None)
         if unknown is not None:
             raise ApiError(400, f"'{param}' holds {unknown}, which is no token of this model.", param=param)
@@ -113,7 +113,7 @@ class CheckpointTokenizer:
         return text
 
     def split(self, text: str, count: int) -> list[str]:
-        """Return the texts of the *count* tokens that make *text*; where that cannot be told, all is in the first."""
+        """The texts of the *count* tokens that make *text*; where that cannot be told, all is in the first."""
         if count > 1:
             offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
             if len(offsets) == count:
@@ -121,12 +121,12 @@ class CheckpointTokenizer:
         return [text, *[""] * (count - 1)]
 
     def token(self, token_id: int) -> str | None:
-        """Return the text of a token."""
+        """The text of a token."""
         text = self._tokenizer.id_to_token(token_id)
         return None if text is None else str(text)
 
     def prompt(self, text: str, adds_special_tokens: bool, *, chat: bool) -> str:
-        """Return *text* as Triton's preprocessing must get it so that the model reads exactly one BOS.
+        """*text* as Triton's preprocessing must get it so that the model reads exactly one BOS.
 
         A chat template usually writes BOS itself. Where preprocessing adds it as well
         (*adds_special_tokens*), the leading text of BOS is taken away. A plain prompt gets BOS as the tokenizer
@@ -141,7 +141,7 @@ class CheckpointTokenizer:
         return text
 
     def template(self, *, tools: bool) -> str:
-        """Return the source of the chat template, of the one for *tools* where there is one."""
+        """The source of the chat template, of the one for *tools* where there is one."""
         used = self.chat_with_tools if tools and self.chat_with_tools else self.chat
         return used.source if used else ""
 
@@ -170,7 +170,7 @@ class CheckpointTokenizer:
         return bool(ids[:times] == [self._tokenizer.token_to_id(self.bos)] * times)
 
     def _end_ids(self, generation: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> tuple[int, ...]:
-        """Return every token that ends an answer, the tokenizer's own EOS first."""
+        """Every token that ends an answer, the tokenizer's own EOS first."""
         eos = self.special_tokens.get("eos_token")
         found = [self._tokenizer.token_to_id(eos)] if eos else []
         for config in (generation, checkpoint):
@@ -218,14 +218,14 @@ def _positive(value: Any) -> int | None:
 
 
 def _named_templates(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the templates of a checkpoint that has several."""
+    """The templates of a checkpoint that has several."""
     found = config.get("chat_template")
     several = found if isinstance(found, list) else []
     return {str(t.get("name")): t.get("template") for t in several if isinstance(t, dict)}
 
 
 def _template_source(directory: Path, config: Mapping[str, Any], override: Path | None, where: str) -> str | None:
-    """Return the chat template: the configured file, chat_template.jinja, or tokenizer_config.json's.
+    """The chat template: the configured file, chat_template.jinja, or tokenizer_config.json's.
 
     Of a list of named templates "default" is taken, or the only one.
     """

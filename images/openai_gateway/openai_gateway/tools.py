@@ -38,7 +38,7 @@ FAMILIES = {
 
 
 def family_of(template: str) -> str:
-    """Return the name of the family whose calls a chat template writes."""
+    """The name of the family whose calls a chat template writes."""
     for name in ("hermes", "mistral", "llama3"):
         if FAMILIES[name].begin in template:
             return name
@@ -47,7 +47,7 @@ def family_of(template: str) -> str:
 
 
 def demanded(family: Family, name: str | None) -> str:
-    """Return how an answer begins that has to be a call, of *name* or of any function."""
+    """How an answer begins that has to be a call, of *name* or of any function."""
     start = f'{family.before}{{"name": "'
     return start if name is None else f'{start}{name}", "{family.arguments}": '
 
@@ -67,12 +67,12 @@ class ToolCallReader:
         self.calls = 0
 
     def feed(self, text: str) -> list[str | ToolCall]:
-        """Return what is certain after *text*."""
+        """What is certain after *text*."""
         self._held += text
         return list(self._delimited() if self._family.end else self._bare())
 
     def finish(self) -> list[str | ToolCall]:
-        """Return the rest."""
+        """The rest."""
         held, self._held = self._held, ""
         if not self._inside:
             return [held] if held else []
@@ -159,7 +159,7 @@ class ReasoningReader:
         self._held = ""
 
     def feed(self, text: str) -> tuple[str, str]:
-        """Return the (thoughts, answer) that are certain after *text*."""
+        """The (thoughts, answer) that are certain after *text*."""
         if self._state == "answer":
             return "", text
         self._held += text
@@ -183,7 +183,7 @@ class ReasoningReader:
         return self._take(len(self._held) - _overlap(self._held, self.END)), ""
 
     def finish(self) -> tuple[str, str]:
-        """Return the rest."""
+        """The rest."""
         rest = self._take(len(self._held))
         return (rest, "") if self._state == "thinking" else ("", "" if self._state == "after" else rest)
 
@@ -200,7 +200,7 @@ class ReasoningReader:
 
 
 def _overlap(text: str, word: str) -> int:
-    """Return the length of the longest end of *text* that *word* begins with."""
+    """The length of the longest end of *text* that *word* begins with."""
     for length in range(min(len(word) - 1, len(text)), 0, -1):
         if text.endswith(word[:length]):
             return length

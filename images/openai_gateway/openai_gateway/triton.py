@@ -56,7 +56,7 @@ class Unreachable(Exception):
 
 
 def session(request_timeout: float, connect_timeout: float, **connector: Any) -> aiohttp.ClientSession:
-    """Return the connections to all replicas. To be called in the event loop."""
+    """The connections to all replicas. To be called in the event loop."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, **connector),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=request_timeout),
@@ -169,13 +169,13 @@ def _batches(lines: list[bytes]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _data(line: bytes) -> bytes:
-    """Return a line's data; an error may stand there as bare JSON."""
+    """A line's data; an error may stand there as bare JSON."""
     line = line.strip()
     return line[5:].strip() if line.startswith(b"data:") else line if line.startswith(b"{") else b""
 
 
 def _response(status: int, body: bytes) -> dict[str, Any]:
-    """Return Triton's response, or raise what it really means: an error may come with status 200."""
+    """Triton's response, or raise what it really means: an error may come with status 200."""
     try:
         value = from_json(body)
     except ValueError:
@@ -201,7 +201,7 @@ def _lenient(body: bytes) -> Any:
 
 
 def refusal(status: int, message: str) -> ApiError:
-    """Return what Triton's *message* means for the client, and in its code what it means for the replica."""
+    """What Triton's *message* means for the client, and in its code what it means for the replica."""
     for words, meant, code in FAULTS:
         if words.search(message):
             said = message if meant == 400 else f"Triton: {message}"

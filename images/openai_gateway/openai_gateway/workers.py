@@ -22,7 +22,7 @@ WRONG_CONFIG = 2  # exit status of a worker that cannot start
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """Return a socket that all workers accept from: the one that has time takes the next connection."""
+    """A socket that all workers accept from: the one that has time takes the next connection."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -47,7 +47,7 @@ class Workers:
         self._failed = 0
 
     def run(self) -> int:
-        """Return the exit status once all have ended."""
+        """The exit status once all have ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
         for _ in range(self._count):

@@ -259,7 +259,7 @@ class Network(AbstractResolver):
                 await asyncio.sleep(0.001)
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> Any:
-        """Return what aiohttp's connector wants to know of a host."""
+        """What aiohttp's connector wants to know of a host."""
         found = {"hostname": host, "host": "127.0.0.1", "port": self._ports[host]}
         return [{**found, "family": socket.AF_INET, "proto": 0, "flags": socket.AI_NUMERICHOST}]
 
@@ -325,13 +325,13 @@ OPEN: list[Gateway] = []
 
 
 def gateway(network: Network, *models: dict[str, Any], keys: tuple[str, ...] = (), **top: Any) -> Gateway:
-    """Return a gateway that is closed when its test ends."""
+    """A gateway that is closed when its test ends."""
     OPEN.append(Gateway(network, *models, keys=keys, **top))
     return OPEN[-1]
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
+    """A port that nothing listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -357,7 +357,7 @@ def serving(app: Any, port: int | None = None) -> Iterator[str]:
 
 
 def model_entry(checkpoint: Path, *urls: str, **more: Any) -> dict[str, Any]:
-    """Return one model of the configuration file."""
+    """One model of the configuration file."""
     return {
         "name": "tiny",
         "entry_model": "tensorrt_llm_bls",
