@@ -118,7 +118,9 @@ elif ARGS[0] == "run":
     environment["PATH"] = str(HOME / "tools") + ":" + environment["PATH"]
     if command[0] == "python3":
         command[0] = sys.executable
-    record = "import subprocess,sys; c=subprocess.call(sys.argv[2:]); open(sys.argv[1],'w').write(str(c % 256))"
+    # Renamed into place: who looks in between must not see a file without a number.
+    record = ("import os,subprocess,sys; c=subprocess.call(sys.argv[2:]); a=sys.argv[1]+'.new'; f=open(a,'w');"
+              "f.write(str(c % 256)); f.close(); os.replace(a, sys.argv[1])")
     process = subprocess.Popen([sys.executable, "-c", record, str(home / "exit"), *command], env=environment,
                                start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     (home / "pid").write_text(str(process.pid))

@@ -64,7 +64,6 @@ MODEL_TYPES: dict[str, str] = {
     "RefinedWeb": "falcon",
     "RefinedWebModel": "falcon",
 }
-FAMILIES = sorted(set(ARCHITECTURES.values()))
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,7 @@ from .._base.versions import version_key
 
 IMAGE_REPOSITORY = "nvcr.io/nvidia/tritonserver"
 IMAGE_SUFFIX = "-trtllm-python-py3"
-FLOW_BUILD_PY, FLOW_CONVERT, FLOW_LLMAPI = "build.py", "convert+build", "llmapi"
-# The templates of 1.x come from one generation: TensorRT-LLM's own triton_backend directory.
-NEWEST_SCHEMA = "v1.x"
+FLOW_BUILD_PY, FLOW_LLMAPI = "build.py", "llmapi"
 
 
 @dataclass(frozen=True)
