@@ -9,10 +9,11 @@ from typing import Any
 
 from ansible import constants as C
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import MAX_LOST, too_many
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import MAX_LOST, too_many, unreachable
 
 display = Display()
 
@@ -27,24 +28,28 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        variables = task_vars or {}
+        variables, args = task_vars or {}, self._task.args
         everyone, left = list(variables["ansible_play_hosts_all"]), set(variables["ansible_play_hosts"])
-        # Ansible tells nobody why a host became unreachable, so what was found out once is handed on.
-        known = dict(variables.get("ansible_facts", {}).get("fleet_lost_hosts") or {})
-        unsaid = f"did not get through '{self._task.args.get('stage') or self._task.play.name}'; its message is above"
-        lost = {
-            host: str(variables["hostvars"][host].get("fleet_lost") or known.get(host) or unsaid)
-            for host in everyone
-            if host not in left
-        }
-        if lost:
-            lines = [f"{host} is lost: {why}" for host, why in sorted(lost.items())]
-            display.display("\n" + "\n".join(lines) + "\n", color=C.COLOR_ERROR)
+        leaving = boolean(args.get("leaving", False))
+        if leaving:
+            left -= {host for host in left if variables["hostvars"].raw_get(host).get("fleet_lost")}
+        # What was found out once is handed on: the plays that follow know less.
+        known = dict(variables.get("fleet_lost_hosts", {}).get("lost") or {})
+        gone = [host for host in everyone if host not in left]
+        lost = {host: known.get(host) or self._why(variables["hostvars"].raw_get(host)) for host in gone}
         try:
-            refusal = too_many(lost, self._task.args.get("max_lost", MAX_LOST), len(everyone))
+            refusal = None if leaving else too_many(lost, args.get("max_lost", MAX_LOST), len(everyone))
         except FleetError as error:
             raise AnsibleActionFail(str(error)) from error
+        if lost and (not left if leaving else refusal or boolean(args.get("show", True))):
+            lines = [f"{host} is lost: {why}" for host, why in sorted(lost.items())]
+            display.display("\n" + "\n".join(lines) + "\n", color=C.COLOR_ERROR)
         if refusal:
             raise AnsibleActionFail(refusal)
-        result.update(changed=False, lost=lost, ansible_facts={"fleet_lost_hosts": lost})
+        result.update(changed=False, lost=lost)
         return result
+
+    def _why(self, variables: dict[str, Any]) -> str:
+        """Why a host is lost, from what its tasks left behind."""
+        unsaid = f"did not get through '{self._task.args.get('stage') or self._task.play.name}'; its message is above"
+        return str(variables.get("fleet_lost") or unreachable(variables) or unsaid)

@@ -14,6 +14,7 @@ author:
 description:
   - Prints one line for each host of the play that failed or did not answer, with the reason.
   - Fails on all other hosts, and so ends the run, when more are lost than O(max_lost) allows.
+  - Registered as C(fleet_lost_hosts), as in the example, the reasons are known to the next call too.
   - This is an action plugin; it runs once for the play, with the strategy C(linear), and nothing runs on a host.
 extends_documentation_fragment:
   - trtllm.fleet.attributes
@@ -24,6 +25,15 @@ options:
       one host unless it is C(0%).
     type: raw
     default: 10%
+  show:
+    description: Whether the lost hosts are named. A run that ends because of them names them in any case.
+    type: bool
+    default: true
+  leaving:
+    description: For the rescue of a block, where hosts are about to be left out. Names all lost hosts if no other host
+      is left, and never fails.
+    type: bool
+    default: false
   stage:
     description: What the hosts are doing, for the line about a host that left no message. The name of the play by
       default.
@@ -49,6 +59,7 @@ EXAMPLES = r"""
       trtllm.fleet.lost_hosts:
         max_lost: 2
       run_once: true
+      register: fleet_lost_hosts
 """
 
 RETURN = r"""

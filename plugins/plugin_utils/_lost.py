@@ -28,13 +28,23 @@ def limit(max_lost: Any, total: int) -> int:
     return max(1, total * number // 100) if number else 0
 
 
-def reason(result: Mapping[str, Any], task: str) -> str:
-    """In one line why a task failed: what it said, of a loop what the first failed item said."""
-    if result.get("_ansible_no_log") or "censored" in result:
+def reason(result: Mapping[str, Any], task: str, hidden: bool = False) -> str:
+    """In one line why a task failed: what it said, of a loop what the first failed item said. *hidden*: its no_log."""
+    if hidden or result.get("_ansible_no_log") or "censored" in result:
         return f"'{task}' failed; its output is hidden, as it may hold a secret"
     failed = [item for item in result.get("results") or [] if isinstance(item, Mapping) and item.get("failed")]
-    said = " ".join(str((failed or [result])[0].get("msg") or "no message").split())
-    return f"{said if len(said) <= LONGEST else said[:LONGEST] + '...'} (at '{task}')"
+    return f"{_line((failed or [result])[0].get('msg') or 'no message')} (at '{task}')"
+
+
+def unreachable(variables: Mapping[str, Any]) -> str:
+    """What the connection said when the host was lost, where a task had registered it; empty where none had."""
+    lost = [value for value in variables.values() if isinstance(value, Mapping) and value.get("unreachable")]
+    return f"it does not answer: {_line(lost[-1].get('msg') or 'no message')}" if lost else ""
+
+
+def _line(text: Any) -> str:
+    line = " ".join(str(text).split()).removeprefix("Task failed: ")
+    return line if len(line) <= LONGEST else line[:LONGEST] + "..."
 
 
 def too_many(lost: Mapping[str, str], max_lost: Any, total: int) -> str | None:

@@ -42,7 +42,14 @@ def assign_ports(replicas: Sequence[dict[str, Any]], base: int = PORT_BASE, held
     ports from *base* on that no replica was given, holds, or held last under a name that is not described any more.
     """
     held = held or {}
-    kept = {str(replica["name"]): _keep(replica, held.get(str(replica["name"]), {})) for replica in replicas}
+    kept: dict[str, set[str]] = {}
+    claimed: set[int] = set()
+    for replica in replicas:
+        name = str(replica["name"])
+        own = held.get(name, {})
+        # The unit of a stopped replica may name the ports of another; the first keeps them.
+        kept[name] = _keep(replica, {} if claimed & set(own.values()) else own)
+        claimed |= {int(replica[key]) for key in kept[name]}
     taken = {int(replica[key]) for replica in replicas for key, _what in PORTS if replica.get(key) is not None}
     reserved = {port for ports in held.values() for port in ports.values()}
     for replica in replicas:

@@ -39,6 +39,7 @@ STAGES = """
         - ansible.builtin.include_role: {name: trtllm.fleet.fleet, tasks_from: lost.yml}
     - trtllm.fleet.lost_hosts: {max_lost: "{{ trtllm_max_lost | default(omit) }}"}
       run_once: true
+      register: fleet_lost_hosts
 
 - name: Second stage
   hosts: all
@@ -47,6 +48,30 @@ STAGES = """
     - ansible.builtin.debug: {msg: "SECOND on {{ inventory_hostname }}"}
     - trtllm.fleet.lost_hosts: {max_lost: "{{ trtllm_max_lost | default(omit) }}"}
       run_once: true
+"""
+
+# Two roles after each other, as the playbooks run theirs.
+ROLES = """
+- name: Two roles
+  hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.import_tasks: {playbooks}/tasks/stage.yml
+      vars: {{stage_name: Run the first, stage_role: first}}
+    - ansible.builtin.import_tasks: {playbooks}/tasks/stage.yml
+      vars: {{stage_name: Run the second, stage_role: second, second_word: given}}
+    - ansible.builtin.import_tasks: {playbooks}/tasks/lost_hosts.yml
+"""
+FIRST = """
+- ansible.builtin.command: {argv: [sh, -c, "{{ work | default('true') }}"]}
+  register: first_done
+  vars:
+    ansible_connection: "{{ 'ssh' if dies_on is defined else 'local' }}"
+    ansible_port: "{{ dies_on | default(22) }}"
+  changed_when: false
+"""
+SECOND = """
+- ansible.builtin.debug: {msg: "SECOND {{ second_word }} on {{ inventory_hostname }}"}
 """
 
 Hosts = dict[str, dict[str, Any]]
@@ -82,6 +107,14 @@ class Fleet:
     def __init__(self, repo: Path, tmp: Path, model: dict[str, Any]) -> None:
         self.repo, self.tmp = repo, tmp
         self.variables: dict[str, Any] = {"trtllm_models": [model], "trtllm_release": LAST}
+
+    def roles(self, hosts: Hosts, *argv: str) -> tuple[int, str]:
+        """As `run`, for the two roles."""
+        for role, tasks in (("first", FIRST), ("second", SECOND)):
+            (self.tmp / "roles" / role / "tasks").mkdir(parents=True)
+            (self.tmp / "roles" / role / "tasks" / "main.yml").write_text(tasks)
+        (self.tmp / "roles.yml").write_text(ROLES.format(playbooks=self.repo / "playbooks"))
+        return self.run(str(self.tmp / "roles.yml"), hosts, *argv)
 
     def run(self, playbook: str, hosts: Hosts, *argv: str) -> tuple[int, str]:
         """The exit status and what was printed, with blanks and line breaks as single blanks."""
@@ -195,6 +228,66 @@ def test_what_only_looks_has_a_host_that_does_not_answer_in_its_report(
     assert "h1 is lost: " in text
     # A row of the table for the other; this machine itself need not be fit to serve.
     assert [line for line in lines(text, "h2") if " : ok=" not in line]
+
+
+@pytest.mark.parametrize("playbook", ["model.yml", "serve.yml"])
+def test_a_stage_alone_stops_before_it_changes_anything(fleet: Fleet, closed_port: int, playbook: str) -> None:
+    fleet.variables["triton_image_name"] = "registry.example.com/a:1"
+    hosts = {"h1": unreachable(closed_port), "h2": unreachable(closed_port), "h3": {}}
+    status, text = fleet.run(playbook, hosts, "--check")
+    assert status == 2
+    assert "2 of 3 hosts are lost (h1, h2), and trtllm_max_lost allows 1" in " ".join(text.split())
+    assert "triton_image" not in text.split("PLAY RECAP")[0].split("TASK [Go on unless")[1]
+    assert "changed=0" in lines(text, "h3 ")[-1]
+
+
+@pytest.mark.parametrize(("max_lost", "goes_on"), [(1, False), (2, True)])
+def test_too_many_failures_of_a_role_keep_the_next_from_all_hosts(fleet: Fleet, max_lost: int, goes_on: bool) -> None:
+    fleet.variables["trtllm_max_lost"] = max_lost
+    status, text = fleet.roles({"h1": {}, "h2": {"work": "exit 3"}, "h3": {"work": "exit 3"}})
+    assert status == 2
+    assert ("SECOND given on h1" in text) is goes_on
+    assert "SECOND given on h2" not in text and "undefined" not in text
+    # Named with the reason once, at the end, however it ends.
+    assert len(lines(text, "h2 is lost:")) == len(lines(text, "h3 is lost:")) == 1
+
+
+def test_where_no_host_is_left_all_are_named(fleet: Fleet, closed_port: int) -> None:
+    status, text = fleet.run("stages", {"h1": unreachable(closed_port), "h2": {"work": "exit 3"}})
+    assert status == 2 and "SECOND" not in text
+    assert text.index("Do the work") < text.rindex("h1 is lost:")
+    assert "Connection refused" in lines(text, "h1 is lost:")[-1] and lines(text, "h2 is lost:")
+
+
+def test_what_the_connection_said_of_a_host_lost_on_the_way_is_told(fleet: Fleet, closed_port: int) -> None:
+    status, text = fleet.roles({"h1": {}, "h2": {"dies_on": closed_port, "ansible_host": "127.0.0.1"}})
+    assert status == 4 and "SECOND given on h1" in text
+    (line,) = lines(text, "h2 is lost:")
+    assert line.startswith("h2 is lost: it does not answer: ") and line.endswith("Connection refused")
+
+
+@pytest.mark.parametrize("playbook", ["preflight", "verify", "status"])
+def test_a_report_that_cannot_be_written_is_one_failure(fleet: Fleet, playbook: str) -> None:
+    status, text = fleet.run(f"{playbook}.yml", {"h1": {}, "h2": {}}, "-e", f"{playbook}_report=/nonexistent/report")
+    assert status == 2
+    assert "/nonexistent does not exist" in text and "undefined" not in text and "h1 is lost" not in text
+
+
+def test_a_rollback_says_which_hosts_it_could_not_ask(fleet: Fleet, closed_port: int) -> None:
+    hosts = {"h1": unreachable(closed_port), "h2": {}}
+    status, text = fleet.run("rollback.yml", hosts, "-e", "rollback_replicas=a-0")
+    assert status == 2
+    assert "Connection refused" in lines(text, "h1 is lost:")[-1]
+    assert "No host has a-0; there are no replicas. Not known is what there is on h1." in " ".join(text.split())
+
+
+def test_lost_hosts_are_not_kept_for_the_next_run(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSIBLE_CACHE_PLUGIN", "jsonfile")
+    monkeypatch.setenv("ANSIBLE_CACHE_PLUGIN_CONNECTION", str(tmp_path / "cache"))
+    fleet.run("stages", {"h1": {}, "h2": {"work": "exit 3"}})
+    assert not [path for path in (tmp_path / "cache").glob("*") if "lost" in path.read_text()]
 
 
 @pytest.mark.parametrize(

@@ -48,5 +48,5 @@ def test_tasks_of_playbooks_begin_so_too(repo_dir: Path) -> None:
     for path in sorted((repo_dir / "playbooks").rglob("*.yml")):
         for item in yaml.safe_load(path.read_text()):
             for task in tasks(item.get("tasks", []) if "hosts" in item else [item] if "name" in item else []):
-                if "ansible.builtin.import_playbook" not in task:
+                if "ansible.builtin.import_playbook" not in task and not task["name"].startswith("{{"):
                     assert task["name"].split()[0] in VERBS, f"{path.name}: {task['name']}"

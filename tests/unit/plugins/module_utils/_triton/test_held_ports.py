@@ -82,6 +82,11 @@ def test_a_given_port_that_another_holds_is_refused_with_both_names(order: tuple
     )
 
 
+def test_of_two_units_with_the_same_ports_the_first_keeps_them() -> None:
+    same = ports(planned(model("a")))["a-0"]
+    assert first(planned(model("a"), model("b"), held={"a-0": same, "b-0": same})) == {"a-0": 8000, "b-0": 8010}
+
+
 @pytest.mark.parametrize("podman", ["5.4.0", "4.3.0"])
 @pytest.mark.parametrize("release", ["0.7.1", LAST])
 def test_the_unit_on_the_host_tells_the_ports(podman: str, release: str) -> None:
