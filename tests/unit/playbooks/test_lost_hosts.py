@@ -237,7 +237,7 @@ def test_a_stage_alone_stops_before_it_changes_anything(fleet: Fleet, closed_por
     status, text = fleet.run(playbook, hosts, "--check")
     assert status == 2
     assert "2 of 3 hosts are lost (h1, h2), and trtllm_max_lost allows 1" in " ".join(text.split())
-    assert "triton_image" not in text.split("PLAY RECAP")[0].split("TASK [Go on unless")[1]
+    assert "triton_image" not in text.split("PLAY RECAP")[0].split("TASK [Refuse to go on")[1]
     assert "changed=0" in lines(text, "h3 ")[-1]
 
 
