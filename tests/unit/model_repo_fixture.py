@@ -80,6 +80,7 @@ def _template(model: str, version: str) -> str:
         parts.append("dynamic_batching { max_queue_delay_microseconds: ${max_queue_delay_microseconds} " + size + " }")
     for kind, tensors in zip(("input", "output"), TENSORS[model]):
         for name, dtype, optional in tensors:
+            name = "random_seed" if name == "seed" and key < (0, 20) else name
             more = " optional: true" if optional else ""
             parts.append(f'{kind} {{ name: "{name}" data_type: {dtype or logits} dims: [ -1 ]{more} }}')
     for name in ("prompt_embedding_table_data_type", "encoder_input_features_data_type"):

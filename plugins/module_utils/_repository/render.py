@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from .._base.errors import FleetError
+from .._base.versions import version_key
 from .._release.releases import Release
 from .entry import BLS, LLM, POST, PRE, Resolved, Value
 from .pbtxt import COMMENT, SCALAR, Document, PbtxtError, fill, parse, placeholders, quote
-from .schema import Parameter, parameters_of
+from .schema import RENAMED_INPUTS, Parameter, parameters_of
 from .templates import CONFIG, ModelTemplate
 
 # Every model needs a version directory, the ensemble an empty one.
@@ -114,10 +115,23 @@ def render_model(rel: Release, entry: Resolved, template: ModelTemplate) -> Rend
             f"{template.directory / CONFIG}, filled for release {rel.version}, is not a model configuration: {error}; "
             "give the templates of that release."
         ) from error
+    _refuse_renamed(rel, template, document)
     files = dict(template.files)
     if entry.request.prefix and kind == BLS:
         files = _rename_calls(files, entry, template)
     return RenderedModel(name, kind, entry, text, document, files)
+
+
+def _refuse_renamed(rel: Release, template: ModelTemplate, document: Document) -> None:
+    """An input under a name of another release's: neither our probe nor the gateway would call it that."""
+    inputs = {tensor.get("name") for tensor in document.value.get("input", [])}
+    for before, since, first in RENAMED_INPUTS:
+        wrong, right = (before, since) if rel.key >= version_key(first) else (since, before)
+        if wrong in inputs:
+            raise FleetError(
+                f"{template.directory / CONFIG} has the input {wrong}, which release {rel.version} calls {right}; give "
+                f"the templates of release {rel.version}."
+            )
 
 
 def _placeholder_values(rel: Release, entry: Resolved, kind: str) -> dict[str, str]:

@@ -32,6 +32,8 @@ FIRST_LLMAPI = "0.19.0"
 # A value that changed with a release: ((first release, value), ...), oldest first; "" is the first of all.
 Versioned = Union[str, tuple[tuple[str, Any], ...], None]
 
+# Inputs of the models that upstream renamed: before, since, and the first release with the present name.
+RENAMED_INPUTS = (("random_seed", "seed", "0.20.0"), ("min_length", "min_tokens", "0.20.0"))
 # Each instance is a process of 40 MB and more.
 MOST_INSTANCES = 4096
 DATA_TYPES = ("TYPE_FP16", "TYPE_BF16", "TYPE_FP32")

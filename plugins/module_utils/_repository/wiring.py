@@ -44,6 +44,13 @@ def check_repository(models: Mapping[str, RenderedModel]) -> None:
                 f"The configuration of {model.name} calls it '{config['name']}'; Triton wants the directory's name. "
                 "Give templates as upstream has them."
             )
+        for tensor in [*config.get("input", []), *config.get("output", [])]:
+            if "name" not in tensor or "data_type" not in tensor:
+                raise FleetError(
+                    f"A tensor of {model.name} has no name or no data_type; give templates as upstream has them."
+                )
+    for model in models.values():
+        config = model.document.value
         if "ensemble_scheduling" in config or model.kind == ENSEMBLE:
             _check_ensemble(model, models)
         if model.kind == BLS:

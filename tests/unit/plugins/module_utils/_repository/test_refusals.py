@@ -263,6 +263,8 @@ CONTRADICTIONS: list[tuple[Act, str]] = [
         f"the templates of release {LAST}",
     ),
     (edited("tensorrt_llm", "dims: [ -1 ]", "dims: ${what}"), f"asks for ${{what}}, which release {LAST} does not"),
+    (edited(PRE, 'name: "QUERY" ', ""), "A tensor of preprocessing has no name or no data_type"),
+    (edited(POST, "data_type: TYPE_INT32 ", ""), "A tensor of postprocessing has no name or no data_type"),
     (edited("ensemble", 'value: "_len"', 'value: "_length"'), "from _len, which nothing makes"),
     (edited("ensemble", '{ key: "QUERY"', '{ key: "QUERRY"'), "maps the input QUERRY of preprocessing, which has none"),
     (edited("ensemble", 'model_name: "postprocessing"', 'model_name: "post"'), "ensemble calls post in ensemble_sched"),
