@@ -53,6 +53,7 @@ def _server(settings: Settings) -> int | None:
 
 
 def _start(settings: Settings) -> None:
+    outer.forget_lost(settings)
     settings.socket.unlink(missing_ok=True)
     settings.logs.mkdir(parents=True, exist_ok=True)
     argv = outer.command(settings, "system", "service", f"--time={IDLE_SECONDS}", f"unix://{settings.socket}")

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -54,6 +56,67 @@ def podman(settings: Settings, *arguments: str, check: bool = True) -> subproces
         lines = (result.stderr or result.stdout).strip().splitlines() or ["no output"]
         raise TestbedError(f"podman {arguments[0]} failed: {lines[-1]}")
     return result
+
+
+# what podman and its runtime keep until the machine starts anew, and /run may outlive its processes (a container)
+UNTIL_BOOT = (Path("/run/libpod/alive"), Path("/dev/shm/libpod_lock"), Path("/run/containers/networks"))
+LIVE = ("running", "paused", "stopping")
+INSPECT = "{{.Id}} {{.State.Status}} {{.State.ConmonPid}} {{.NetworkSettings.SandboxKey}}"
+
+
+def lost(inspected: str, process: Callable[[int], bytes]) -> tuple[list[tuple[str, str]], bool]:
+    """The containers that podman takes for running though they are gone, and whether others do run.
+
+    `inspected` has a line `ID STATE CONMON-PID [NETWORK-NAMESPACE]` for each container; `process` gives the command
+    line of a process, empty for one that is not there. A container runs while its own conmon watches it.
+    """
+    gone: list[tuple[str, str]] = []
+    alive = False
+    for line in inspected.splitlines():
+        identity, state, conmon, namespace = (*line.split(), "")[:4]
+        if state not in LIVE:
+            continue
+        if identity.encode() in process(int(conmon)):
+            alive = True
+        else:
+            gone.append((identity, namespace))
+    return gone, alive
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() if pid > 0 else b""
+    except OSError:
+        return b""
+
+
+def forget_lost(settings: Settings) -> list[str]:
+    """Let podman see that the machine's processes ended without it, as it would after a boot.
+
+    A container whose processes were all killed, conmon too, stays "running" for podman, which can neither start nor
+    stop it. Returns the ids that are to be started again; none while another container runs: its state is kept.
+    """
+    identities = podman(settings, "ps", "--all", "--quiet", "--no-trunc", check=False).stdout.split()
+    if not identities:
+        return []
+    with files.lock(Path("/run/lock/trtllm-testbed-lost")):
+        inspected = podman(settings, "container", "inspect", "--format", INSPECT, *identities, check=False).stdout
+        gone, alive = lost(inspected, _command_line)
+        if not gone or alive:
+            return []
+        inside = command(settings)[:-1]
+        for identity, namespace in gone:
+            subprocess.run([*inside, "crun", "delete", "--force", identity], capture_output=True, check=False)
+            if namespace:
+                # its end of the network still answers for the host's address
+                subprocess.run([*inside, "umount", "--lazy", namespace], capture_output=True, check=False)
+                Path(namespace).unlink(missing_ok=True)
+        for path in UNTIL_BOOT:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    return [identity for identity, _ in gone]
 
 
 def _mounted(path: Path, kind: str) -> bool:

@@ -114,6 +114,7 @@ def prepare(settings: Settings, refresh: bool = False) -> None:
         if absent:
             tools.install(settings, absent)
         tools.require_podman()
+        outer.forget_lost(settings)
         _keys(settings)
         if refresh or not exists(settings, current_image(settings)):
             files.empty_directory(settings.tmp)

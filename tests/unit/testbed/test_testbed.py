@@ -15,7 +15,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from testbed import cli, engine, files, hosts, inventory, network, probes, registry, rootfs, settings, tools
+from testbed import cli, engine, files, hosts, inventory, network, outer, probes, registry, rootfs, settings, tools
 from testbed.errors import TestbedError
 
 TESTBED = Path(rootfs.__file__).parent
@@ -47,6 +47,25 @@ def script(path: str) -> ModuleType:
     loader.exec_module(module)
     sys.dont_write_bytecode = before
     return module
+
+
+class TestLostProcesses:
+    """Containers whose processes were ended without podman, as at the end of a container that we run in."""
+
+    RUNNING = "a1 running 10 /run/netns/one"
+
+    def test_a_container_without_its_conmon_is_lost(self) -> None:
+        assert outer.lost(self.RUNNING, lambda pid: b"") == ([("a1", "/run/netns/one")], False)
+
+    def test_another_process_of_that_number_is_no_conmon(self) -> None:
+        assert outer.lost(self.RUNNING, lambda pid: b"bash")[0]
+
+    def test_what_runs_and_what_was_stopped_is_kept(self) -> None:
+        inspected = f"{self.RUNNING}\nb2 exited 0 \nc3 created 0"
+        assert outer.lost(inspected, {10: b"conmon\0-c\0a1", 0: b""}.__getitem__) == ([], True)
+
+    def test_a_host_that_stopped_half_way_is_lost(self) -> None:
+        assert outer.lost("a1 stopping 10 ", lambda pid: b"") == ([("a1", "")], False)
 
 
 class TestWorkarounds:
