@@ -23,17 +23,16 @@ class Family:
     """How models of one family write a call."""
 
     begin: str  # before each call, or before all of them; "" where a call is all there is
-    end: str  # after each call, "" where nothing is
+    end: str  # after each call; "" where nothing is, and begin a special token, which postprocessing may leave out
     arguments: str  # the key of the arguments
     before: str  # what the answer starts with when a call is demanded: up to the object itself
-    begin_is_optional: bool = False  # a special token, which Triton's postprocessing leaves out
 
 
 FAMILIES = {
     "hermes": Family("<tool_call>", "</tool_call>", "arguments", "<tool_call>\n"),  # Hermes, Qwen
-    "mistral": Family("[TOOL_CALLS]", "", "arguments", "[TOOL_CALLS][", begin_is_optional=True),
-    "llama3": Family("<|python_tag|>", "", "parameters", "", begin_is_optional=True),
-    "json": Family("", "", "arguments", "", begin_is_optional=True),
+    "mistral": Family("[TOOL_CALLS]", "", "arguments", "[TOOL_CALLS]["),
+    "llama3": Family("<|python_tag|>", "", "parameters", ""),
+    "json": Family("", "", "arguments", ""),
 }
 
 

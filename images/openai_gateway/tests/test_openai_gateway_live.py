@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import ipaddress
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -23,6 +24,9 @@ pytest.importorskip("fastapi", reason="images/openai_gateway/requirements.txt is
 
 import httpx
 import openai
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from openai_gateway_fakes import SOURCE, FakeTriton, make_checkpoint, model_entry, running, serving, wait_for
 
 KEY = "sk-test-0123456789"
@@ -224,14 +228,29 @@ def test_several_workers_are_one_gateway(triton: FakeTriton, checkpoint: Path, t
             assert not Path(f"/proc/{second}").exists()
 
 
+def certificate(directory: Path) -> dict[str, Path]:
+    """A key and a certificate of its own for 127.0.0.1, in the files that the configuration names."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = {"tls_key": directory / "key.pem", "tls_certificate": directory / "cert.pem"}
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    files["tls_key"].write_bytes(key.private_bytes(*form))
+    files["tls_certificate"].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    return files
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_clients_may_speak_https(triton: FakeTriton, checkpoint: Path, tmp_path: Path, workers: int) -> None:
-    if not shutil.which("openssl"):
-        pytest.skip("openssl, which makes the certificate, is not installed")
-    files = {"tls_key": tmp_path / "key.pem", "tls_certificate": tmp_path / "cert.pem"}
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(files["tls_key"])]
-    subprocess.run([*command, "-out", str(files["tls_certificate"])], check=True, capture_output=True)
+    files = certificate(tmp_path)
     config: dict[str, Any] = {name: str(path) for name, path in files.items()}
     with serving(triton.app) as backend:
         config |= {"models": [model_entry(checkpoint, backend)], "workers": workers}

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import triton_cpu_fakes  # noqa: F401, puts the image's package on the path
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorrt_llm import words

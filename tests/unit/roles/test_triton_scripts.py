@@ -27,7 +27,7 @@ while [ $# -gt 1 ]; do
     [ "$1" = -m ] && limit=$2
     shift
 done
-bed=$(dirname "$0")
+home=$(dirname "$0")
 case $1 in
     */generate) kind=token ;;
     */live) kind=live ;;
@@ -36,8 +36,8 @@ case $1 in
     */config) kind=config; model=${1%/config}; model=${model##*/} ;;
 esac
 count=1
-until mkdir "$bed/asked/$kind.$count" 2>/dev/null; do count=$((count + 1)); done
-. "$bed/$kind"
+until mkdir "$home/asked/$kind.$count" 2>/dev/null; do count=$((count + 1)); done
+. "$home/$kind"
 """
 TOKEN = """echo '{"text_output":"x"}'"""
 DEAD = """echo '{"error":"Stub process is not healthy."}'"""
@@ -46,7 +46,7 @@ REFUSED = "exit 7"
 MODELS = {"tensorrt_llm_bls": 3, "preprocessing": 2}
 
 
-class Bed:
+class ReplicaFixture:
     """A container as files: its processes, its Triton, and what the probe says into the journal."""
 
     def __init__(self, root: Path) -> None:
@@ -116,153 +116,155 @@ class Bed:
 
 
 @pytest.fixture
-def bed(tmp_path: Path) -> Bed:
-    return Bed(tmp_path)
+def replica(tmp_path: Path) -> ReplicaFixture:
+    return ReplicaFixture(tmp_path)
 
 
-def test_a_replica_that_gives_a_token_is_asked_for_nothing_else(bed: Bed) -> None:
-    assert bed.probe("start") == 0
-    bed.forget()
-    assert bed.probe("steady") == 0
-    assert (bed.asked("token"), bed.asked()) == (1, 1)
-    assert bed.journal == ""
+def test_a_replica_that_gives_a_token_is_asked_for_nothing_else(replica: ReplicaFixture) -> None:
+    assert replica.probe("start") == 0
+    replica.forget()
+    assert replica.probe("steady") == 0
+    assert (replica.asked("token"), replica.asked()) == (1, 1)
+    assert replica.journal == ""
 
 
 @pytest.mark.parametrize("answer", [DEAD, REFUSED, "exit 0", """echo '{"error":"exactly 1 response"}'"""])
-def test_a_wrong_answer_is_believed_when_it_comes_again(bed: Bed, answer: str) -> None:
-    bed.set("token", answer)
-    assert bed.probe("steady") == 1
-    assert bed.asked("token") == 2
-    assert bed.journal.startswith("probe: tensorrt_llm_bls ")
+def test_a_wrong_answer_is_believed_when_it_comes_again(replica: ReplicaFixture, answer: str) -> None:
+    replica.set("token", answer)
+    assert replica.probe("steady") == 1
+    assert replica.asked("token") == 2
+    assert replica.journal.startswith("probe: tensorrt_llm_bls ")
 
 
-def test_one_dead_process_of_several_is_found_although_tokens_come(bed: Bed) -> None:
-    assert bed.probe("start") == 0
-    assert bed.probe("steady") == 0
-    bed.die(11)
-    assert bed.probe("steady") == 1
-    assert bed.journal == "probe: tensorrt_llm_bls has 2 of its 3 Python processes\n"
+def test_one_dead_process_of_several_is_found_although_tokens_come(replica: ReplicaFixture) -> None:
+    assert replica.probe("start") == 0
+    assert replica.probe("steady") == 0
+    replica.die(11)
+    assert replica.probe("steady") == 1
+    assert replica.journal == "probe: tensorrt_llm_bls has 2 of its 3 Python processes\n"
 
 
-def test_a_process_that_died_while_models_were_loaded_is_found_at_the_start(bed: Bed) -> None:
-    bed.die(14)
-    assert bed.probe("start") == 1
-    assert bed.journal == "probe: preprocessing has 1 of its 2 Python processes\n"
-    assert bed.begun_anew  # it would not come back by itself
+def test_a_process_that_died_while_models_were_loaded_is_found_at_the_start(replica: ReplicaFixture) -> None:
+    replica.die(14)
+    assert replica.probe("start") == 1
+    assert replica.journal == "probe: preprocessing has 1 of its 2 Python processes\n"
+    assert replica.begun_anew  # it would not come back by itself
 
 
-def test_models_that_were_unloaded_on_purpose_are_not_missed(bed: Bed) -> None:
-    assert bed.probe("start") == 0
-    bed.set("index", """echo '{"name":"tensorrt_llm_bls","state":"READY"}'""")
-    bed.die(13)
-    bed.die(14)
-    assert bed.probe("steady") == 0
+def test_models_that_were_unloaded_on_purpose_are_not_missed(replica: ReplicaFixture) -> None:
+    assert replica.probe("start") == 0
+    replica.set("index", """echo '{"name":"tensorrt_llm_bls","state":"READY"}'""")
+    replica.die(13)
+    replica.die(14)
+    assert replica.probe("steady") == 0
 
 
-def test_processes_under_another_name_are_not_taken_for_dead(bed: Bed) -> None:
+def test_processes_under_another_name_are_not_taken_for_dead(replica: ReplicaFixture) -> None:
     for pid in range(10, 15):
-        (bed.root / "proc" / str(pid) / "cmdline").write_text("stub_of_a_later_release\0")
-    assert bed.probe("start") == 0
-    assert bed.probe("steady") == 0
+        (replica.root / "proc" / str(pid) / "cmdline").write_text("stub_of_a_later_release\0")
+    assert replica.probe("start") == 0
+    assert replica.probe("steady") == 0
 
 
 @pytest.mark.parametrize(("every", "healthy"), [(4, False), (1000, True)])
-def test_an_instance_that_lives_and_does_not_work_is_found_once_it_was_met(bed: Bed, every: int, healthy: bool) -> None:
+def test_an_instance_that_lives_and_does_not_work_is_found_once_it_was_met(
+    replica: ReplicaFixture, every: int, healthy: bool
+) -> None:
     """The first answer is wrong; then every so many: all instances are asked before the right ones are believed."""
-    assert bed.probe("start") == 0
-    bed.forget()
-    bed.set("token", f"if [ $count = 1 ] || [ $((count % {every})) = 0 ]; then {DEAD}; else {TOKEN}; fi")
-    assert bed.probe("steady") == (0 if healthy else 1)
-    assert bed.asked("token") >= 2 + 6
+    assert replica.probe("start") == 0
+    replica.forget()
+    replica.set("token", f"if [ $count = 1 ] || [ $((count % {every})) = 0 ]; then {DEAD}; else {TOKEN}; fi")
+    assert replica.probe("steady") == (0 if healthy else 1)
+    assert replica.asked("token") >= 2 + 6
 
 
-def test_the_start_is_over_only_when_every_instance_answered(bed: Bed) -> None:
-    bed.set("token", f"if [ $((count % 3)) = 0 ]; then {DEAD}; else {TOKEN}; fi")
-    assert bed.probe("start") == 1
-    assert "not healthy" in bed.journal
+def test_the_start_is_over_only_when_every_instance_answered(replica: ReplicaFixture) -> None:
+    replica.set("token", f"if [ $((count % 3)) = 0 ]; then {DEAD}; else {TOKEN}; fi")
+    assert replica.probe("start") == 1
+    assert "not healthy" in replica.journal
 
 
-def test_the_start_waits_for_the_first_token_and_is_silent_while_models_load(bed: Bed) -> None:
-    bed.set("token", f"[ $count -lt 4 ] && exit 7; {TOKEN}")
-    assert bed.probe("start") == 0
-    assert bed.journal == ""
+def test_the_start_waits_for_the_first_token_and_is_silent_while_models_load(replica: ReplicaFixture) -> None:
+    replica.set("token", f"[ $count -lt 4 ] && exit 7; {TOKEN}")
+    assert replica.probe("start") == 0
+    assert replica.journal == ""
 
 
 COUNTERS = 'nv_trt_llm_general_metrics{general_type="iteration_counter",model="tensorrt_llm",version="1"} %s'
 
 
-def test_a_server_that_hangs_is_noticed_after_its_time_and_no_later(bed: Bed) -> None:
-    bed.set("token", SILENT)
-    bed.set("live", SILENT)
-    assert bed.probe("steady", token_timeout=60, hang_timeout=4) == 1
-    assert 3 < bed.seconds < 9
-    assert bed.journal == "probe: Triton has not answered for 4 s, not even to /v2/health/live\n"
+def test_a_server_that_hangs_is_noticed_after_its_time_and_no_later(replica: ReplicaFixture) -> None:
+    replica.set("token", SILENT)
+    replica.set("live", SILENT)
+    assert replica.probe("steady", token_timeout=60, hang_timeout=4) == 1
+    assert 3 < replica.seconds < 9
+    assert replica.journal == "probe: Triton has not answered for 4 s, not even to /v2/health/live\n"
 
 
 @pytest.mark.parametrize("answer", [SILENT, """echo '{"error":"Exceeds maximum queue size"}'"""])
-def test_a_server_with_a_full_queue_is_left_alone_as_long_as_it_works(bed: Bed, answer: str) -> None:
-    bed.set("token", answer)
-    bed.set("metrics", f"echo '{COUNTERS % ''}'$count")
-    assert bed.probe("steady") == 0
-    assert bed.journal == ""
+def test_a_server_with_a_full_queue_is_left_alone_as_long_as_it_works(replica: ReplicaFixture, answer: str) -> None:
+    replica.set("token", answer)
+    replica.set("metrics", f"echo '{COUNTERS % ''}'$count")
+    assert replica.probe("steady") == 0
+    assert replica.journal == ""
 
 
-def test_a_long_prompt_may_take_the_time_of_a_token(bed: Bed) -> None:
+def test_a_long_prompt_may_take_the_time_of_a_token(replica: ReplicaFixture) -> None:
     """Nothing moves meanwhile; the second request is the one that is waited for."""
-    bed.set("token", f"if [ $count = 1 ]; then {SILENT}; else sleep 3; {TOKEN}; fi")
-    bed.set("metrics", f"echo '{COUNTERS % 7}'")
-    assert bed.probe("steady", token_timeout=8, hang_timeout=2) == 0
+    replica.set("token", f"if [ $count = 1 ]; then {SILENT}; else sleep 3; {TOKEN}; fi")
+    replica.set("metrics", f"echo '{COUNTERS % 7}'")
+    assert replica.probe("steady", token_timeout=8, hang_timeout=2) == 0
 
 
-def test_a_server_that_answers_and_gets_nothing_done_is_stuck(bed: Bed) -> None:
-    bed.set("token", SILENT)
-    bed.set("metrics", f"echo '{COUNTERS % 7}'")
-    assert bed.probe("steady") == 1
-    assert bed.journal == "probe: tensorrt_llm_bls gave no token and got nothing done for 2 s\n"
+def test_a_server_that_answers_and_gets_nothing_done_is_stuck(replica: ReplicaFixture) -> None:
+    replica.set("token", SILENT)
+    replica.set("metrics", f"echo '{COUNTERS % 7}'")
+    assert replica.probe("steady") == 1
+    assert replica.journal == "probe: tensorrt_llm_bls gave no token and got nothing done for 2 s\n"
 
 
-def test_metrics_that_fail_are_no_progress(bed: Bed) -> None:
-    bed.set("token", SILENT)
-    bed.set("metrics", f"[ $count -gt 1 ] || echo '{COUNTERS % 7}'")
-    assert bed.probe("steady") == 1
+def test_metrics_that_fail_are_no_progress(replica: ReplicaFixture) -> None:
+    replica.set("token", SILENT)
+    replica.set("metrics", f"[ $count -gt 1 ] || echo '{COUNTERS % 7}'")
+    assert replica.probe("steady") == 1
 
 
-def test_models_that_were_loaded_later_are_counted_from_then_on(bed: Bed) -> None:
-    bed.die(14)
-    bed.set("index", """echo '{"name":"tensorrt_llm_bls","state":"READY"}'""")
-    assert bed.probe("start") == 0
-    bed.process(20, "triton_python_b", "triton_python_backend_stub\0/srv/m/preprocessing/1/model.py\0x\0")
-    bed.set("index", """echo '{"name":"tensorrt_llm_bls"},{"name":"preprocessing"}'""")
-    assert bed.probe("steady") == 0
-    bed.die(20)
-    assert bed.probe("steady") == 1
-    assert "preprocessing has 1 of its 2" in bed.journal
+def test_models_that_were_loaded_later_are_counted_from_then_on(replica: ReplicaFixture) -> None:
+    replica.die(14)
+    replica.set("index", """echo '{"name":"tensorrt_llm_bls","state":"READY"}'""")
+    assert replica.probe("start") == 0
+    replica.process(20, "triton_python_b", "triton_python_backend_stub\0/srv/m/preprocessing/1/model.py\0x\0")
+    replica.set("index", """echo '{"name":"tensorrt_llm_bls"},{"name":"preprocessing"}'""")
+    assert replica.probe("steady") == 0
+    replica.die(20)
+    assert replica.probe("steady") == 1
+    assert "preprocessing has 1 of its 2" in replica.journal
 
 
-def test_another_model_of_the_server_that_works_does_not_hide_one_that_is_stuck(bed: Bed) -> None:
+def test_another_model_of_the_server_that_works_does_not_hide_one_that_is_stuck(replica: ReplicaFixture) -> None:
     other = COUNTERS.replace('model="tensorrt_llm"', 'model="b_tensorrt_llm"') % ""
-    bed.set("token", SILENT)
-    bed.set("metrics", f"echo '{COUNTERS % 7}'; echo '{other}'$count")
-    assert bed.probe("steady") == 1
+    replica.set("token", SILENT)
+    replica.set("metrics", f"echo '{COUNTERS % 7}'; echo '{other}'$count")
+    assert replica.probe("steady") == 1
 
 
-def test_without_metrics_a_token_has_its_time_as_often_as_wrong_answers_have(bed: Bed) -> None:
-    bed.set("token", SILENT)
-    assert bed.probe("steady", token_timeout=2) == 1
-    assert bed.journal == "probe: tensorrt_llm_bls gave no token within 2 s\n"
-    assert bed.seconds > 5
+def test_without_metrics_a_token_has_its_time_as_often_as_wrong_answers_have(replica: ReplicaFixture) -> None:
+    replica.set("token", SILENT)
+    assert replica.probe("steady", token_timeout=2) == 1
+    assert replica.journal == "probe: tensorrt_llm_bls gave no token within 2 s\n"
+    assert replica.seconds > 5
 
 
 @pytest.mark.parametrize("mode", ["start", "steady"])
-def test_a_replica_that_was_told_to_end_is_left_in_peace(bed: Bed, mode: str) -> None:
-    bed.set("token", REFUSED)
-    (bed.root / ".stopping").touch()
-    assert bed.probe(mode) == 0
+def test_a_replica_that_was_told_to_end_is_left_in_peace(replica: ReplicaFixture, mode: str) -> None:
+    replica.set("token", REFUSED)
+    (replica.root / ".stopping").touch()
+    assert replica.probe(mode) == 0
 
 
-def test_every_model_is_asked(bed: Bed) -> None:
-    assert bed.probe("steady", "tensorrt_llm_bls", "b_tensorrt_llm_bls") == 0
-    assert bed.asked("token") == 2
+def test_every_model_is_asked(replica: ReplicaFixture) -> None:
+    assert replica.probe("steady", "tensorrt_llm_bls", "b_tensorrt_llm_bls") == 0
+    assert replica.asked("token") == 2
 
 
 # -- run.sh and stop.py ---------------------------------------------------------------------------------------
@@ -295,7 +297,7 @@ def in_a_process_namespace(tmp_path: Path, scene: str) -> list[str]:
     """Run *scene* where the scripts see its processes alone: stop.py asks every tritonserver in sight."""
     unshared = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if subprocess.run([*unshared, "true"], capture_output=True).returncode:
-        pytest.skip("no process namespaces here")
+        pytest.skip("only root may make a process namespace, without which stop.py would ask servers of this machine")
     shutil.copy("/bin/sleep", tmp_path / "tritonserver")
     environment = {**os.environ, "scripts": str(SCRIPTS)}
     done = subprocess.run(
