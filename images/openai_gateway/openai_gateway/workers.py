@@ -51,6 +51,7 @@ class Workers:
         """The exit status once all have ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
+        signal.signal(signal.SIGHUP, lambda *_: self._tell(signal.SIGHUP))
         for worker in range(self._count):
             self._start(worker)
         while self._started:
@@ -66,6 +67,7 @@ class Workers:
         if pid == 0:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it reads the file anyway, as it begins
             self._shared.worker = worker
             status = 1
             try:
@@ -100,8 +102,11 @@ class Workers:
 
     def _stop(self) -> None:
         self._stopping = True
+        self._tell(signal.SIGTERM)
+
+    def _tell(self, number: signal.Signals) -> None:
         for pid in self._started:
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, number)
 
 
 def share_metrics() -> None:
