@@ -34,6 +34,11 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._file = file
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop, and tell connections that are just being made."""
+        LimitedProtocol.stopping = True
+        await super().shutdown(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Turn SIGTERM and SIGINT into a graceful stop, and SIGHUP into another look at the configuration."""
@@ -123,7 +128,7 @@ def main() -> int:
             return 0
         if config.workers > 1:
             return workers.run(config, lambda listener, shared: work(file, config, listener, shared))
-        serve(file, config)
+        serve(file, config, workers.given())
     except ConfigError as error:
         print(f"ERROR {error}", file=sys.stderr)
         return 2

@@ -19,6 +19,7 @@ from openai_gateway.shared import Shared
 LOG = logging.getLogger("openai_gateway")
 SHORT_LIFE = 5.0  # seconds; a worker that ended sooner is started again after a pause
 PAUSE = 1.0
+FIRST_GIVEN = 3  # the descriptor of the first socket that systemd hands over
 WRONG_CONFIG = 2  # exit status of a worker that cannot start
 
 
@@ -33,6 +34,17 @@ def listen(address: str, port: int) -> socket.socket:
         listener.close()
         raise ConfigError(f"cannot listen on {address}, port {port}: {error.strerror}") from None
     listener.listen(2048)
+    listener.setblocking(False)
+    return listener
+
+
+def given() -> socket.socket | None:
+    """The socket that systemd listens on in this process' place: it stays while the gateway restarts."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not os.environ.get("LISTEN_FDS", "").isdigit():
+        return None
+    if os.environ["LISTEN_FDS"] != "1":
+        raise ConfigError(f"systemd hands over {os.environ['LISTEN_FDS']} sockets; the gateway takes one")
+    listener = socket.socket(fileno=FIRST_GIVEN)
     listener.setblocking(False)
     return listener
 
@@ -119,5 +131,5 @@ def share_metrics() -> None:
 def run(config: GatewayConfig, serve: Callable[[socket.socket, Shared], int]) -> int:
     """Serve with as many workers as *config* wants; *serve* is what each does with the common socket and numbers."""
     share_metrics()
-    listener, shared = listen(config.address, config.port), Shared(config.workers)
+    listener, shared = given() or listen(config.address, config.port), Shared(config.workers)
     return Workers(config.workers, lambda: serve(listener, shared), shared).run()
