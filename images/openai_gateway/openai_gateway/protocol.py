@@ -35,7 +35,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.shutdown()
 
     def shutdown(self) -> None:
-        """Close when nothing is to be answered any more. A first request may still be on its way: nobody sends it again."""
+        """Close when nothing is to be answered any more.
+
+        A first request may still be on its way, and nobody would send it again.
+        """
         if self.cycle is None and not self.transport.is_closing():
             self.loop.call_later(GRACE, self._close_unused)
         else:
