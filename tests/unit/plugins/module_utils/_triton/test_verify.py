@@ -12,6 +12,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases imp
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import verify as triton_verify
 from unit.triton_fakes import fake_triton
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("tritonclient.http")
 
 
