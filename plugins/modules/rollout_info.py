@@ -21,7 +21,7 @@ extends_documentation_fragment:
   - trtllm.fleet.root
 options:
   rollout:
-    description: Only the lines of this rollout.
+    description: Only the lines of this rollout, and RV(point) of it.
     type: str
   limit:
     description: The last so many lines.
@@ -42,10 +42,17 @@ holder:
   returned: success
   type: dict
 unsettled:
-  description: Services that a rollout switched without seeing them pass their gate.
+  description:
+    - Services that a rollout switched without seeing them pass their gate. By service the sha256 of the unit that served
+      before, empty where there was none.
   returned: success
-  type: list
-  elements: str
+  type: dict
+point:
+  description:
+    - With O(rollout), what served when it had ended. By service the sha256 of its unit, empty where there was none. Only
+      services that a later rollout changed are in it.
+  returned: success, with O(rollout)
+  type: dict
 lines:
   description: The journal, oldest first.
   returned: success
@@ -79,8 +86,10 @@ def main() -> None:
     with one_sentence(module):
         state = RolloutState(Path(given["root"]))
         lines = [line for line in state.lines() if given["rollout"] in (None, line.get("rollout"))]
+        point = {"point": state.point(given["rollout"])} if given["rollout"] else {}
         module.exit_json(
             changed=False,
+            **point,
             holder=state.holder() or {},
             unsettled=state.unsettled(),
             lines=lines[-given["limit"] :] if given["limit"] > 0 else [],

@@ -84,11 +84,12 @@ holder:
     since: 1768383000
     until: 1768397400
 unsettled:
-  description: Services that a rollout switched without seeing them pass their gate, as it ended before.
+  description:
+    - Services that a rollout switched without seeing them pass their gate, as it ended before. By service the sha256 of
+      the unit that served before, empty where there was none.
   returned: success
-  type: list
-  elements: str
-  sample: [triton-codellama-13b-0]
+  type: dict
+  sample: {triton-codellama-13b-0: 90ab...}
 """
 
 from pathlib import Path

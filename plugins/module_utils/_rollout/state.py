@@ -111,13 +111,39 @@ class RolloutState:
             write_atomically(self.journal, ("\n".join(kept) + "\n").encode())
         return added
 
-    def unsettled(self) -> list[str]:
-        """The services that were switched and of which nobody has seen since that they are good."""
-        last: dict[str, str] = {}
+    def unsettled(self) -> dict[str, str]:
+        """The services that were switched and of which nobody has seen since that they are good.
+
+        By service the sha256 of the unit that served before, empty where there was none.
+        """
+        before: dict[str, str] = {}
         for line in self.lines():
-            for service in line.get("services") or []:
-                last[str(service)] = str(line["step"])
-        return sorted(service for service, step in last.items() if step == SWITCHING)
+            for service in map(str, line.get("services") or []):
+                if line["step"] == SWITCHING:
+                    # switched twice without a look: what was good is from before the first time
+                    before.setdefault(service, str((line.get("from") or {}).get(service) or ""))
+                elif line["step"] in SETTLED:
+                    before.pop(service, None)
+        return dict(sorted(before.items()))
+
+    def point(self, rollout: str) -> dict[str, str]:
+        """What served when *rollout* had ended here: by service the sha256 of its unit, empty for none.
+
+        Only services that a later rollout changed are in it. Raises `FleetError` for a rollout that is not known.
+        """
+        lines = self.lines()
+        if not any(line.get("rollout") == rollout for line in lines):
+            known = list(dict.fromkeys(str(line.get("rollout")) for line in lines))
+            raise FleetError(
+                f"the journal of this host knows no rollout {rollout}; there are {', '.join(known[-5:]) or 'none'}."
+            )
+        last = max(number for number, line in enumerate(lines) if line.get("rollout") == rollout)
+        found: dict[str, str] = {}
+        for line in lines[last + 1 :]:
+            if line["step"] == SWITCHING:
+                for service, before in (line.get("from") or {}).items():
+                    found.setdefault(str(service), str(before or ""))
+        return found
 
     @contextlib.contextmanager
     def _alone(self, check: bool = False) -> Iterator[None]:

@@ -58,16 +58,21 @@ def test_a_damaged_lock_is_no_lock(tmp_path: Path) -> None:
 
 def test_a_switch_without_an_end_is_unsettled(tmp_path: Path) -> None:
     state = RolloutState(tmp_path, now=0)
-    state.note({"step": "switching", "services": ["a", "b"], "rollout": "r1"})
-    assert state.unsettled() == ["a", "b"]
+    state.note({"step": "switching", "services": ["a", "b"], "from": {"a": "1"}, "rollout": "r1"})
+    assert state.unsettled() == {"a": "1", "b": ""}
     state.note({"step": "passed", "services": ["a"], "rollout": "r1"})
-    state.note({"step": "drained", "rollout": "r1"})
-    assert state.unsettled() == ["b"]
+    state.note({"step": "drained", "services": ["b"], "rollout": "r1"})
+    assert state.unsettled() == {"b": ""}
     state.note({"step": "rolled back", "services": ["b"], "rollout": "r1"})
-    assert state.unsettled() == []
-    assert state.lines()[0] == {
-        "time": "1970-01-01T00:00:00Z", "step": "switching", "services": ["a", "b"], "rollout": "r1"
-    }  # fmt: skip
+    assert state.unsettled() == {}
+    assert state.lines()[1] == {"time": "1970-01-01T00:00:00Z", "step": "passed", "services": ["a"], "rollout": "r1"}
+
+
+def test_what_was_good_is_from_before_the_first_of_two_switches(tmp_path: Path) -> None:
+    state = RolloutState(tmp_path)
+    state.note({"step": "switching", "services": ["a"], "from": {"a": "good"}})
+    state.note({"step": "switching", "services": ["a"], "from": {"a": "never seen"}})
+    assert state.unsettled() == {"a": "good"}
 
 
 def test_a_damaged_line_hides_no_other(tmp_path: Path) -> None:
@@ -76,7 +81,19 @@ def test_a_damaged_line_hides_no_other(tmp_path: Path) -> None:
     with open(state.journal, "a") as journal:
         journal.write('{"step": "passed", "servi\n[1]\n')
     state.note({"step": "switching", "services": ["b"]})
-    assert state.unsettled() == ["a", "b"]
+    assert list(state.unsettled()) == ["a", "b"]
+
+
+def test_the_end_of_a_rollout_is_a_point_to_come_back_to(tmp_path: Path) -> None:
+    state = RolloutState(tmp_path)
+    for rollout, before in (("r1", {"a": ""}), ("r2", {"a": "1", "b": ""}), ("r3", {"a": "2"})):
+        state.note({"step": "switching", "services": list(before), "from": before, "rollout": rollout})
+        state.note({"step": "passed", "services": list(before), "rollout": rollout})
+    assert state.point("r1") == {"a": "1", "b": ""}
+    assert state.point("r2") == {"a": "2"}
+    assert state.point("r3") == {}
+    with pytest.raises(FleetError, match="knows no rollout r9; there are r1, r2, r3"):
+        state.point("r9")
 
 
 def test_lines_written_at_once_are_all_there(tmp_path: Path) -> None:
