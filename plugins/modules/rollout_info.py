@@ -43,14 +43,14 @@ holder:
   type: dict
 unsettled:
   description:
-    - Services that a rollout switched without seeing them pass their gate. By service the sha256 of the unit that served
-      before, empty where there was none.
+    - Services that a rollout switched without seeing them pass their gate. By service the sha256 of the unit that
+      served before, empty where there was none.
   returned: success
   type: dict
 point:
   description:
-    - With O(rollout), what served when it had ended. By service the sha256 of its unit, empty where there was none. Only
-      services that a later rollout changed are in it.
+    - With O(rollout), what served when it had ended. By service the sha256 of its unit, empty where there was none.
+      Only services that a later rollout changed are in it.
   returned: success, with O(rollout)
   type: dict
 lines:

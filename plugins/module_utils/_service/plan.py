@@ -139,6 +139,7 @@ class Planner:
         states = self.host.states(names)
         wanted = dict(to or {})
         planned = [self._plan_back(name, states[name], version, wanted.get(name)) for name in names]
+        planned = [item for item in planned if item.rendered or item.before]  # the others are gone already
         if not self.settings.check:
             refusals.check_parts(self.host, [item for item in planned if item.action != REMOVE])
         return planned
@@ -146,8 +147,7 @@ class Planner:
     def _plan_back(self, name: str, state: UnitState, version: Optional[str], to: Optional[str]) -> Planned:
         before = unit_files(self.host, name)
         if to == "":
-            action = REMOVE if before else NONE
-            return Planned(name, action, state, None, before, reason="it did not exist then")
+            return Planned(name, REMOVE, state, None, before, reason="it did not exist then")
         text = "".join(before.values())
         record = ReleaseRecord(self.host.path(self.settings.releases_dir), name)
         found = record.before(text) if to is None else record.served(str(to))

@@ -289,7 +289,7 @@ def test_a_rollback_to_before_a_service_was_there_removes_it(host: FakeHost) -> 
     new = deploy(host, service("a"))["a"]
     assert new["before_sha256"] == ""
     assert rollback(host, "a", "")["a"]["action"] == "removed"
-    assert rollback(host, "a", "")["a"]["action"] == "none"
+    assert rollback(host, "a", "") == {}
 
 
 def test_a_rollback_ignores_releases_that_never_served(host: FakeHost) -> None:
