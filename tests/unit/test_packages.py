@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_repository": {"_base", "_release", "_artifact", "_checkpoint", "_podman"},
     "_triton": {"_base", "_release", "_podman", "_host", "_service"},
     "_plan": {"_base", "_release", "_triton"},
+    "_fleet": {"_base", "_checkpoint", "_triton"},
 }
 
 
