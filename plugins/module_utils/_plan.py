@@ -223,14 +223,6 @@ def replica_inputs(
     ]
 
 
-def gateway_inputs(models: list[Item], details: Mapping[str, Mapping[str, Any]]) -> list[Item]:
-    """Each model of the gateway with the longest sequence that its engine takes, where it is known."""
-    known = {name: detail.get("max_seq_len") for name, detail in details.items()}
-    return [
-        {**model, **({"max_seq_len": known[model["name"]]} if known.get(model["name"]) else {})} for model in models
-    ]
-
-
 def plan_table(plans: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Each replica of the fleet with its GPUs and ports: the lines of a table, from the plan of each host."""
     rows = [["host", "replica", "gpus", *(key.replace("_", " ") for key, _what in PORTS)]]

@@ -65,8 +65,8 @@ hosts:
       gateways: [gw-01, gw-02]
 gateways:
   description: By host the C(models) of its gateway, as the role P(trtllm.fleet.openai_gateway#role) takes them, and the
-    C(tokenizers) that it needs beside the host's own checkpoints, as the role P(trtllm.fleet.tokenizer#role) takes them.
-    A model's C(tokenizer_dir) is null until its tokenizer was read.
+    C(tokenizers) that it needs beside the host's own checkpoints, as the role P(trtllm.fleet.tokenizer#role) takes
+    them. A model's C(tokenizer_dir) is null until its tokenizer was read.
   returned: success
   type: dict
   sample:

@@ -13,7 +13,8 @@ author:
   - The trtllm.fleet authors (@trtllm-fleet)
 description:
   - Copies what M(trtllm.fleet.trtllm_tokenizer_fetch) keeps on the controller to C(tokenizers/NAME/DIGEST) below
-    O(root), where a gateway reads it. Each tokenizer has a directory of its own by its content, so none is ever replaced.
+    O(root), where a gateway reads it. Each tokenizer has a directory of its own by its content, so none is ever
+    replaced.
   - Files are verified by sha256 and published by a rename. A run without changes transfers nothing.
 extends_documentation_fragment:
   - trtllm.fleet.attributes

@@ -102,8 +102,8 @@ def test_a_loopback_address_that_a_gateway_elsewhere_would_need_is_refused() -> 
     with pytest.raises(FleetError) as refused:
         fleet_map(hosts, {"g1": gateway(), "w1": gateway()})
     assert str(refused.value) == (
-        "a-0 on g1 listens on 127.0.0.1, where the gateway on w1 does not reach it; set trtllm_triton_address of g1 to an "
-        "address that gateways reach, or leave it out."
+        "a-0 on g1 listens on 127.0.0.1, where the gateway on w1 does not reach it; set trtllm_triton_address of g1 to "
+        "an address that gateways reach, or leave it out."
     )
 
 
@@ -113,8 +113,8 @@ def test_a_loopback_address_that_a_gateway_elsewhere_would_need_is_refused() -> 
         (
             {"entry_model": "ensemble"},
             {"entry_model": "tensorrt_llm_bls"},
-            "a: serving.entry_model is ensemble on g1 and tensorrt_llm_bls on g2, but gateways show both as one model; make "
-            "them the same, or give one of the two another name.",
+            "a: serving.entry_model is ensemble on g1 and tensorrt_llm_bls on g2, but gateways show both as one model; "
+            "make them the same, or give one of the two another name.",
         ),
         ({"streaming": True}, {"streaming": False}, "a: serving.streaming is true on g1 and false on g2"),
     ],
@@ -133,9 +133,7 @@ def test_releases_may_differ_as_far_as_their_requests_are_alike() -> None:
     }
     assert fleet_map(hosts, {"w1": gateway()})["gateways"]["w1"]["models"][0]["release"] == "0.17.0"
     hosts["g2"] = host("g2", model("a"), trtllm_release="0.7.2")
-    with pytest.raises(
-        FleetError, match="a: g1 serves it with TensorRT-LLM 1.2.1 and g2 with 0.7.2, which take different"
-    ):
+    with pytest.raises(FleetError, match="a: g1 serves it with TensorRT-LLM 1.2.1 and g2 with 0.7.2, which take diff"):
         fleet_map(hosts, {"w1": gateway()})
 
 
@@ -193,15 +191,18 @@ def test_tokenizers_are_read_on_one_host_for_each_checkpoint() -> None:
     digests = dict(zip(names, ("d1", "d1", "d2")))
     hosts = {name: host(name, model("a"), checkpoints={"a": digests[name]}) for name in names}
     directory = "/var/lib/trtllm/checkpoints/a"
-    assert fleet_map(hosts, {"w1": gateway()})["tokenizers"] == {"a": {"g1": directory, "g3": directory}}
+    source = [{"name": "a", "path": directory}]
+    assert fleet_map(hosts, {"w1": gateway()})["tokenizers"] == {"g1": source, "g3": source}
     # Who serves a model has all of it.
     assert fleet_map(hosts, {"g1": gateway(), "g2": gateway()})["tokenizers"] == {}
 
 
 def test_a_tokenizer_has_a_directory_of_its_own_by_content() -> None:
-    hosts = {"g1": host("g1", model("a"), tokenizers={"a": {"digest": "0123456789abcdef" * 4}})}
-    found = fleet_map(hosts, {"w1": gateway()})["gateways"]["w1"]["models"][0]
-    assert found["tokenizer_dir"] == "/var/lib/trtllm/tokenizers/a/0123456789abcdef"
+    read = {"digest": "0123456789abcdef" * 4, "files": {"tokenizer.json": "f" * 64}}
+    hosts = {"g1": host("g1", model("a"), tokenizers={"a": read})}
+    found = fleet_map(hosts, {"w1": gateway(), "g1": gateway()})["gateways"]
+    assert found["w1"]["models"][0]["tokenizer_dir"] == "/var/lib/trtllm/tokenizers/a/0123456789abcdef"
+    assert found["w1"]["tokenizers"] == [{"name": "a", "files": read["files"]}] and found["g1"]["tokenizers"] == []
     hosts = {"g1": host("g1", model("a"), planned=False, lost=True)}
     now = config(("a", ["http://10.0.0.1:8000"]), tokenizer_dir="/old")
     assert fleet_map(hosts, {"w1": gateway(now)})["gateways"]["w1"]["models"][0]["tokenizer_dir"] == "/old"
