@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_triton": {"_base", "_release", "_podman", "_host", "_service"},
     "_rollout": {"_base", "_service"},
     "_plan": {"_base", "_release", "_triton"},
+    "_fleet": {"_base", "_checkpoint", "_triton"},
 }
 
 
