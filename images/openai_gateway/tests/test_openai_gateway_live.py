@@ -30,6 +30,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from openai_gateway_fakes import SOURCE, FakeTriton, make_checkpoint, model_entry, running, serving, wait_for
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-test-0123456789"
 POST = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
 
@@ -204,9 +206,7 @@ def test_sigterm_lets_running_requests_finish(triton: FakeTriton, checkpoint: Pa
 def listening(directory: Path, listener: socket.socket) -> Iterator[subprocess.Popen[str]]:
     """Run the gateway as systemd and podman do: with a socket that stays when it goes."""
     number = listener.fileno()
-    command = (
-        f"exec 3<&{number}; export LISTEN_PID=$$ LISTEN_FDS=1; exec {sys.executable} -m openai_gateway --config $0"
-    )
+    command = f"exec 3<&{number}; LISTEN_PID=$$ LISTEN_FDS=1 exec {sys.executable} -m openai_gateway --config $0"
     with open(directory / "log", "a") as log:
         process = subprocess.Popen(
             ["bash", "-c", command, str(directory / "gateway.yml")],
