@@ -325,7 +325,7 @@ def test_clients_may_speak_https(triton: FakeTriton, checkpoint: Path, tmp_path:
 def test_a_configuration_is_checked_from_the_input(checkpoint: Path, change: dict[str, Any], status: int) -> None:
     text = yaml.safe_dump({"models": [model_entry(checkpoint, "http://x:1")], **change})
     command = [sys.executable, "-m", "openai_gateway", "--check", "--config", "-"]
-    done = subprocess.run(command, input=text, cwd=SOURCE, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, input=text, cwd=SOURCE, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == status and ("did you mean 'port'" in done.stderr) == bool(status)
 
 
