@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
@@ -16,6 +15,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import F
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT
 from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import ALL, OWN, fleet_map
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import described
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._gateway import gateway_config
 
 # What a user writes about a host, for one that no task of the play has described.
 WRITTEN = (
@@ -68,7 +68,7 @@ class Fleet:
             name: {
                 "fronts": ALL if self.group else str(self._value(name, "trtllm_gateway_fronts", OWN)),
                 "root": (self._plan(name) or {}).get("root") or str(self._value(name, "trtllm_root", DEFAULT_ROOT)),
-                "config": _config(self._told(name, "__fleet_held").get("gateway_config")),
+                "config": gateway_config(self._told(name, "__fleet_held").get("gateway_config")),
             }
             for name in (self.group or [name for name in self.serving if name in self.play])
             if boolean(self._value(name, "trtllm_gateway", True))
@@ -115,12 +115,3 @@ class Fleet:
         if name not in self._raw:
             self._raw[name] = self.hostvars.raw_get(name)
         return self._raw[name]
-
-
-def _config(text: Any) -> Any:
-    """What a gateway has now; None where that cannot be read, and so tells nothing of what it fronts."""
-    try:
-        found = yaml.safe_load(str(text or ""))
-        return found if all(model["name"] and list(model["urls"]) for model in found["models"]) else None
-    except (yaml.YAMLError, TypeError, KeyError):
-        return None
