@@ -53,11 +53,12 @@ class Fleet:
         self.group = list(args.get("gateway_hosts") or [])
         self.serving_hosts = list(args.get("serving_hosts") or [])
         only_gateways = set(self.group) - set(self.serving_hosts)
-        self.serving = [host for host in dict.fromkeys([*self.serving_hosts, *self.play]) if host not in only_gateways]
+        # By name: the order of an inventory depends on which of its sources names a host first.
+        self.serving = sorted({*self.serving_hosts, *self.play} - only_gateways)
         self._raw: dict[str, Mapping[str, Any]] = {}
 
     def hosts(self) -> dict[str, dict[str, Any]]:
-        """Every serving host, in the order of the inventory."""
+        """Every serving host."""
         wide = any(gateway["fronts"] == ALL for gateway in self.gateways().values())
         # Each on its own, none matters to the others.
         return {name: self._host(name) for name in self.serving if wide or name in self.play}
