@@ -30,6 +30,7 @@ ENGINE = {**ROOT, "name": "m", "checkpoint": "/srv/m", "release": LAST, "gpus": 
 REPOSITORY = {**ROOT, "name": "m", "release": LAST, "image": "i"}
 SERVICES = {"releases_dir": "ROOT/releases"}
 UNIT = {"services": [{"name": "x", "unit": {"Container": {"Image": "i"}}}]}
+TOKENIZER = {"tokenizer.json": "0" * 64}
 LISTEN = {"listen": [{"service": "x", "address": "127.0.0.1", "port": 1}]}
 NAMED: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("container_service", "services[].name"): [{**SERVICES, **UNIT}],
@@ -49,6 +50,7 @@ NAMED: dict[tuple[str, str], list[dict[str, Any]]] = {
         {**ROOT, "path": "ROOT/checkpoints/kept", "location": "host"},
         {**ROOT, "path": "ROOT/checkpoints/kept", "location": "host", "in_place": True},
     ],
+    ("trtllm_tokenizer", "name"): [{**ROOT, "files": TOKENIZER}, {**ROOT, "files": TOKENIZER, "source": "ROOT"}],
     ("trtllm_engine", "name"): [
         ENGINE, {**ROOT, "state": "absent"}, {**ROOT, "cancel": True}, {**ROOT, "attach": "id", "wait": False},
     ],
@@ -67,9 +69,11 @@ NOT_NAMES = {
     "entry_models": "words of a request",
     "equals": "compared with an answer",
     "fingerprints": "compared with those of keys",
+    "gateway_hosts": "names of the inventory",
     "gateway_key": "a header of a request",
     "gateway_model": "a word of a request",
     "gateway_url": "a URL",
+    "host": "a name of the inventory",
     "image": "a reference that podman parses",
     "journal": "a file of the controller",
     "listen[].service": "compared with the units of listeners",
@@ -86,6 +90,8 @@ NOT_NAMES = {
     "release": "one row of a table",
     "rollout_info rollout": "compared with lines of the journal",
     "services": "words of the journal",
+    "reached_at": "an address or a name that is looked up",
+    "serving_hosts": "names of the inventory",
     "source": "a URL, a path, or the key itself",
     "stage": "a word of a message",
     "step": "a word of the journal",
@@ -112,6 +118,7 @@ WITH_PATHS: dict[str, dict[str, Any]] = {
     "triton_model_repo_info": {"name": "m"},
     "trtllm_checkpoint": {"name": "m", "location": "host", "path": "/srv/m"},
     "trtllm_engine": ENGINE,
+    "trtllm_tokenizer": {"name": "m", "files": TOKENIZER},
     "trtllm_image": {"name": "i"},
 }
 
