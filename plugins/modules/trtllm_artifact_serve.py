@@ -151,9 +151,10 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
 
 def stopped(unit: TransferUnit, check_mode: bool) -> dict[str, Any]:
     """The result of O(state=stopped)."""
-    sent = unit.status().get("sent", 0)
-    running = unit.running() if check_mode else unit.stop()
-    return {"changed": running, **({"sent": sent} if running else {})}
+    if check_mode:
+        return {"changed": unit.running()}
+    said = unit.stop()
+    return {"changed": said is not None, **({} if said is None else {"sent": said.get("sent", 0)})}
 
 
 def started(unit: TransferUnit, params: dict[str, Any], check_mode: bool) -> dict[str, Any]:

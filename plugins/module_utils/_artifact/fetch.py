@@ -254,7 +254,7 @@ class Receiver:
         """Every file at its full size, so that a disk which is too small is known before anything is fetched."""
         for stale in [path for path, _ in walk(self.target, ()) if path not in self.pieces.files]:
             files.remove(self.target / stale)
-        for name, file in self.pieces.files.items():
+        for name in self.pieces.files:
             path = files.inside(self.target, name, "artefact")
             path.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -43,7 +44,7 @@ class Transfer:
         self.begun, self.seconds = time.monotonic(), 0.0
         self.state, self.message, self.size = "starting", "", 0
         self.over = threading.Event()
-        self._writing = threading.Lock()
+        self._writing = threading.RLock()  # a signal may come while it is held
 
     # -- how it stands -------------------------------------------------------------------------------------
 
@@ -67,6 +68,11 @@ class Transfer:
             if self._status_file is not None:
                 with contextlib.suppress(OSError):
                     files.write_atomically(self._status_file, json.dumps(self.status()).encode())
+
+    def end(self, *_: Any) -> None:
+        """End at once, with the last figures told. What is verified stays."""
+        self.tell()
+        os._exit(0)
 
     def _tell_on(self) -> None:
         while not self.over.wait(STATUS_INTERVAL):
@@ -147,7 +153,9 @@ def main(directory: str) -> int:
     spec = json.loads((home / SPEC).read_text(encoding="utf-8"))
     token = (home / TOKEN).read_text(encoding="utf-8").strip()
     (home / TOKEN).unlink()
-    return Transfer(spec, token, home / STATUS).run()
+    transfer = Transfer(spec, token, home / STATUS)
+    signal.signal(signal.SIGTERM, transfer.end)
+    return transfer.run()
 
 
 if __name__ == "__main__":

@@ -175,15 +175,16 @@ class TransferUnit:
             time.sleep(poll)
         return self.status()
 
-    def stop(self) -> bool:
-        """End it and remove its directory; what was received stays. True if it ran."""
+    def stop(self) -> dict[str, Any] | None:
+        """End it and remove its directory; what was received stays. Its last status, None if it did not run."""
         ran = self.running()
         if ran:
-            said = run_command(["systemctl", "stop", "--", self.unit])
-            if said.rc:
-                raise FleetError(f"'systemctl stop {self.unit}' failed: {_last(said)}")
+            done = run_command(["systemctl", "stop", "--", self.unit])
+            if done.rc:
+                raise FleetError(f"'systemctl stop {self.unit}' failed: {_last(done)}")
+        said = self.status()
         files.remove(self.directory)
-        return ran
+        return said if ran else None
 
 
 def _json(path: Path) -> dict[str, Any]:
