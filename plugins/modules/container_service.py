@@ -156,6 +156,7 @@ services:
       active: active
       since: 1763643951
       unit_sha256: 4c5f...
+      before_sha256: 90ab...
       error: ""
 stale:
   description: Services of O(prune_prefix) on the host that are not described.

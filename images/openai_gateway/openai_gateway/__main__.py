@@ -21,6 +21,7 @@ from openai_gateway.clients import hash_key
 from openai_gateway.config import GatewayConfig, load_config
 from openai_gateway.errors import ConfigError
 from openai_gateway.protocol import LimitedProtocol
+from openai_gateway.shared import Shared
 
 LOG = logging.getLogger("openai_gateway")
 
@@ -37,12 +38,12 @@ class Server(uvicorn.Server):
         yield
 
 
-def serve(config: GatewayConfig, listener: socket.socket | None = None) -> None:
+def serve(config: GatewayConfig, listener: socket.socket | None = None, shared: Shared | None = None) -> None:
     """Serve until SIGTERM; then refuse new connections and let running requests finish. Raises ConfigError."""
     # Imported late: where there are several workers, metrics must know of it when they are imported.
     from openai_gateway.app import create_app
 
-    app = create_app(config)
+    app = create_app(config, shared=shared)
     LimitedProtocol.read_timeout = config.read_timeout
     server = Server(
         uvicorn.Config(
@@ -72,10 +73,10 @@ def serve(config: GatewayConfig, listener: socket.socket | None = None) -> None:
     LOG.info("stopped")
 
 
-def work(config: GatewayConfig, listener: socket.socket) -> int:
+def work(config: GatewayConfig, listener: socket.socket, shared: Shared) -> int:
     """Serve as one of several workers."""
     try:
-        serve(config, listener)
+        serve(config, listener, shared)
     except ConfigError as error:
         print(f"ERROR {error}", file=sys.stderr, flush=True)
         return workers.WRONG_CONFIG
@@ -105,7 +106,7 @@ def main() -> int:
             create_app(config)
             return 0
         if config.workers > 1:
-            return workers.run(config, lambda listener: work(config, listener))
+            return workers.run(config, lambda listener, shared: work(config, listener, shared))
         serve(config)
     except ConfigError as error:
         print(f"ERROR {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -24,7 +25,7 @@ from openai_gateway.clients import Account, Clients, Gate
 from openai_gateway.config import GatewayConfig
 from openai_gateway.errors import ApiError
 from openai_gateway.generation import Finish, GenerateRequest, Piece, ServedModel
-from openai_gateway.health import ready
+from openai_gateway.health import ready, replica_states
 from openai_gateway.metrics import Metrics, RequestMeter
 from openai_gateway.openai_responses import ResponsesBuilder, ResponsesRequest
 from openai_gateway.openapi import Endpoint, document
@@ -50,18 +51,21 @@ from openai_gateway.serving import (
     parse_body,
     together,
 )
+from openai_gateway.shared import Shared
 from openai_gateway.triton import session
+
+LOOK_AGAIN = 1.0  # seconds after which files that may change are looked at again
 
 
 class Gateway:
     """What the endpoints share."""
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(self, config: GatewayConfig, shared: Shared) -> None:
         self.config = config
         self.clients = Clients(config.api_keys_file)
         self.gate = Gate(config.max_requests, config.max_queued)
-        draining = Draining(config.drain_file)
-        self.models = {model.name: ServedModel(model, draining) for model in config.models}
+        self.draining = Draining(config.drain_file, shared)
+        self.models = {model.name: ServedModel(model, self.draining, shared) for model in config.models}
         self.metrics = Metrics()
         self.started = int(time.time())
 
@@ -86,6 +90,18 @@ class Gateway:
         """OpenAI's model object."""
         card = {"id": model.name, "object": "model", "created": self.started, "owned_by": "trtllm.fleet"}
         return {**card, "max_model_len": model.max_seq_len} if model.max_seq_len else card
+
+    async def look_each_second(self) -> None:
+        """Take over what changes while this runs."""
+        while True:
+            ended = self.draining.look()
+            for model in self.models.values():
+                for replica in model.replicas.replicas:
+                    if model.replicas.drains(replica):
+                        model.close_idle(replica)
+                    elif replica.url in ended:
+                        replica.renewed()
+            await asyncio.sleep(LOOK_AGAIN)
 
     async def respond(
         self, http: Request, body: GenerationRequest, endpoint: str, builder_of: Callable[[Plan], Builder]
@@ -193,16 +209,23 @@ def _best(planned: Plan, answers: list[tuple[list[Piece], Finish]]) -> list[tupl
     return best
 
 
-def create_app(config: GatewayConfig, resolver: AbstractResolver | None = None) -> ASGIApp:
-    """The ASGI application. *resolver* finds the replicas' hosts in place of DNS. Raises ConfigError."""
-    gateway = Gateway(config)
+def create_app(
+    config: GatewayConfig, resolver: AbstractResolver | None = None, shared: Shared | None = None
+) -> ASGIApp:
+    """The ASGI application. Raises ConfigError.
+
+    *resolver* finds the replicas' hosts in place of DNS; *shared*: what the workers of this gateway have in common.
+    """
+    gateway = Gateway(config, shared or Shared())
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with session(config.request_timeout, config.connect_timeout, resolver=resolver) as http:
             for model in gateway.models.values():
                 model.http = http
+            looking = asyncio.create_task(gateway.look_each_second())
             yield
+            looking.cancel()
 
     app = FastAPI(title="OpenAI gateway", version=__version__, lifespan=lifespan, openapi_url=None, docs_url=None)
     app.state.gateway = gateway
@@ -323,6 +346,10 @@ def _routes(app: FastAPI, gateway: Gateway) -> None:
         )
         return JSONResponse(detail, 200 if is_ready else 503)
 
+    @app.get("/health/replicas")
+    async def health_replicas() -> JSONResponse:
+        return JSONResponse({"replicas": replica_states(list(gateway.models.values()), gateway.draining)})
+
     @app.get("/version")
     async def version() -> JSONResponse:
         return JSONResponse({"version": __version__})
@@ -336,7 +363,7 @@ def _routes(app: FastAPI, gateway: Gateway) -> None:
         gateway.metrics.queued.set(gateway.gate.queued)
         for served in gateway.models.values():
             for replica in served.replicas.replicas:
-                gateway.metrics.outstanding.labels(served.name, replica.url).set(replica.outstanding)
+                gateway.metrics.outstanding.labels(served.name, replica.url).set(replica.own)
                 gateway.metrics.failures.labels(served.name, replica.url).set(replica.failures)
                 gateway.metrics.draining.labels(served.name, replica.url).set(served.replicas.drains(replica))
         return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -29,6 +29,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from openai_gateway_fakes import SOURCE, FakeTriton, make_checkpoint, model_entry, running, serving, wait_for
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-test-0123456789"
 POST = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
 

@@ -57,6 +57,7 @@ class Applier:
                 "active": states[item.name].active if item.name in states else "inactive",
                 "since": states[item.name].since if item.name in states else 0,
                 "unit_sha256": service_record.checksum(item.new_text) if item.new_text else "",
+                "before_sha256": service_record.checksum(item.old_text) if item.old_text else "",
                 "error": item.error,
             }
             for item in planned

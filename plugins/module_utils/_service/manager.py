@@ -11,8 +11,8 @@ journal.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Optional
 
 from .apply import Applier
 from .host import ServiceHost
@@ -41,9 +41,9 @@ class ServiceManager:
         """See `Planner.plan`."""
         return self._planner.plan(services, absent)
 
-    def plan_rollback(self, names: Sequence[str]) -> list[Planned]:
+    def plan_rollback(self, names: Sequence[str], to: Optional[Mapping[str, str]] = None) -> list[Planned]:
         """See `Planner.plan_rollback`."""
-        return self._planner.plan_rollback(names)
+        return self._planner.plan_rollback(names, to)
 
     def apply(self, planned: Sequence[Planned]) -> dict[str, dict[str, Any]]:
         """See `Applier.apply`."""

@@ -129,21 +129,31 @@ class Planner:
         elif item.files:
             item.reason = "a file of it is missing or was changed"
 
-    def plan_rollback(self, names: Sequence[str]) -> list[Planned]:
-        """Bring back what served before the present units; raises `FleetError` where nothing can come back."""
+    def plan_rollback(self, names: Sequence[str], to: Optional[Mapping[str, str]] = None) -> list[Planned]:
+        """Bring back what served before the present units; raises `FleetError` where nothing can come back.
+
+        *to*: for some of the services the sha256 of the unit that shall serve, empty for none at all.
+        """
         _check_names("names", names)
         version = self._podman_version()
         states = self.host.states(names)
-        planned = [self._plan_back(name, states[name], version) for name in names]
+        wanted = dict(to or {})
+        planned = [self._plan_back(name, states[name], version, wanted.get(name)) for name in names]
+        planned = [item for item in planned if item.rendered or item.before]  # the others are gone already
         if not self.settings.check:
-            refusals.check_parts(self.host, planned)
+            refusals.check_parts(self.host, [item for item in planned if item.action != REMOVE])
         return planned
 
-    def _plan_back(self, name: str, state: UnitState, version: Optional[str]) -> Planned:
+    def _plan_back(self, name: str, state: UnitState, version: Optional[str], to: Optional[str]) -> Planned:
         before = unit_files(self.host, name)
-        found = ReleaseRecord(self.host.path(self.settings.releases_dir), name).before("".join(before.values()))
+        if to == "":
+            return Planned(name, REMOVE, state, None, before, reason="it did not exist then")
+        text = "".join(before.values())
+        record = ReleaseRecord(self.host.path(self.settings.releases_dir), name)
+        found = record.before(text) if to is None else record.served(str(to))
         if found is None:
-            raise FleetError(f"{name}: the release record knows no unit that served before this one.")
+            what = "no unit that served before this one" if to is None else f"no unit {str(to)[:12]} that served"
+            raise FleetError(f"{name}: the release record knows {what}.")
         if found["unit_path"] != service_quadlet.unit_path(name, version):
             raise FleetError(
                 f"{name}: the unit of {found['time']} was made for another podman ({found['unit_path']}); deploy that "
@@ -151,10 +161,12 @@ class Planner:
             )
         quadlet = found["unit_path"].endswith(".container")
         rendered = service_quadlet.RenderedUnit(found["unit_path"], found["unit"], quadlet, [])
-        action = RESTART if state.active in ("active", "activating", "reloading") else START
-        record = {key: value for key, value in found.items() if key not in service_record.OWN_KEYS}
+        runs = state.active in ("active", "activating", "reloading")
+        there = runs and before == {rendered.path: rendered.text}
+        action = NONE if there and to is not None else RESTART if runs else START
+        kept = {key: value for key, value in found.items() if key not in service_record.OWN_KEYS}
         return Planned(
-            name, action, state, rendered, before, (), record, service_record.ROLLED_BACK, reason="it is taken back"
+            name, action, state, rendered, before, (), kept, service_record.ROLLED_BACK, reason="it is taken back"
         )
 
     def _unit(self, service: Service, systemd: int) -> dict[str, Mapping[str, Any]]:

@@ -88,6 +88,11 @@ class ReleaseRecord:
         """In what *unit* (a text) differed from its container from the start."""
         return list(self._newest(unit).get("differs") or [])
 
+    def served(self, sha256: str) -> Optional[Entry]:
+        """The newest line that says that the unit with this *sha256* served, or None."""
+        lines = reversed(self.entries())
+        return next((line for line in lines if line["unit_sha256"] == sha256 and line["outcome"] in GOOD), None)
+
     def _newest(self, unit: str) -> Entry:
         sha256 = checksum(unit)
         return next((line for line in reversed(self.entries()) if line["unit_sha256"] == sha256), {})

@@ -8,6 +8,7 @@ What a replica is (model, release, ports) comes from the release record's line a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -26,6 +27,8 @@ from .replica import PREFIX, host_of
 
 METRICS_SECONDS = 5
 GATEWAY_PREFIX = "openai-gateway"
+# Where a gateway's unit says which file it reads.
+CONFIG = re.compile(r"^Exec(?:Start)?=.*\s?--config[= ]\"?(/[^\s\"]+)", re.M)
 # Options of an engine that say which logits it gives, by the name of the logits.
 GATHERS = {"context": "gather_context_logits", "generation": "gather_generation_logits"}
 
@@ -139,6 +142,15 @@ def _requests(known: dict[str, Any]) -> Optional[int]:
         return requests_served(GenerateClient(url, METRICS_SECONDS).metrics(url), known.get("entry_models") or None)
     except TritonError:
         return None
+
+
+def gateway_config(host: ServiceHost) -> str:
+    """The configuration of the host's gateway, as its file has it; empty where there is none."""
+    for text in own_units(host, GATEWAY_PREFIX).values():
+        for path in CONFIG.findall(text):
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                return host.path(path).read_text(encoding="utf-8")
+    return ""
 
 
 def gateways(host: ServiceHost, releases_dir: str) -> list[dict[str, Any]]:

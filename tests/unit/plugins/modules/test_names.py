@@ -81,6 +81,7 @@ NOT_NAMES = {
     "trtllm_triton_address": "an IP address, which is parsed",
     "units": "words for systemctl",
     "url": "a URL",
+    "urls": "URLs, compared with those that the gateway tells",
     "what": "a word of a message",
 }
 # What each module has to be given before its paths are looked at.
@@ -88,6 +89,7 @@ WITH_PATHS: dict[str, dict[str, Any]] = {
     "container_service": UNIT,
     "container_service_rollback": {"names": ["x"]},
     "fleet_plan": MODEL,
+    "openai_gateway_drain": {"urls": ["http://127.0.0.1:8000"], "timeout": 0},
     "port_check": LISTEN,
     "repository_key": {"source": "/x", "dest": "/x"},
     "triton_model_repo": REPOSITORY,
