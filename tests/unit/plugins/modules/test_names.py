@@ -28,6 +28,10 @@ ROOT = {"root": "ROOT"}
 MODEL = {"trtllm_release": LAST, "trtllm_models": [{"name": "m", "checkpoint": {"path": "/srv/m"}}]}
 ENGINE = {**ROOT, "name": "m", "checkpoint": "/srv/m", "release": LAST, "gpus": [], "image": "i"}
 REPOSITORY = {**ROOT, "name": "m", "release": LAST, "image": "i"}
+SERVED = {**ROOT, "name": "m", "fingerprint": "0" * 64, "address": "127.0.0.1", "token": "a secret of the test"}
+FETCHED = {
+    **ROOT, "name": "m", "fingerprint": "0" * 64, "pieces": "0" * 64, "sources": ["http://127.0.0.1:1"], "token": "a secret of the test",
+}  # fmt: skip
 SERVICES = {"releases_dir": "ROOT/releases"}
 UNIT = {"services": [{"name": "x", "unit": {"Container": {"Image": "i"}}}]}
 LISTEN = {"listen": [{"service": "x", "address": "127.0.0.1", "port": 1}]}
@@ -51,12 +55,17 @@ NAMED: dict[tuple[str, str], list[dict[str, Any]]] = {
         ENGINE, {**ROOT, "state": "absent"}, {**ROOT, "cancel": True}, {**ROOT, "attach": "id", "wait": False},
     ],
     ("trtllm_engine_info", "name"): [ROOT],
+    ("trtllm_artifact_serve", "name"): [SERVED, {**SERVED, "state": "stopped"}],
+    ("trtllm_artifact_serve", "fingerprint"): [SERVED, {**SERVED, "state": "stopped"}],
+    ("trtllm_artifact_fetch", "name"): [FETCHED],
+    ("trtllm_artifact_fetch", "fingerprint"): [FETCHED],
 }  # fmt: skip
 # Options of text that become no path, and what they become instead.
 NOT_NAMES = {
     "address": "an IP address, which is parsed",
     "attach": "compared with the ids of builds",
     "autoq_format": "a word of a command",
+    "builders": "compared with the names of hosts",
     "build_args": "words of a command",
     "calib_dataset": "a path or a name of a hub, judged as a path",
     "entry_model": "a word of a request",
@@ -71,12 +80,15 @@ NOT_NAMES = {
     "models": "one of upstream's models",
     "trtllm_image name": "a reference that podman parses",
     "packages": "patterns for the package manager",
+    "pieces": "compared with a digest",
     "podman_version": "two numbers, which are parsed",
     "prefix": "the beginning of a model's name, judged with the other names of a repository",
     "release": "one row of a table",
     "source": "a URL, a path, or the key itself",
+    "sources": "URLs, which are parsed",
     "stage": "a word of a message",
     "table": "lines for the terminal",
+    "token": "a header of a request",
     "trtllm_release": "one row of a table",
     "trtllm_triton_address": "an IP address, which is parsed",
     "units": "words for systemctl",
@@ -95,6 +107,8 @@ WITH_PATHS: dict[str, dict[str, Any]] = {
     "triton_model_repo": REPOSITORY,
     "triton_model_repo_info": {"name": "m"},
     "trtllm_checkpoint": {"name": "m", "location": "host", "path": "/srv/m"},
+    "trtllm_artifact_fetch": FETCHED,
+    "trtllm_artifact_serve": SERVED,
     "trtllm_engine": ENGINE,
     "trtllm_image": {"name": "i"},
 }
