@@ -226,5 +226,6 @@ def test_a_host_that_is_only_a_gateway_has_nothing_to_do_but_that() -> None:
         "release": given["trtllm_release"],
         "root": "/var/lib/trtllm",
         "serves": False,
-        **dict.fromkeys(["checkpoints", "engines", "repositories", "replicas", "gateway_models"], []),
+        "gates": {},
+        **{key: [] for key in ["checkpoints", "engines", "repositories", "replicas", "gateway_models"]},
     }

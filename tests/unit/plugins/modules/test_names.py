@@ -28,8 +28,13 @@ ROOT = {"root": "ROOT"}
 MODEL = {"trtllm_release": LAST, "trtllm_models": [{"name": "m", "checkpoint": {"path": "/srv/m"}}]}
 ENGINE = {**ROOT, "name": "m", "checkpoint": "/srv/m", "release": LAST, "gpus": [], "image": "i"}
 REPOSITORY = {**ROOT, "name": "m", "release": LAST, "image": "i"}
+SERVED = {**ROOT, "name": "m", "fingerprint": "0" * 64, "address": "127.0.0.1", "token": "a secret of the test"}
+FETCHED = {
+    **ROOT, "name": "m", "fingerprint": "0" * 64, "pieces": "0" * 64, "sources": ["http://127.0.0.1:1"], "token": "a secret of the test",
+}  # fmt: skip
 SERVICES = {"releases_dir": "ROOT/releases"}
 UNIT = {"services": [{"name": "x", "unit": {"Container": {"Image": "i"}}}]}
+TOKENIZER = {"tokenizer.json": "0" * 64}
 LISTEN = {"listen": [{"service": "x", "address": "127.0.0.1", "port": 1}]}
 NAMED: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("container_service", "services[].name"): [{**SERVICES, **UNIT}],
@@ -38,6 +43,8 @@ NAMED: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("container_service_rollback", "names"): [SERVICES],
     ("fleet_plan", "trtllm_models[].name"): [MODEL],
     ("port_check", "prune_prefix"): [LISTEN],
+    ("rollout_lock", "id"): [ROOT, {**ROOT, "state": "absent"}],
+    ("rollout_note", "rollout"): [{**ROOT, "step": "passed"}],
     ("triton_model_repo", "name"): [REPOSITORY, {**ROOT, "state": "absent"}],
     ("triton_model_repo", "fingerprint"): [{**ROOT, "name": "kept", "state": "absent"}],
     ("triton_model_repo_info", "name"): [ROOT],
@@ -47,36 +54,61 @@ NAMED: dict[tuple[str, str], list[dict[str, Any]]] = {
         {**ROOT, "path": "ROOT/checkpoints/kept", "location": "host"},
         {**ROOT, "path": "ROOT/checkpoints/kept", "location": "host", "in_place": True},
     ],
+    ("trtllm_tokenizer", "name"): [{**ROOT, "files": TOKENIZER}, {**ROOT, "files": TOKENIZER, "source": "ROOT"}],
     ("trtllm_engine", "name"): [
         ENGINE, {**ROOT, "state": "absent"}, {**ROOT, "cancel": True}, {**ROOT, "attach": "id", "wait": False},
     ],
     ("trtllm_engine_info", "name"): [ROOT],
+    ("trtllm_artifact_serve", "name"): [SERVED, {**SERVED, "state": "stopped"}],
+    ("trtllm_artifact_serve", "fingerprint"): [SERVED, {**SERVED, "state": "stopped"}],
+    ("trtllm_artifact_fetch", "name"): [FETCHED],
+    ("trtllm_artifact_fetch", "fingerprint"): [FETCHED],
 }  # fmt: skip
 # Options of text that become no path, and what they become instead.
 NOT_NAMES = {
     "address": "an IP address, which is parsed",
     "attach": "compared with the ids of builds",
     "autoq_format": "a word of a command",
+    "builders": "compared with the names of hosts",
     "build_args": "words of a command",
     "calib_dataset": "a path or a name of a hub, judged as a path",
+    "contains": "compared with an answer",
+    "controller": "a word of a message",
     "entry_model": "a word of a request",
     "entry_models": "words of a request",
+    "equals": "compared with an answer",
     "fingerprints": "compared with those of keys",
+    "gateway_hosts": "names of the inventory",
     "gateway_key": "a header of a request",
     "gateway_model": "a word of a request",
     "gateway_url": "a URL",
+    "host": "a name of the inventory",
     "image": "a reference that podman parses",
+    "journal": "a file of the controller",
     "listen[].service": "compared with the units of listeners",
+    "matches": "a regular expression, which is parsed",
     "metrics_url": "a URL",
     "models": "one of upstream's models",
     "trtllm_image name": "a reference that podman parses",
+    "owner": "a word of a message",
     "packages": "patterns for the package manager",
+    "pieces": "compared with a digest",
     "podman_version": "two numbers, which are parsed",
     "prefix": "the beginning of a model's name, judged with the other names of a repository",
+    "process": "compared with processes of the controller",
+    "prompt": "a text to ask",
     "release": "one row of a table",
+    "rollout_info rollout": "compared with lines of the journal",
+    "services": "words of the journal",
+    "reached_at": "an address or a name that is looked up",
+    "serving_hosts": "names of the inventory",
     "source": "a URL, a path, or the key itself",
+    "sources": "URLs, which are parsed",
     "stage": "a word of a message",
+    "step": "a word of the journal",
     "table": "lines for the terminal",
+    "take_over": "compared with ids of rollouts",
+    "token": "a header of a request",
     "trtllm_release": "one row of a table",
     "trtllm_triton_address": "an IP address, which is parsed",
     "units": "words for systemctl",
@@ -92,10 +124,15 @@ WITH_PATHS: dict[str, dict[str, Any]] = {
     "openai_gateway_drain": {"urls": ["http://127.0.0.1:8000"], "timeout": 0},
     "port_check": LISTEN,
     "repository_key": {"source": "/x", "dest": "/x"},
+    "rollout_lock": {"id": "r"},
+    "rollout_note": {"rollout": "r", "step": "passed"},
     "triton_model_repo": REPOSITORY,
     "triton_model_repo_info": {"name": "m"},
     "trtllm_checkpoint": {"name": "m", "location": "host", "path": "/srv/m"},
+    "trtllm_artifact_fetch": FETCHED,
+    "trtllm_artifact_serve": SERVED,
     "trtllm_engine": ENGINE,
+    "trtllm_tokenizer": {"name": "m", "files": TOKENIZER},
     "trtllm_image": {"name": "i"},
 }
 
