@@ -67,6 +67,7 @@ class Fleet:
         """Every host with a gateway: those of the group, else all that serve."""
         return {
             name: {
+                "asked": name in self.alive and "gateway_config" in self._told(name, "__fleet_held"),
                 "fronts": ALL if self.group else str(self._value(name, "trtllm_gateway_fronts", OWN)),
                 "root": (self._plan(name) or {}).get("root") or str(self._value(name, "trtllm_root", DEFAULT_ROOT)),
                 "config": gateway_config(self._told(name, "__fleet_held").get("gateway_config")),
