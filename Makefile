@@ -7,7 +7,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export MOLECULE_GLOB := molecule/*/molecule.yml
 unexport ANSIBLE_INVENTORY ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH
 
-.PHONY: help setup setup-hosts demo clean-demo test lint unit contract molecule bench bench-modules bench-gateway images docs changelog build clean
+.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway images docs changelog build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ clean-demo: ## remove what the demo made
 
 test: setup-hosts ## lint, unit and contract tests, molecule; exit 0 only if all passed
 	@.venv/bin/python tools/test.py
+
+test-quick: setup ## under five minutes, for daily work: linters and unit tests, without the slow ones of both
+	@.venv/bin/python tools/test.py quick
 
 lint: setup ## ruff, mypy, yamllint, ansible-lint, ansible-test sanity
 	@.venv/bin/python tools/test.py lint

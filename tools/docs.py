@@ -42,6 +42,7 @@ ROLES = [
     "engine",
     "model_repository",
     "triton",
+    "tokenizer",
     "openai_gateway",
 ]
 HEAD = """# Reference of the roles

@@ -97,6 +97,10 @@ def lint_stages() -> list[Stage]:
     ]
 
 
+# a minute each, and about what CI and a review look at
+SLOW_LINTERS = ("ansible-lint", "ansible-test sanity")
+
+
 def pytest_stage(name: str, *paths: str) -> Stage:
     """A run of pytest."""
     return Stage(name, [str(PYTHON), "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths])
@@ -240,11 +244,13 @@ def run(what: str, scenarios: list[str]) -> int:
         return sanity()
     unit = pytest_stage("unit tests", "tests/unit", "images")
     contract = pytest_stage(CONTRACT, "tests/contract")
+    quick = pytest_stage("quick unit tests", "-m", "not slow", "tests/unit", "images")
     if what in ("all", "molecule"):
         demo.preflight()
     hosts = molecule_stages(scenarios or all_scenarios())
     reading, preparing, booting = {
         "all": ([*lint_stages(), unit, contract], preparations(), hosts),
+        "quick": ([*(s for s in lint_stages() if s.name not in SLOW_LINTERS), quick], [], []),
         "lint": (lint_stages(), [], []),
         "unit": ([unit], [], []),
         "contract": ([contract], [], []),
@@ -258,7 +264,7 @@ def run(what: str, scenarios: list[str]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "what", nargs="?", default="all", choices=["all", "lint", "unit", "contract", "molecule", "sanity"]
+        "what", nargs="?", default="all", choices=["all", "quick", "lint", "unit", "contract", "molecule", "sanity"]
     )
     parser.add_argument("scenarios", nargs="*", help="molecule scenarios; all by default")
     args = parser.parse_args()

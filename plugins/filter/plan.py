@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import fleet_table
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
-    gateway_inputs,
     plan_table,
     replica_inputs,
     repository_inputs,
@@ -23,7 +23,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "results_by_name": results_by_name,
-            "gateway_inputs": gateway_inputs,
+            "map_table": fleet_table,
             "plan_table": plan_table,
             "replica_inputs": replica_inputs,
             "repository_inputs": repository_inputs,

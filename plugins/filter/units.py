@@ -5,29 +5,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
-from ansible.errors import AnsibleFilterError
-from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import replica as triton_replica
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import PORTS
-
-Filter = Callable[..., Any]
-
-
-def as_filter_error(work: Filter) -> Filter:
-    """Turn a refusal into the error that Ansible prints without a traceback."""
-
-    @functools.wraps(work)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return work(*args, **kwargs)
-        except FleetError as error:
-            raise AnsibleFilterError(str(error)) from error
-
-    return wrapped
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._filters import as_filter_error
 
 
 def triton_services(replicas: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -65,6 +48,6 @@ def triton_results(
 class FilterModule:
     """What Ansible loads."""
 
-    def filters(self) -> dict[str, Filter]:
+    def filters(self) -> dict[str, Callable[..., Any]]:
         found = (triton_services, triton_listen, triton_results)
         return {work.__name__: as_filter_error(work) for work in found}

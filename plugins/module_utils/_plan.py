@@ -17,6 +17,7 @@ from ._base.errors import FleetError, nearest
 from ._base.names import MODEL_NAME, check_absolute, check_name, check_path, check_paths
 from ._release.limits import check_options
 from ._release.options import ENGINE_OPTIONS, world_size
+from ._triton.gate import parse_gate
 from ._triton.ports import PORTS
 from ._triton.replica import complete, gpu_name, http_url, same_gpu
 
@@ -25,6 +26,8 @@ Item = dict[str, Any]
 
 # What a replica takes over from what the role model_repository returned.
 FROM_REPOSITORY = ("repository_dir", "fingerprint", "entry_models", "worker_models", "mode")
+# What the roles of a host take, in the order of the run; a host that is only a gateway has nothing of them.
+PARTS = ("checkpoints", "engines", "repositories", "replicas", "gateway_models")
 # More keys than these are not listed in a sentence.
 LISTED_KEYS = 12
 
@@ -57,15 +60,21 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
 
     *description* holds ``trtllm_release``, ``trtllm_root``, ``trtllm_triton_address``, ``trtllm_port_base``
     and ``trtllm_models``, already validated against the role's argument_specs, with defaults filled in, and
-    ``held_ports`` and ``held_gpus``: what replicas have on the host by now, which stays theirs.
+    ``held_ports`` and ``held_gpus``: what replicas have on the host by now, which stays theirs. ``serves`` is false for
+    a host that is only a gateway.
     Raises `FleetError` where models contradict each other or themselves.
     """
+    root = check_path(description["trtllm_root"], "trtllm_root").rstrip("/")
+    if not description.get("serves", True):
+        lists: dict[str, Any] = {part: [] for part in PARTS}
+        return {"release": str(description["trtllm_release"]), "root": root, "serves": False, "gates": {}, **lists}
     models = list(description["trtllm_models"])
     _check_names(models)
     for model in models:
         check_paths(ENGINE_OPTIONS, model["engine"], f"{model['name']}: engine.")
     _check_engines(models)
-    root = check_path(description["trtllm_root"], "trtllm_root").rstrip("/")
+    for model in models:
+        parse_gate(model.get("gate") or {}, f"{model['name']}: gate")
     replicas = complete(
         _described(models, description.get("held_gpus") or {}),
         {"address": str(description["trtllm_triton_address"])},
@@ -78,6 +87,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "release": str(description["trtllm_release"]),
         "root": root,
+        "serves": True,
         "checkpoints": checkpoints,
         "engines": [
             {
@@ -97,6 +107,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
             }
             for model in models
         ],
+        "gates": {model["name"]: model["gate"] for model in models if model.get("gate")},
         "replicas": [{**replica, "checkpoint_dirs": [directories[replica["model"]]]} for replica in replicas],
         "gateway_models": [
             {
@@ -213,14 +224,6 @@ def replica_inputs(
             "engine_dirs": [engines[replica["model"]]["engine_dir"]],
         }
         for replica in replicas
-    ]
-
-
-def gateway_inputs(models: list[Item], details: Mapping[str, Mapping[str, Any]]) -> list[Item]:
-    """Each model of the gateway with the longest sequence that its engine takes, where it is known."""
-    known = {name: detail.get("max_seq_len") for name, detail in details.items()}
-    return [
-        {**model, **({"max_seq_len": known[model["name"]]} if known.get(model["name"]) else {})} for model in models
     ]
 
 

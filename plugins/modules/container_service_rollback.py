@@ -30,19 +30,33 @@ attributes:
   idempotent:
     support: none
     details:
-      - Every call goes one release further back.
+      - Every call goes one release further back, unless O(to) says where to.
 options:
   names:
     description: The services, without a suffix.
     type: list
     elements: str
     required: true
+  to:
+    description:
+      - By service the sha256 of the unit that shall serve, as RV(services.before_sha256) of
+        M(trtllm.fleet.container_service) and the release record tell it. A service that has this unit and runs is left
+        as it is; one for which it is empty is taken out of service, as it did not exist then.
+      - Services that are not named here go back to what served before.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
 - name: Take one replica back to what it served before
   trtllm.fleet.container_service_rollback:
     names: [triton-codellama-13b-0]
+
+- name: Take it back to a unit of the release record
+  trtllm.fleet.container_service_rollback:
+    names: [triton-codellama-13b-0]
+    to:
+      triton-codellama-13b-0: 90abd2f8a1cf6d2fd9a28f5b0f64b2e8a6d7c1d3b6c6d0f5a1f3f1a5c2e4b6d8
 """
 
 RETURN = r"""
@@ -59,6 +73,7 @@ services:
       active: active
       since: 1763643951
       unit_sha256: 4c5f...
+      before_sha256: 90ab...
       error: ""
 releases:
   description: For each service the release that it was taken back to, as the record has it.
@@ -80,6 +95,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "names": {"type": "list", "elements": "str", "required": True},
+            "to": {"type": "dict", "default": {}},
             "releases_dir": {"type": "path", "default": DEFAULT_RELEASES},
         },
         supports_check_mode=True,
@@ -88,8 +104,8 @@ def main() -> None:
     manager = ServiceManager(ServiceHost(), settings)
     result: dict[str, Any] = {"changed": False, "services": {}}
     with one_sentence(module, result):
-        planned = manager.plan_rollback(module.params["names"])
-        result["changed"] = bool(planned)
+        planned = manager.plan_rollback(module.params["names"], module.params["to"])
+        result["changed"] = any(item.changes for item in planned)
         result["releases"] = {item.name: dict(item.record) for item in planned}
         result["diff"] = manager.diff(planned)
         result["services"] = manager.outcomes(planned) if module.check_mode else manager.apply(planned)

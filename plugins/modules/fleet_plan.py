@@ -29,9 +29,9 @@ options:
     type: path
     default: /var/lib/trtllm
   trtllm_triton_address:
-    description: The address that Triton's own ports listen on.
+    description: The address that Triton's own ports listen on. By default C(127.0.0.1), and where gateways of other
+      hosts front the replicas, the address at which the inventory reaches the host.
     type: str
-    default: 127.0.0.1
   trtllm_port_base:
     description: The HTTP port of the first replica of a host.
     type: int
@@ -40,8 +40,15 @@ options:
     description: How many hosts a run may lose; only checked here, see M(trtllm.fleet.lost_hosts).
     type: raw
     default: 10%
+  trtllm_gateway_fronts:
+    description: Without gateways on hosts of their own, whether the gateway of a host fronts its own replicas or those
+      of all hosts.
+    type: str
+    choices: [host, fleet]
+    default: host
   trtllm_models:
-    description: The models of the host; the role P(trtllm.fleet.fleet#role) documents every key.
+    description: The models of the host; the role P(trtllm.fleet.fleet#role) documents every key. Not required of a host
+      that is only a gateway.
     type: list
     elements: dict
     required: true
@@ -55,6 +62,29 @@ options:
       none keeps them, unless it needs another number of them or another replica is given one.
     type: dict
     default: {}
+  host:
+    description: The name of the host in the inventory.
+    type: str
+    default: ""
+  reached_at:
+    description: The name or address at which the inventory reaches the host.
+    type: str
+    default: ""
+  gateway:
+    description: Whether gateways are run at all.
+    type: bool
+    default: true
+  gateway_hosts:
+    description: The hosts that run gateways in front of all replicas. One that is not in O(serving_hosts) is only a
+      gateway.
+    type: list
+    elements: str
+    default: []
+  serving_hosts:
+    description: The hosts that serve models.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -69,8 +99,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan:
-  description: The inputs of each role; C(release), C(root), C(checkpoints), C(engines), C(repositories), C(replicas)
-    and C(gateway_models).
+  description: The inputs of each role; C(release), C(root), C(serves) (false for a host that is only a gateway),
+    C(checkpoints), C(engines), C(repositories), C(replicas) and C(gateway_models).
   returned: success
   type: dict
 """

@@ -2,13 +2,13 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The ports and the GPUs that the Triton replicas of a host have."""
+"""What the Triton replicas and the gateway of a host have."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: triton_held_info
-short_description: The ports and the GPUs that the Triton replicas of a host have
+short_description: The ports and the GPUs that the Triton replicas of a host have, and what its gateway fronts
 version_added: "0.1.0"
 author: The trtllm.fleet authors (@trtllm-fleet)
 description:
@@ -44,6 +44,15 @@ gpus:
   type: dict
   sample:
     codellama-13b-0: ["0", "1"]
+gateway_config:
+  description: The configuration of the host's OpenAI gateway, as its file has it; empty where there is none.
+  returned: success
+  type: str
+  sample: |
+    port: 3000
+    models:
+      - name: codellama-13b
+        urls: [http://127.0.0.1:8000]
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -52,13 +61,16 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import 
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.units import own_units
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import held_ports
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import PREFIX, held_gpus
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.state import gateway_config
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
     with one_sentence(module):
-        units = own_units(ServiceHost(), PREFIX)
-        module.exit_json(changed=False, ports=held_ports(units, PREFIX), gpus=held_gpus(units))
+        host = ServiceHost()
+        units = own_units(host, PREFIX)
+        config = gateway_config(host)
+    module.exit_json(changed=False, ports=held_ports(units, PREFIX), gpus=held_gpus(units), gateway_config=config)
 
 
 if __name__ == "__main__":

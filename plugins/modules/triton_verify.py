@@ -74,10 +74,52 @@ options:
   gateway_key:
     description: The API key for the gateway.
     type: str
+  only_gateway:
+    description: Ask for nothing but the chat completion, as of a gateway on another host than the replicas.
+    type: bool
+    default: false
   timeout:
     description: Seconds that one answer may take.
     type: float
     default: 60
+  gate:
+    description: What is expected of the replica beside the documents' requests.
+    type: dict
+    default: {}
+    suboptions:
+      prompts:
+        description: Texts to ask the first of O(entry_models), and what their greedy answers shall be.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          prompt:
+            description: The text.
+            type: str
+            required: true
+          max_tokens:
+            description: So many tokens are asked for.
+            type: int
+            default: 16
+          contains:
+            description: What stands in the answer.
+            type: str
+          matches:
+            description: A regular expression that is found in the answer.
+            type: str
+          equals:
+            description: The whole answer.
+            type: str
+      max_time_to_first_token_ms:
+        description: Milliseconds after which the first token of a stream must be there.
+        type: float
+      min_tokens_per_second:
+        description: How many tokens a stream must give in a second, after the first.
+        type: float
+  gate_only:
+    description: Send the requests of O(gate) alone.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -112,6 +154,10 @@ table:
   returned: success
   type: list
   elements: str
+answers:
+  description: By prompt of O(gate) the answer, whether it is the one expected or not.
+  returned: success
+  type: dict
 """
 
 import traceback
@@ -119,8 +165,21 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gate import parse_gate
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify import Target, Verification, table
 
+PROMPT_SPEC = {
+    "prompt": {"type": "str", "required": True},
+    "max_tokens": {"type": "int", "default": 16, "no_log": False},
+    "contains": {"type": "str"},
+    "matches": {"type": "str"},
+    "equals": {"type": "str"},
+}
+GATE_SPEC = {
+    "prompts": {"type": "list", "elements": "dict", "default": [], "options": PROMPT_SPEC},
+    "max_time_to_first_token_ms": {"type": "float", "no_log": False},
+    "min_tokens_per_second": {"type": "float", "no_log": False},
+}
 ARGUMENT_SPEC = {
     "url": {"type": "str", "default": "http://127.0.0.1:8000"},
     "metrics_url": {"type": "str"},
@@ -134,21 +193,32 @@ ARGUMENT_SPEC = {
     "gateway_url": {"type": "str"},
     "gateway_model": {"type": "str"},
     "gateway_key": {"type": "str", "no_log": True},
+    "only_gateway": {"type": "bool", "default": False},
     "timeout": {"type": "float", "default": 60},
+    "gate": {"type": "dict", "default": {}, "options": GATE_SPEC},
+    "gate_only": {"type": "bool", "default": False},
 }
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC, required_if=[("only_gateway", True, ["gateway_url"])], supports_check_mode=True
+    )
     given = {name: value for name, value in module.params.items() if value is not None}
     try:
         with one_sentence(module):
-            outcomes = Verification(Target(**given)).run()
+            verification = Verification(Target(**{**given, "gate": parse_gate(given["gate"])}))
+            outcomes = verification.run()
     except ImportError as error:
         library = "openai" if "openai" in str(error) else "tritonclient[http]"
         module.fail_json(msg=missing_required_lib(library), exception=traceback.format_exc())
-    ok = all(outcome.ok is not False for outcome in outcomes)
-    module.exit_json(changed=False, ok=ok, checks=[asdict(outcome) for outcome in outcomes], table=table(outcomes))
+    module.exit_json(
+        changed=False,
+        ok=all(outcome.ok is not False for outcome in outcomes),
+        checks=[asdict(outcome) for outcome in outcomes],
+        table=table(outcomes),
+        answers=verification.answers,
+    )
 
 
 if __name__ == "__main__":

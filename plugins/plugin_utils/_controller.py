@@ -10,7 +10,6 @@ Ansible uses for the host anyway; an address that is no loopback address is aske
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import shlex
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import connection_loader
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import is_loopback
 
 READY_SECONDS = 20.0
 # Given first, as ssh takes the first value that it sees: no shared connection, and no question.
@@ -30,16 +30,6 @@ TUNNEL_OPTIONS = [
     "-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes",
     "-o", f"ConnectTimeout={int(READY_SECONDS)}", "-o", "LogLevel=ERROR",
 ]  # fmt: skip
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether *host* of a URL means the host itself."""
-    if host in (None, "", "localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(str(host)).is_loopback
-    except ValueError:
-        return False
 
 
 def free_port() -> int:

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.trtllm.fleet.plugins.action.fleet_plan import _with_defaults, load_spec
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import _with_defaults, load_spec
 
 PACKAGE = "ansible_collections.trtllm.fleet.plugins.modules"
 DIRECTORY = Path(__file__).resolve().parents[2] / "plugins" / "modules"

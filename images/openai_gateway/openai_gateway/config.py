@@ -84,7 +84,8 @@ class GatewayConfig(_Settings):
     workers: Annotated[Whole, Field(ge=1, le=64)] = 1  # processes
     # One key per line, or a YAML list of clients, mode 0600; None: everybody may ask.
     api_keys_file: Path | None = None
-    drain_file: Path | None = None  # addresses of replicas that shall get no new requests, read again as it changes
+    # Addresses of replicas that shall get no new requests, looked at each second; None: draining beside this file.
+    drain_file: Path | None = None
     max_requests: Annotated[Whole, Field(ge=1)] | None = None  # at once; None: as many as come
     max_queued: Annotated[Whole, Field(ge=0)] = 100  # that wait beyond these
     request_timeout: Seconds = 600.0  # seconds without a byte from Triton before a request is given up
@@ -115,15 +116,24 @@ class GatewayConfig(_Settings):
         return path or None
 
 
-def load_config(path: Path) -> GatewayConfig:
-    """Read and check the file; JSON is YAML, so both are welcome."""
+def read_config_text(path: Path) -> str:
+    """The file as it is. Raises ConfigError."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except UnicodeError:
+        raise ConfigError(f"{path} is not valid UTF-8") from None
+
+
+def parse_config_text(text: str, path: Path) -> GatewayConfig:
+    """What the *text* of the file at *path* says; JSON is YAML, so both are welcome. Raises ConfigError."""
+    try:
+        document = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    return parse_config(document, str(path))
+    config = parse_config(document, str(path))
+    return config.model_copy(update={"drain_file": config.drain_file or path.parent / "draining"})
 
 
 def parse_config(document: Any, source: str) -> GatewayConfig:

@@ -6,8 +6,8 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,10 +16,11 @@ import aiohttp
 from openai_gateway.config import ModelConfig
 from openai_gateway.errors import ApiError, unsupported
 from openai_gateway.interface import Interface
-from openai_gateway.replicas import NONE, Draining, Replica, ReplicaSet
+from openai_gateway.replicas import Draining, Replica, ReplicaSet
+from openai_gateway.shared import Shared
 from openai_gateway.text import AnswerText
 from openai_gateway.tokenizer import CheckpointTokenizer
-from openai_gateway.triton import TritonClient, Unreachable
+from openai_gateway.triton import Connector, TritonClient, Unreachable
 
 LOG = logging.getLogger("openai_gateway")
 # What another replica may do better, and whether it tells against this one.
@@ -101,13 +102,27 @@ class _Counts:
 class ServedModel:
     """A name that clients may ask for, with all it takes to answer."""
 
-    def __init__(self, config: ModelConfig, draining: Draining = NONE) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: CheckpointTokenizer,
+        draining: Draining | None = None,
+        shared: Shared | None = None,
+        before: ServedModel | None = None,
+    ) -> None:
+        """*before*: the model of that name that this one takes the place of."""
         self.config = config
         self.name = config.name
-        self.tokenizer = CheckpointTokenizer(config)
-        self.replicas = ReplicaSet(config.urls, draining=draining)
+        self.tokenizer = tokenizer
+        known: dict[str, Replica] = {}
+        if before and (before.config.entry_model, before.config.release) == (config.entry_model, config.release):
+            known = {replica.url: replica for replica in before.replicas.replicas}
+        self.replicas: ReplicaSet = ReplicaSet(
+            config.urls, draining=draining, shared=shared, model=config.name, known=known
+        )
         self.max_seq_len = config.max_seq_len or self.tokenizer.max_positions
-        self.http: aiohttp.ClientSession | None = None  # set when the event loop runs
+        # Set when the event loop runs.
+        self.http: aiohttp.ClientSession | None = before.http if before else None
         self._warned = False
         ids = self.tokenizer.end_ids
         # Preprocessing of old releases has no default for the ids that end and fill an answer. The engine knows only
@@ -124,8 +139,10 @@ class ServedModel:
         last: ApiError | None = None
         prefix = request.text[: self.config.prefix_affinity] if self.config.prefix_affinity else ""
         for replica in self.replicas.order(prefix):
+            if self.replicas.drains(replica):
+                continue  # only since another one failed
             try:
-                with self.replicas.working(replica):
+                with self._at_work(replica):
                     async with aclosing(self.on_replica(replica, request)) as pieces:
                         async for piece in pieces:
                             shown = True
@@ -151,6 +168,32 @@ class ServedModel:
         raise last or ApiError(
             503, f"No replica of the model '{self.name}' can be reached.", code="model_unavailable", retry_after=5
         )
+
+    @contextmanager
+    def _at_work(self, replica: Replica) -> Iterator[None]:
+        """Count a request at *replica*; the last ones of one that drains leave no connection behind."""
+        try:
+            with replica.working():
+                yield
+        finally:
+            if self.replicas.drains(replica):
+                self.close_idle(replica)
+
+    def close_idle(self, replica: Replica) -> None:
+        """Close the connections to *replica* that nobody uses."""
+        connector = self.http.connector if self.http else None
+        if isinstance(connector, Connector):
+            connector.close_idle(replica.url)
+
+    async def one_token(self, replica: Replica, request: GenerateRequest) -> int:
+        """Ask *replica* alone; returns the tokens that it wrote. Raises ApiError or Unreachable."""
+        written = 0
+        with self._at_work(replica):
+            async with aclosing(self.on_replica(replica, request)) as pieces:
+                async for item in pieces:
+                    if isinstance(item, Finish):
+                        written = item.completion_tokens
+        return written
 
     async def on_replica(
         self, replica: Replica, request: GenerateRequest

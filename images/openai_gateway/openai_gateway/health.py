@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing
 from typing import Any
 
 from openai_gateway.errors import ApiError
-from openai_gateway.generation import Finish, GenerateRequest, ServedModel
-from openai_gateway.replicas import Replica
+from openai_gateway.generation import GenerateRequest, ServedModel
+from openai_gateway.replicas import Draining, Replica
 from openai_gateway.triton import Unreachable
 
 PROOF_LASTS = 10.0  # seconds for which an answered request proves a replica ready
@@ -45,7 +44,8 @@ async def _state(model: ServedModel, replica: Replica) -> str:
             return "ready"
         try:
             async with asyncio.timeout(PATIENCE):
-                await _one_token(model, replica)
+                if await model.one_token(replica, ONE_TOKEN) < 1:
+                    raise ApiError(502, "the model wrote no token", code="upstream_error")
         except Unreachable as error:
             problem = str(error)
         except ApiError as error:
@@ -62,8 +62,19 @@ async def _state(model: ServedModel, replica: Replica) -> str:
         return problem
 
 
-async def _one_token(model: ServedModel, replica: Replica) -> None:
-    async with aclosing(model.on_replica(replica, ONE_TOKEN)) as pieces:
-        async for item in pieces:
-            if isinstance(item, Finish) and item.completion_tokens < 1:
-                raise ApiError(502, "the model wrote no token", code="upstream_error")
+def replica_states(models: Sequence[ServedModel], draining: Draining) -> list[dict[str, Any]]:
+    """What is known of each replica without asking it, over all workers and models."""
+    served: dict[str, list[tuple[ServedModel, Replica]]] = {}
+    for model in models:
+        for replica in model.replicas.replicas:
+            served.setdefault(replica.url, []).append((model, replica))
+    return [
+        {
+            "url": url,
+            "models": [model.name for model, _ in uses],
+            "outstanding": uses[0][1].outstanding,
+            "draining": draining.everywhere(url),
+            "resting": any(model.replicas.resting(replica) for model, replica in uses),
+        }
+        for url, uses in served.items()
+    ]

@@ -7,74 +7,142 @@ import asyncio
 import hashlib
 import itertools
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from openai_gateway.interface import Interface
+from openai_gateway.shared import Number, Shared
 
 LOG = logging.getLogger("openai_gateway")
 FIRST_PAUSE = 1.0  # seconds a replica rests after its first failure; doubled with each further one
 LONGEST_PAUSE = 30.0
-LOOK_AGAIN = 1.0  # seconds after which the file of draining replicas is read again
 # A replica that has read a prompt before is preferred until it has so many requests more than the least busy one.
 AFFINITY_SLACK = 4
+EMPTY: Mapping[str, Replica] = {}
 
 
 class Replica:
     """One Triton server and what is known of it without asking."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, shared: Shared, model: str = "") -> None:
         self.url = url
-        self.outstanding = 0  # requests that it is working on for this gateway
+        self.own = 0  # requests of one model that it is working on for this worker
         self.failures = 0  # in a row
-        self.rests_until = 0.0  # on the clock of its set
-        self.last_success: float | None = None
+        self.last_success: float | None = None  # on the clock of its set
         self.probing = asyncio.Lock()  # one question for readiness at a time
         self.interface: Interface | None = None  # asked again after a failure: it may be another release now
+        self._working, self._rests = shared.number(f"working {url}"), shared.number(f"rests {url} {model}")
+        self._rests.mine = 0.0
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that it is working on for this gateway, for all models and workers."""
+        return int(self._working.total)
+
+    @property
+    def rests_until(self) -> float:
+        """When this worker tries it again; on the clock of its set."""
+        return self._rests.mine
+
+    @rests_until.setter
+    def rests_until(self, until: float) -> None:
+        self._rests.mine = until
+
+    def rests_anywhere(self, now: float) -> bool:
+        """Whether any worker leaves it in peace after a failure."""
+        return max(self._rests.parts) > now
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count a request while the block runs."""
+        self.own += 1
+        self._working.mine += 1
+        try:
+            yield
+        finally:
+            self.own -= 1
+            self._working.mine -= 1
+
+    def renewed(self) -> None:
+        """It may have been replaced, so nothing that was known of it holds."""
+        self.failures, self.last_success, self.interface = 0, None, None
+        self.rests_until = 0.0
 
 
 class Draining:
-    """The replicas that shall get no new requests: their addresses, one per line of a file, absent for none."""
+    """The replicas that shall get no new requests: the lines of a file, ``URL [UNTIL]``, absent for none.
 
-    def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path, self._clock = path, clock
-        self._urls: frozenset[str] = frozenset()
-        self._next_look = clock()
+    UNTIL is a lease, a time in seconds since the epoch: who drains a replica may die before it is given back.
+    """
 
-    def urls(self) -> frozenset[str]:
-        """Their addresses."""
-        if self._path is not None and self._clock() >= self._next_look:
-            self._next_look = self._clock() + LOOK_AGAIN
-            found = self._read(self._path)
-            if found != self._urls:
-                LOG.info("draining: %s", ", ".join(sorted(found)) or "none")
-            self._urls = found
-        return self._urls
+    def __init__(
+        self, path: Path | None = None, shared: Shared | None = None, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._path, self._shared, self._wall = path, shared or Shared(), wall
+        self._lines: dict[str, float] = {}
+        self.urls: frozenset[str] = frozenset()
+        self._told: dict[str, Number] = {}
+        self._looking = self._shared.number("looking at what drains")
+        self.look()
 
-    def _read(self, path: Path) -> frozenset[str]:
+    def look(self) -> frozenset[str]:
+        """Read the file, as is done each second; returns the replicas that drain no more."""
+        self._lines = self._read()
+        now = self._wall()
+        urls = frozenset(url for url, until in self._lines.items() if until > now)
+        ended = self.urls - urls
+        if urls != self.urls:
+            LOG.info("draining: %s", ", ".join(sorted(urls)) or "none")
+        self.urls = urls
+        for url in urls | ended:
+            self._told.setdefault(url, self._shared.number(f"drains {url}")).mine = url in urls
+        self._looking.mine = 1
+        return ended
+
+    def everywhere(self, url: str) -> bool:
+        """Whether no worker sends anything new to *url*."""
+        return url in self.urls and self._told[url].total >= self._looking.total
+
+    def _read(self) -> dict[str, float]:
+        """Address -> end of its lease. What cannot be read changes nothing."""
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = self._path.read_text(encoding="utf-8").splitlines() if self._path else []
+            return dict(_drain_line(line) for line in lines if line.strip() and not line.startswith("#"))
         except FileNotFoundError:
-            return frozenset()
+            return {}
         except OSError as error:
-            LOG.error("cannot read which replicas drain from %s: %s", path, error.strerror)
-            return self._urls
-        return frozenset(line.strip().rstrip("/") for line in lines if line.strip() and not line.startswith("#"))
+            LOG.error("cannot read which replicas drain from %s: %s", self._path, error.strerror)
+        except ValueError:
+            LOG.error("%s was not read: each line is URL or URL UNTIL, the time in whole seconds", self._path)
+        return self._lines
 
 
-NONE = Draining(None)
+def _drain_line(line: str) -> tuple[str, float]:
+    url, *until = line.split()
+    if len(until) > 1:
+        raise ValueError(line)
+    return url.rstrip("/"), float(int(until[0])) if until else math.inf
 
 
 class ReplicaSet:
     """The replicas of one model. Passive health: a failure is noticed by the request that met it."""
 
     def __init__(
-        self, urls: Sequence[str], clock: Callable[[], float] = time.monotonic, draining: Draining = NONE
+        self,
+        urls: Sequence[str],
+        clock: Callable[[], float] = time.monotonic,
+        draining: Draining | None = None,
+        shared: Shared | None = None,
+        model: str = "",
+        known: Mapping[str, Replica] = EMPTY,
     ) -> None:
-        self.replicas = [Replica(url) for url in urls]
-        self._clock, self._draining = clock, draining
+        """*known*: replicas of which something is known already, by address."""
+        shared = shared or Shared()
+        self.replicas = [known.get(url) or Replica(url, shared, model) for url in urls]
+        self._clock, self._draining = clock, draining or Draining()
         self._turn = itertools.count()
 
     def order(self, prefix: str = "") -> list[Replica]:
@@ -84,17 +152,17 @@ class ReplicaSet:
         refusing. Equally busy ones take turns. *prefix*: requests with the same one go to the same replica while that
         is not much busier than the others, as its engine has computed it already.
         """
-        draining = self._draining.urls()
+        draining = self._draining.urls
         open_ = [replica for replica in self.replicas if replica.url not in draining]
         if len(open_) < 2:
             return open_
         now, turn, count = self._clock(), next(self._turn), len(open_)
-        idlest = min(replica.outstanding for replica in open_)
+        busy = {replica.url: replica.outstanding for replica in open_}
         preferred = max(open_, key=lambda replica: _weight(prefix, replica.url)) if prefix else None
-        if preferred is not None and preferred.outstanding >= idlest + AFFINITY_SLACK:
+        if preferred is not None and busy[preferred.url] >= min(busy.values()) + AFFINITY_SLACK:
             preferred = None
         ranked = [
-            (r.rests_until > now, r.rests_until if r.rests_until > now else 0.0, r is not preferred, r.outstanding)
+            (r.rests_until > now, r.rests_until if r.rests_until > now else 0.0, r is not preferred, busy[r.url])
             + ((i - turn) % count, r)
             for i, r in enumerate(open_)
         ]
@@ -102,16 +170,11 @@ class ReplicaSet:
 
     def drains(self, replica: Replica) -> bool:
         """Whether *replica* gets no new requests."""
-        return replica.url in self._draining.urls()
+        return replica.url in self._draining.urls
 
-    @contextmanager
-    def working(self, replica: Replica) -> Iterator[None]:
-        """Count a request against *replica* while the block runs."""
-        replica.outstanding += 1
-        try:
-            yield
-        finally:
-            replica.outstanding -= 1
+    def resting(self, replica: Replica) -> bool:
+        """Whether any worker leaves *replica* in peace after a failure."""
+        return replica.rests_anywhere(self._clock())
 
     def succeeded(self, replica: Replica) -> None:
         """A request was answered: the replica is in full service again."""

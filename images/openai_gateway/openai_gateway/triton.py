@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from pydantic_core import from_json
@@ -57,10 +58,22 @@ class Unreachable(Exception):
     """No answer from a replica."""
 
 
+class Connector(aiohttp.TCPConnector):
+    """The connections to all replicas."""
+
+    def close_idle(self, url: str) -> None:
+        """Close those to *url* that nobody uses now; aiohttp itself only lets them grow old."""
+        parts = urlsplit(url)
+        where = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        for key in [key for key in self._conns if (key.host, key.port) == where]:
+            for protocol, _ in self._conns.pop(key):
+                protocol.close()
+
+
 def session(request_timeout: float, connect_timeout: float, **connector: Any) -> aiohttp.ClientSession:
-    """The connections to all replicas. To be called in the event loop."""
+    """What asks all replicas. To be called in the event loop."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE, **connector),
+        connector=Connector(limit=0, keepalive_timeout=KEEP_ALIVE, **connector),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=request_timeout),
         trust_env=False,  # Triton is never behind the proxy that the environment names
         auto_decompress=False,

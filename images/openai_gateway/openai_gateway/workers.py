@@ -14,10 +14,12 @@ from pathlib import Path
 
 from openai_gateway.config import GatewayConfig
 from openai_gateway.errors import ConfigError
+from openai_gateway.shared import Shared
 
 LOG = logging.getLogger("openai_gateway")
 SHORT_LIFE = 5.0  # seconds; a worker that ended sooner is started again after a pause
 PAUSE = 1.0
+FIRST_GIVEN = 3  # the descriptor of the first socket that systemd hands over
 WRONG_CONFIG = 2  # exit status of a worker that cannot start
 
 
@@ -36,13 +38,24 @@ def listen(address: str, port: int) -> socket.socket:
     return listener
 
 
+def given() -> socket.socket | None:
+    """The socket that systemd listens on in this process' place: it stays while the gateway restarts."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not os.environ.get("LISTEN_FDS", "").isdigit():
+        return None
+    if os.environ["LISTEN_FDS"] != "1":
+        raise ConfigError(f"systemd hands over {os.environ['LISTEN_FDS']} sockets; the gateway takes one")
+    listener = socket.socket(fileno=FIRST_GIVEN)
+    listener.setblocking(False)
+    return listener
+
+
 class Workers:
     """Starts them, starts them again when they die, and ends them with this process."""
 
-    def __init__(self, count: int, work: Callable[[], int]) -> None:
-        """*work*: what a worker does; returns its exit status."""
-        self._count, self._work = count, work
-        self._started: dict[int, float] = {}
+    def __init__(self, count: int, work: Callable[[], int], shared: Shared) -> None:
+        """*work*: what a worker does; returns its exit status. *shared*: what they have in common."""
+        self._count, self._work, self._shared = count, work, shared
+        self._started: dict[int, tuple[int, float]] = {}  # process -> number of the worker, and when
         self._stopping = False
         self._failed = 0
 
@@ -50,8 +63,9 @@ class Workers:
         """The exit status once all have ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
-        for _ in range(self._count):
-            self._start()
+        signal.signal(signal.SIGHUP, lambda *_: self._tell(signal.SIGHUP))
+        for worker in range(self._count):
+            self._start(worker)
         while self._started:
             try:
                 pid, status = os.waitpid(-1, 0)
@@ -60,25 +74,31 @@ class Workers:
             self._ended(pid, os.waitstatus_to_exitcode(status))
         return self._failed
 
-    def _start(self) -> None:
+    def _start(self, worker: int) -> None:
         pid = os.fork()
         if pid == 0:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it reads the file anyway, as it begins
+            self._shared.worker = worker
             status = 1
             try:
                 status = self._work()
             finally:
                 logging.shutdown()
                 os._exit(status)
-        self._started[pid] = time.monotonic()
+        self._started[pid] = worker, time.monotonic()
         if self._stopping:  # the signal came while it was made
             os.kill(pid, signal.SIGTERM)
 
     def _ended(self, pid: int, status: int) -> None:
         from prometheus_client import multiprocess
 
-        lived = time.monotonic() - self._started.pop(pid, 0.0)
+        if pid not in self._started:
+            return  # an orphan that process 1 of a container inherits
+        worker, started = self._started.pop(pid)
+        lived = time.monotonic() - started
+        self._shared.forget(worker)
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
         if self._stopping:
             self._failed = self._failed or max(status, 0)
@@ -90,12 +110,15 @@ class Workers:
             if lived < SHORT_LIFE:
                 time.sleep(PAUSE)
             if not self._stopping:
-                self._start()
+                self._start(worker)
 
     def _stop(self) -> None:
         self._stopping = True
+        self._tell(signal.SIGTERM)
+
+    def _tell(self, number: signal.Signals) -> None:
         for pid in self._started:
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, number)
 
 
 def share_metrics() -> None:
@@ -105,8 +128,8 @@ def share_metrics() -> None:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
 
 
-def run(config: GatewayConfig, serve: Callable[[socket.socket], int]) -> int:
-    """Serve with as many workers as *config* wants; *serve* is what each does with the common socket."""
+def run(config: GatewayConfig, serve: Callable[[socket.socket, Shared], int]) -> int:
+    """Serve with as many workers as *config* wants; *serve* is what each does with the common socket and numbers."""
     share_metrics()
-    listener = listen(config.address, config.port)
-    return Workers(config.workers, lambda: serve(listener)).run()
+    listener, shared = given() or listen(config.address, config.port), Shared(config.workers)
+    return Workers(config.workers, lambda: serve(listener, shared), shared).run()

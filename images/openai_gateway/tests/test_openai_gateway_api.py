@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -421,22 +420,6 @@ def test_another_replica_answers_for_one_that_is_down_or_broken(checkpoint: Path
         send = gateway(Network(a=bad, b=good), model_entry(checkpoint, A, B))
         assert [send("/v1/completions", ask()).status_code for _ in range(6)] == [200] * 6
     assert len(broken.seen) == 1, "a replica that has just failed rests"
-
-
-def test_a_replica_that_drains_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
-    a, b = FakeTriton(checkpoint), FakeTriton(checkpoint)
-    drain = tmp_path / "drain"
-    drain.write_text(f"{A}\n")
-    send = gateway(Network(a=a, b=b), model_entry(checkpoint, A, B), drain_file=str(drain))
-    assert [send("/v1/completions", ask()).status_code for _ in range(4)] == [200] * 4
-    answer = send("/health/ready")
-    assert answer.status_code == 200 and answer.json()["models"]["tiny"] == {A: "draining", B: "ready"}
-    assert a.seen == [] and len(b.seen) == 4
-    assert f'replica_draining{{model="tiny",replica="{A}"}} 1.0' in send("/metrics").text
-    drain.write_text(f"{A}\n{B}\n")
-    time.sleep(1.1)
-    refused = send("/v1/completions", ask())
-    assert refused.status_code == 503 and refused.headers["retry-after"]
 
 
 def test_ready_means_a_token_from_every_model(checkpoint: Path) -> None:

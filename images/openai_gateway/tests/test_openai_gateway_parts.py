@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,7 +19,7 @@ from openai_gateway.chat import ChatTemplate
 from openai_gateway.config import ModelConfig, parse_config
 from openai_gateway.errors import ApiError, ConfigError
 from openai_gateway.interface import describe, release_row
-from openai_gateway.replicas import LONGEST_PAUSE, Draining, ReplicaSet
+from openai_gateway.replicas import LONGEST_PAUSE, ReplicaSet
 from openai_gateway.tokenizer import CheckpointTokenizer
 from openai_gateway_fakes import make_checkpoint, model_entry
 
@@ -169,7 +170,7 @@ def test_the_least_busy_replica_is_asked_and_equals_take_turns() -> None:
     replicas = ReplicaSet(["a", "b", "c"], Clock())
     assert [replicas.order()[0].url for _ in range(6)] == ["a", "b", "c", "a", "b", "c"]
     busy = replicas.replicas[0]
-    with replicas.working(busy):
+    with busy.working():
         assert [replica.url for replica in replicas.order()][-1] == "a"
     assert busy.outstanding == 0
 
@@ -200,30 +201,14 @@ def test_prompts_that_begin_alike_go_to_the_same_replica_while_it_is_not_much_bu
     moved = [p for p, r in chosen.items() if r.url != "c" and fewer.order(p)[0].url != r.url]
     assert moved == [], "only those of the one that went away move"
     busy = chosen["0"]
-    busy.outstanding = 3
-    assert replicas.order("0")[0] is busy
-    busy.outstanding = 4
-    assert replicas.order("0")[0] is not busy
-    busy.outstanding = 0
+    with contextlib.ExitStack() as at_work:
+        for _ in range(3):
+            at_work.enter_context(busy.working())
+        assert replicas.order("0")[0] is busy
+        at_work.enter_context(busy.working())
+        assert replicas.order("0")[0] is not busy
     replicas.failed(busy)
     assert replicas.order("0")[0] is not busy
-
-
-def test_a_replica_that_drains_gets_nothing_new_and_no_probe(tmp_path: Path) -> None:
-    clock = Clock()
-    path = tmp_path / "drain"
-    replicas = ReplicaSet(["http://a", "http://b"], clock, Draining(path, clock))
-    a, b = replicas.replicas
-    assert {replica.url for replica in replicas.order()} == {"http://a", "http://b"}
-    path.write_text("# switching\nhttp://a/\n")
-    clock.now += 2
-    assert replicas.order() == [b] and replicas.drains(a) and not replicas.drains(b)
-    path.write_text("http://a\nhttp://b\n")
-    clock.now += 2
-    assert replicas.order() == []
-    path.unlink()
-    clock.now += 2
-    assert len(replicas.order()) == 2
 
 
 def test_the_probe_says_what_the_gateway_says() -> None:

@@ -28,8 +28,12 @@ COLUMNS = ("host", "system", "GPUs", "driver", "CC", "CDI", "podman", "verdict")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a host. *gpus*: all that replicas name, as indices, MIG places (``0:1``) or UUIDs."""
+    """What is asked of a host. *gpus*: all that replicas name, as indices, MIG places (``0:1``) or UUIDs.
 
+    *serves*: false for a host that only runs a gateway, whose GPUs and driver are nobody's concern.
+    """
+
+    serves: bool = True
     release: Optional[Release] = None
     gpus: tuple[str, ...] = ()
     driver_branch: int = 580
@@ -58,6 +62,7 @@ def wanted(options: Mapping[str, Any]) -> Wanted:
     for gpu in options.get("gpus") or []:
         flat.extend(str(inner) for inner in (gpu if isinstance(gpu, (list, tuple)) else [gpu]))
     return Wanted(
+        serves=bool(options.get("serves", True)),
         release=release(str(version)) if version else None,
         gpus=tuple(dict.fromkeys(flat)),
         driver_branch=int(options.get("driver_branch") or 580),
@@ -88,10 +93,11 @@ def judge(name: str, host: Optional[Mapping[str, Any]], want: Wanted) -> dict[st
     found = _Findings()
     if not host["root"]:
         found.reasons.append("tasks run there without root's rights: set ansible_become to true for the host")
-    chosen = _chosen_gpus(host, want.gpus, found)
-    _check_driver(host, want, found)
-    _check_compute_capability(chosen, want, found)
-    _check_cdi(host, want, found)
+    if want.serves:
+        chosen = _chosen_gpus(host, want.gpus, found)
+        _check_driver(host, want, found)
+        _check_compute_capability(chosen, want, found)
+        _check_cdi(host, want, found)
     _check_podman(host, want, found)
     _check_room(host, want, found)
     return {

@@ -11,13 +11,15 @@ journal.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Optional
 
+from . import quadlet
 from .apply import Applier
 from .host import ServiceHost
 from .plan import Planner
 from .types import Planned, Service, Settings
+from .units import socket_text
 
 
 class ServiceManager:
@@ -41,9 +43,9 @@ class ServiceManager:
         """See `Planner.plan`."""
         return self._planner.plan(services, absent)
 
-    def plan_rollback(self, names: Sequence[str]) -> list[Planned]:
+    def plan_rollback(self, names: Sequence[str], to: Optional[Mapping[str, str]] = None) -> list[Planned]:
         """See `Planner.plan_rollback`."""
-        return self._planner.plan_rollback(names)
+        return self._planner.plan_rollback(names, to)
 
     def apply(self, planned: Sequence[Planned]) -> dict[str, dict[str, Any]]:
         """See `Applier.apply`."""
@@ -67,8 +69,14 @@ def _diffs(item: Planned) -> Iterator[dict[str, str]]:
             "before_header": next(iter(item.before), item.name),
             "after_header": item.new_path or f"{item.name} (removed)",
         }
+        old, new = socket_text(item.before), item.rendered.socket if item.rendered else ""
+        if old != new:
+            path = quadlet.socket_path(item.name)
+            yield {"before": old, "after": new, "before_header": path, "after_header": path}
     for path, text in item.files.items():
         yield {"before": "", "after": text, "before_header": path, "after_header": path}
+    for path, text in item.live_files.items():
+        yield {"before": item.live_before[path] or "", "after": text, "before_header": path, "after_header": path}
     if item.differences:
         yield {
             "before": "".join(f"{difference.runs}\n" for difference in item.differences),

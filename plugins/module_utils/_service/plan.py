@@ -20,7 +20,7 @@ from .host import ServiceHost, UnitState
 from .record import ReleaseRecord
 from .running import differences, lasting_note
 from .types import NONE, REMOVE, RESTART, START, Planned, Service, Settings
-from .units import container_name, mounts, own_units, unit_files, without_label
+from .units import container_name, mounts, own_units, unit_files, unit_text, without_label
 
 # Growing pauses between restarts, and the first systemd that has them; an older one gets a fixed pause.
 BACK_OFF = ("RestartSteps", "RestartMaxDelaySec")
@@ -90,12 +90,21 @@ class Planner:
             "mounts": mounts(container.get("Volume")),
             "listen": [f"{listen.address}:{listen.port}" for listen in service.listen],
         }
+        # What a rollback has to bring back beside the unit.
+        beside = {"socket": rendered.socket, "live_files": dict(service.live_files)}
+        record.update({key: value for key, value in beside.items() if value})
         files = {path: text for path, text in service.files.items() if self._text(path) != text}
         item = Planned(
             service.name, NONE, state, rendered, before, service.listen, record, container=container, files=files
         )
+        self._set_live_files(item, service.live_files)
         self._decide(item)
         return item
+
+    def _set_live_files(self, item: Planned, wanted: Mapping[str, str]) -> None:
+        there = {path: self._text(path) for path in wanted}
+        item.live_files = {path: text for path, text in wanted.items() if there[path] != text}
+        item.live_before = {path: there[path] for path in item.live_files}
 
     def _decide(self, item: Planned) -> None:
         """Set what is to be done with a described service, and why."""
@@ -124,38 +133,54 @@ class Planner:
             item.action, item.reason = RESTART, "; ".join(difference.what for difference in item.differences)
         elif item.container.get("HealthCmd") and not self.host.healthy(name):
             item.action, item.reason = RESTART, "its health probe fails"
+        elif item.live_files:
+            item.record_again, item.reason = True, "what it reads again itself changed"
         elif not record.tells(item.new_text, item.record):
             item.record_again, item.reason = True, "its release record does not tell of it"
         elif item.files:
             item.reason = "a file of it is missing or was changed"
 
-    def plan_rollback(self, names: Sequence[str]) -> list[Planned]:
-        """Bring back what served before the present units; raises `FleetError` where nothing can come back."""
+    def plan_rollback(self, names: Sequence[str], to: Optional[Mapping[str, str]] = None) -> list[Planned]:
+        """Bring back what served before the present units; raises `FleetError` where nothing can come back.
+
+        *to*: for some of the services the sha256 of the unit that shall serve, empty for none at all.
+        """
         _check_names("names", names)
         version = self._podman_version()
         states = self.host.states(names)
-        planned = [self._plan_back(name, states[name], version) for name in names]
+        wanted = dict(to or {})
+        planned = [self._plan_back(name, states[name], version, wanted.get(name)) for name in names]
+        planned = [item for item in planned if item.rendered or item.before]  # the others are gone already
         if not self.settings.check:
-            refusals.check_parts(self.host, planned)
+            refusals.check_parts(self.host, [item for item in planned if item.action != REMOVE])
         return planned
 
-    def _plan_back(self, name: str, state: UnitState, version: Optional[str]) -> Planned:
+    def _plan_back(self, name: str, state: UnitState, version: Optional[str], to: Optional[str]) -> Planned:
         before = unit_files(self.host, name)
-        found = ReleaseRecord(self.host.path(self.settings.releases_dir), name).before("".join(before.values()))
+        if to == "":
+            return Planned(name, REMOVE, state, None, before, reason="it did not exist then")
+        record = ReleaseRecord(self.host.path(self.settings.releases_dir), name)
+        found = record.before(unit_text(before)) if to is None else record.served(str(to))
         if found is None:
-            raise FleetError(f"{name}: the release record knows no unit that served before this one.")
+            what = "no unit that served before this one" if to is None else f"no unit {str(to)[:12]} that served"
+            raise FleetError(f"{name}: the release record knows {what}.")
         if found["unit_path"] != service_quadlet.unit_path(name, version):
             raise FleetError(
                 f"{name}: the unit of {found['time']} was made for another podman ({found['unit_path']}); deploy that "
                 "release again instead."
             )
         quadlet = found["unit_path"].endswith(".container")
-        rendered = service_quadlet.RenderedUnit(found["unit_path"], found["unit"], quadlet, [])
-        action = RESTART if state.active in ("active", "activating", "reloading") else START
-        record = {key: value for key, value in found.items() if key not in service_record.OWN_KEYS}
-        return Planned(
-            name, action, state, rendered, before, (), record, service_record.ROLLED_BACK, reason="it is taken back"
+        socket = str(found.get("socket") or "")
+        rendered = service_quadlet.RenderedUnit(found["unit_path"], found["unit"], quadlet, [], socket)
+        runs = state.active in ("active", "activating", "reloading")
+        there = runs and before == rendered.files
+        action = NONE if there and to is not None else RESTART if runs else START
+        kept = {key: value for key, value in found.items() if key not in service_record.OWN_KEYS}
+        item = Planned(
+            name, action, state, rendered, before, (), kept, service_record.ROLLED_BACK, reason="it is taken back"
         )
+        self._set_live_files(item, found.get("live_files") or {})
+        return item
 
     def _unit(self, service: Service, systemd: int) -> dict[str, Mapping[str, Any]]:
         unit = {section: dict(keys) for section, keys in service.unit.items()}

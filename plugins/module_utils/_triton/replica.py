@@ -9,6 +9,7 @@ Pure: the same description gives the same services, so that a unit changes only 
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import posixpath
 import re
@@ -26,6 +27,8 @@ from .options import DEFAULTS
 from .ports import PORT_BASE, PORTS, Held, assign_ports
 
 PREFIX = "triton-"
+# A server that listens on one of these listens on every address of its host.
+ANY_ADDRESS = ("0.0.0.0", "::", "")
 HELD_GPU = re.compile(rf"(?:^AddDevice=|--device=){re.escape(CDI_KIND)}=([\w:-]+)", re.M)
 # What a start may wait for; systemd ignores those that a host does not have.
 AFTER = [
@@ -239,10 +242,20 @@ def probe_models(replica: Replica) -> list[str]:
     return entries
 
 
+def is_loopback(host: Optional[str]) -> bool:
+    """Whether *host* of a URL means the host itself."""
+    if host in (None, "", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(str(host)).is_loopback
+    except ValueError:
+        return False
+
+
 def host_of(address: Any) -> str:
     """Where a client of this host reaches a server that listens on *address*, as in a URL."""
     text = str(address)
-    if text in ("0.0.0.0", "::", ""):
+    if text in ANY_ADDRESS:
         return "127.0.0.1"
     return f"[{text}]" if ":" in text else text
 

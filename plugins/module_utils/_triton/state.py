@@ -8,6 +8,7 @@ What a replica is (model, release, ports) comes from the release record's line a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -26,6 +27,8 @@ from .replica import PREFIX, host_of
 
 METRICS_SECONDS = 5
 GATEWAY_PREFIX = "openai-gateway"
+# Where a gateway's unit says which file it reads.
+CONFIG = re.compile(r"^Exec(?:Start)?=.*\s?--config[= ]\"?(/[^\s\"]+)", re.M)
 # Options of an engine that say which logits it gives, by the name of the logits.
 GATHERS = {"context": "gather_context_logits", "generation": "gather_generation_logits"}
 
@@ -141,6 +144,18 @@ def _requests(known: dict[str, Any]) -> Optional[int]:
         return None
 
 
+def gateway_config(host: ServiceHost) -> str:
+    """The configuration of the host's gateway, as its file has it; empty where there is none."""
+    return next((config for text in own_units(host, GATEWAY_PREFIX).values() if (config := _config(host, text))), "")
+
+
+def _config(host: ServiceHost, unit: str) -> str:
+    for path in CONFIG.findall(unit):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return host.path(path).read_text(encoding="utf-8")
+    return ""
+
+
 def gateways(host: ServiceHost, releases_dir: str) -> list[dict[str, Any]]:
     """The OpenAI gateways of the host: where they are reached from the host itself, and the models they serve."""
     units = own_units(host, GATEWAY_PREFIX)
@@ -152,7 +167,8 @@ def gateways(host: ServiceHost, releases_dir: str) -> list[dict[str, Any]]:
             address, _colon, port = str(listen).rpartition(":")
             url = f"http://{host_of(address)}:{port}"
             models = known.get("models") or []
-            found.append({"service": name, "url": url, "models": models, "active": states[name].active})
+            active, config = states[name].active, _config(host, text)
+            found.append({"service": name, "url": url, "models": models, "active": active, "config": config})
     return found
 
 
@@ -162,6 +178,17 @@ def status_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     rows = [head]
     for host, items in sorted(found.items()):
         rows += [_row(host, item) for item in items] or [[host, "-", *[""] * (len(head) - 2)]]
+    return columns(rows)
+
+
+def gateway_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The gateways of the fleet and what they front, each with ``fronts``: by model the URLs of its replicas."""
+    rows = [["host", "gateway", "state", "model", "replicas"]]
+    for host, items in sorted(found.items()):
+        for item in items:
+            for model, urls in (item["fronts"] or dict.fromkeys(item["models"] or ["-"])).items():
+                shown = ", ".join(url.partition("//")[2] for url in urls or []) or "-"
+                rows.append([host, str(item["service"]), str(item["active"]), str(model), shown])
     return columns(rows)
 
 

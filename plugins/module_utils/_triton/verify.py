@@ -23,6 +23,7 @@ from .._base.tables import columns
 from .._base.versions import version_key
 from .._release.releases import LAST_ENGINE_RELEASE
 from .client import GenerateClient, TritonError, TritonServer, requests_served, trt_llm_metrics
+from .gate import Gate, Prompt, tokens_per_second, too_slow
 
 # The request of the source document, word for word.
 DOCUMENT_REQUEST = {
@@ -38,6 +39,8 @@ RENAMED_FROM = (0, 20)
 LONGEST_ANSWER, LONGEST_REQUEST = 120, 44
 # So long a cancelled request may still be counted as active; metrics are renewed from time to time only.
 CANCEL_SECONDS = 10.0
+# Tokens of the stream whose speed is taken.
+LONGEST_STREAM = 64
 # Requests at once; Triton gives them to the instances of a model in turn.
 MOST_AT_ONCE = 32
 
@@ -58,9 +61,11 @@ class Outcome:
 
 @dataclass
 class Target:
-    """What is verified. *gathers*: which logits the engine gathers (``context``, ``generation``), None for unknown.
+    """What is verified.
 
-    *streaming*: whether the repository streams; asked of Triton when None.
+    *gathers*: which logits the engine gathers (``context``, ``generation``), None for unknown. *streaming*: whether
+    the repository streams; asked of Triton when None. *gate*: what the operator expects beside the documents, and
+    alone with *gate_only*. *only_gateway*: nothing but the chat completion is asked for.
     """
 
     url: str
@@ -72,10 +77,13 @@ class Target:
     gateway_url: Optional[str] = None
     gateway_model: Optional[str] = None
     gateway_key: str = "none"
+    only_gateway: bool = False
     timeout: float = 60
     early_stop_ms: int = 300
     early_stop_tokens: int = 400
     request: Mapping[str, Any] = field(default_factory=lambda: dict(DOCUMENT_REQUEST))
+    gate: Gate = field(default_factory=Gate)
+    gate_only: bool = False
 
     def __post_init__(self) -> None:
         for name in ("url", "entry_models", "release"):
@@ -100,15 +108,24 @@ class Verification:
         self.target = target
         self.client = GenerateClient(target.url, target.timeout)
         self.outcomes: list[Outcome] = []
+        # What the prompts of the gate were answered, whether that was good or not.
+        self.answers: dict[str, str] = {}
         self._texts: dict[str, str] = {}
         self._streams = False
+        # Each further question to a server that hangs would take the whole time-out.
+        self._silent = False
         self._models: list[str] = list(target.entry_models)
 
     def run(self) -> list[Outcome]:
         """Every check, in the order of the documents; returns the table."""
+        if self.target.only_gateway:
+            return self._through_gateway()
         self._check("readiness", "GET /v2/health/ready and /ready of every model", "all ready", self.readiness)
         before = self._served()
         self._streams = self._asks_streams() if self.target.streaming is None else self.target.streaming
+        self._gate(self.target.gate)
+        if self.target.gate_only:
+            return self.outcomes
         for model in self.target.entry_models:
             self._entry_model(model)
         self._check("end_id", "tensorrt_llm: end_id = the second token it gives", "one or two tokens", self.end_id)
@@ -116,9 +133,23 @@ class Verification:
             ask = f"return_{which}_logits: true"
             self._check(f"{which} logits", ask, self._logits_expectation(which), partial(self.logits, which))
         self._check("metrics", "GET /metrics", "nv_trt_llm_* and requests counted", lambda: self.metrics(before))
+        return self._through_gateway()
+
+    def _through_gateway(self) -> list[Outcome]:
         if self.target.gateway_url:
             self._check("chat completion", "openai client, one user message", "a message", self.chat)
         return self.outcomes
+
+    def _gate(self, gate: Gate) -> None:
+        for prompt in gate.prompts:
+            ask = f"text_input: {prompt.prompt!r}, max_tokens: {prompt.max_tokens}"
+            self._check("gate: prompt", ask, prompt.expectation(), partial(self.prompt, prompt))
+        limits = [
+            f"first token within {gate.max_time_to_first_token_ms:g} ms" if gate.max_time_to_first_token_ms else "",
+            f"at least {gate.min_tokens_per_second:g} tokens/s" if gate.min_tokens_per_second else "",
+        ]
+        if any(limits):
+            self._check("gate: speed", "stream: true", ", ".join(filter(None, limits)), self.speed)
 
     def _entry_model(self, model: str) -> None:
         asked = ", ".join(f"{key}: {value!r}" for key, value in self.target.request.items())
@@ -163,15 +194,20 @@ class Verification:
         begin = time.monotonic()
         ok: Optional[bool] = True
         try:
-            answer = work()
+            answer = work() if not self._silent else self._unasked()
         except NotJudged as reason:
             ok, answer = None, str(reason)
         except FleetError as error:
             ok, answer = False, str(error)
+            self._silent = isinstance(error, TritonError) and error.status == 0
         except (KeyError, TypeError, ValueError) as error:
             ok, answer = False, f"an answer of another form ({type(error).__name__}: {error})"
         seconds = round(time.monotonic() - begin, 3)
         self.outcomes.append(Outcome(name, request, expectation, shorten(answer), ok, seconds))
+
+    @staticmethod
+    def _unasked() -> str:
+        raise NotJudged("not asked, as the server gave no answer before")
 
     # -- requests -----------------------------------------------------------------------------------------
 
@@ -227,6 +263,30 @@ class Verification:
         if not text.strip():
             raise Failed(f"no text: {text!r}")
         return text
+
+    def prompt(self, prompt: Prompt) -> str:
+        """A prompt of the operator's, answered as they expect."""
+        model = self.target.entry_models[0]
+        asked = self._greedy(text_input=prompt.prompt, max_tokens=prompt.max_tokens)
+        text = self._text(model, asked).removeprefix(prompt.prompt)
+        self.answers[prompt.prompt] = text
+        if prompt.problem(text):
+            raise Failed(prompt.problem(text))
+        return text
+
+    def speed(self) -> str:
+        """How soon the first token comes, and how fast the others."""
+        if not self._streams:
+            raise NotJudged("the model repository does not stream; set serving.streaming")
+        request = self._greedy(max_tokens=LONGEST_STREAM)
+        request.pop("end_id", None)
+        events = list(self.client.stream(self._model_to_stop(), request))
+        if not events:
+            raise Failed("no event")
+        if too_slow(self.target.gate, events):
+            raise Failed(too_slow(self.target.gate, events))
+        rate = tokens_per_second(events)
+        return f"first token after {events[0].seconds * 1000:.0f} ms" + (f", {rate:.1f} tokens/s" if rate else "")
 
     def every_instance(self, model: str) -> str:
         """A model answers by several processes in turn, and one of them may be dead while the others answer."""

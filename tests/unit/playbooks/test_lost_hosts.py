@@ -17,6 +17,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import F
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import limit, reason
 
+pytestmark = pytest.mark.slow
+
 # What each stage of site.yml is made of, with a task in place of the work.
 STAGES = """
 - name: First stage

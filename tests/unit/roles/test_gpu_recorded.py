@@ -12,6 +12,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._host import facts
 from fake_host import FakeHost, row
 from recorder import Call, Recording, record
 
+pytestmark = pytest.mark.slow
+
 VERSION = "580.95.05"
 CUDA = "http://mirror/cuda"
 TOOLKIT = "http://mirror/toolkit"

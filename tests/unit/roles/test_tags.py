@@ -15,6 +15,8 @@ from fake_host import FakeHost
 from recorder import record
 from unit.roles.test_gpu_recorded import VARIABLES, VERSION, driver_packages, looks
 
+pytestmark = pytest.mark.slow
+
 STEPS = {"preflight", "install", "configure", "run", "reboot", "verify"}
 ROLES = sorted(path.name for path in (Path(__file__).resolve().parents[3] / "roles").iterdir())
 

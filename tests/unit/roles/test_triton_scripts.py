@@ -19,6 +19,8 @@ from typing import Any, Optional
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = Path(__file__).resolve().parents[3] / "roles" / "triton" / "files"
 # Takes the time limit and the URL from its words, and does what the file for that kind of question says.
 CURL = """#!/bin/sh

@@ -14,6 +14,8 @@ import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import ENGINE_OPTIONS
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 
+pytestmark = pytest.mark.slow
+
 PLAYBOOK = """
 - hosts: all
   gather_facts: false

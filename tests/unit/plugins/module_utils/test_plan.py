@@ -9,7 +9,6 @@ import pytest
 import yaml
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
-    gateway_inputs,
     plan,
     refuse_unknown_keys,
     replica_inputs,
@@ -221,9 +220,12 @@ def test_a_replica_gets_the_repository_and_the_engine_of_its_model() -> None:
     }
 
 
-def test_the_gateway_is_told_the_longest_sequence_where_it_is_known() -> None:
-    models = [{"name": "a"}, {"name": "b"}]
-    assert gateway_inputs(models, {"a": {"max_seq_len": 512}, "b": {"max_seq_len": None}}) == [
-        {"name": "a", "max_seq_len": 512},
-        {"name": "b"},
-    ]
+def test_a_host_that_is_only_a_gateway_has_nothing_to_do_but_that() -> None:
+    given = {**description(), "trtllm_models": None, "serves": False}
+    assert plan(given) == {
+        "release": given["trtllm_release"],
+        "root": "/var/lib/trtllm",
+        "serves": False,
+        "gates": {},
+        **{key: [] for key in ["checkpoints", "engines", "repositories", "replicas", "gateway_models"]},
+    }

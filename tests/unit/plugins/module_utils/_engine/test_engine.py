@@ -20,6 +20,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases imp
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
 from unit.engine_fakes import FakeHost, arranged_host, write_safetensors
 
+pytestmark = pytest.mark.slow
+
 OTHER_IMAGE = "sha256:" + "b" * 64
 
 

@@ -51,6 +51,11 @@ def test_a_host_that_is_not_reached_as_root_is_refused(host: FakeHost) -> None:
     assert found["reasons"] == ["tasks run there without root's rights: set ansible_become to true for the host"]
 
 
+def test_a_host_that_only_runs_a_gateway_needs_no_driver_and_is_asked_for_no_gpu(tmp_path: Path) -> None:
+    found = judge(FakeHost(tmp_path).gpu(), serves=False)
+    assert (found["ok"], found["todo"]) == (True, ["install podman"])
+
+
 def test_fresh_host_is_ok_and_lists_what_will_be_done(tmp_path: Path) -> None:
     found = judge(FakeHost(tmp_path).gpu(), gpus=[0])
     assert found["ok"]

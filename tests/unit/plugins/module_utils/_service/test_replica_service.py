@@ -257,9 +257,9 @@ def test_volumes_are_relabelled_only_with_selinux(host: FakeHost) -> None:
     assert "Volume=/srv/m:/srv/m:ro,z\n" in host.text("a")
 
 
-def rollback(host: FakeHost, name: str) -> dict[str, dict[str, Any]]:
+def rollback(host: FakeHost, name: str, to: str | None = None) -> dict[str, dict[str, Any]]:
     manager = ServiceManager(host, Settings())
-    return manager.apply(manager.plan_rollback([name]))
+    return manager.apply(manager.plan_rollback([name], {} if to is None else {name: to}))
 
 
 def test_a_rollback_brings_back_the_previous_unit_step_by_step(host: FakeHost) -> None:
@@ -272,6 +272,24 @@ def test_a_rollback_brings_back_the_previous_unit_step_by_step(host: FakeHost) -
     assert record(host, "a")[-1]["outcome"] == "rolled back"
     with pytest.raises(FleetError, match="no unit that served before"):
         rollback(host, "a")
+
+
+def test_a_rollback_goes_to_the_unit_that_is_named_and_then_no_further(host: FakeHost) -> None:
+    done = [deploy(host, service("a", container={"Memory": memory}))["a"] for memory in ("1g", "2g", "3g")]
+    assert [one["before_sha256"] for one in done[1:]] == [one["unit_sha256"] for one in done[:-1]]
+    first = done[0]["unit_sha256"]
+    assert rollback(host, "a", first)["a"]["action"] == "restarted"
+    assert "memory=1g" in host.text("a")
+    assert rollback(host, "a", first)["a"]["action"] == "none"
+    with pytest.raises(FleetError, match="the release record knows no unit 000000000000 that served"):
+        rollback(host, "a", "0" * 64)
+
+
+def test_a_rollback_to_before_a_service_was_there_removes_it(host: FakeHost) -> None:
+    new = deploy(host, service("a"))["a"]
+    assert new["before_sha256"] == ""
+    assert rollback(host, "a", "")["a"]["action"] == "removed"
+    assert rollback(host, "a", "") == {}
 
 
 def test_a_rollback_ignores_releases_that_never_served(host: FakeHost) -> None:

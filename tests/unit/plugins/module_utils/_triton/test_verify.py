@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +12,10 @@ from ansible_collections.trtllm.fleet.plugins.filter.serving import verify_repor
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import verify as triton_verify
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gate import parse_gate
 from unit.triton_fakes import fake_triton
+
+pytestmark = pytest.mark.slow
 
 pytest.importorskip("tritonclient.http")
 
@@ -110,7 +115,7 @@ def test_a_server_that_is_not_there_fails_every_check_with_the_reason() -> None:
     target = triton_verify.Target("http://127.0.0.1:9", "http://127.0.0.1:9", timeout=1)
     outcomes = triton_verify.Verification(target).run()
     assert all(outcome.ok is not True for outcome in outcomes)
-    assert any("gives no answer" in outcome.answer for outcome in outcomes)
+    assert "did not answer" in outcomes[0].answer
 
 
 def test_the_gateway_is_asked_with_the_official_client() -> None:
@@ -145,3 +150,53 @@ def test_a_replica_that_could_not_be_asked_says_why() -> None:
 def test_nothing_to_verify_is_a_sentence(empty: dict[str, Any]) -> None:
     with pytest.raises(FleetError, match="is empty, so there is nothing to verify"):
         triton_verify.Target(**empty)
+
+
+class TestGate:
+    """What an operator expects beside the documents."""
+
+    def gate(self, *faults: str, **given: Any) -> dict[str, triton_verify.Outcome]:
+        return verify(*faults, gate=parse_gate(given), gate_only=True)
+
+    def test_prompts_are_answered_as_expected(self) -> None:
+        expected = [{"prompt": "Why?", "contains": "is"}, {"prompt": "How?", "max_tokens": 3, "matches": "^\\s*\\w+"}]
+        outcomes = self.gate(prompts=expected, max_time_to_first_token_ms=20000, min_tokens_per_second=0.1)
+        assert failed(outcomes) == set()
+        assert set(outcomes) == {"readiness", "gate: prompt", "gate: speed"}
+        assert "tokens/s" in outcomes["gate: speed"].answer
+
+    @pytest.mark.parametrize("expected", [{"contains": "Paris"}, {"matches": "^Paris$"}, {"equals": "Paris"}])
+    def test_another_answer_is_named(self, expected: dict[str, str]) -> None:
+        outcome = self.gate(prompts=[{"prompt": "Capital of France?", **expected}])["gate: prompt"]
+        assert outcome.ok is False
+        assert "Paris" in outcome.answer
+
+    def test_a_slow_replica_is_named(self) -> None:
+        assert "later than 0.001" in self.gate(max_time_to_first_token_ms=0.001)["gate: speed"].answer
+        assert "less than 1e+06" in self.gate(min_tokens_per_second=1e6)["gate: speed"].answer
+
+    def test_speed_is_not_judged_where_nothing_streams(self) -> None:
+        assert self.gate("unary", min_tokens_per_second=1)["gate: speed"].ok is None
+
+    @pytest.mark.parametrize(
+        ("given", "sentence"),
+        [
+            ({"prompts": [{"prompt": " "}]}, r"prompts\[0\].prompt is empty"),
+            ({"prompts": [{"prompt": "a", "matches": "("}]}, "no regular expression"),
+            ({"prompts": [{"prompt": "a", "max_tokens": 0}]}, "max_tokens is 0"),
+            ({"min_tokens_per_second": 0}, "min_tokens_per_second is 0"),
+        ],
+    )
+    def test_what_could_never_hold_is_refused(self, given: dict[str, Any], sentence: str) -> None:
+        with pytest.raises(FleetError, match=sentence):
+            parse_gate(given)
+
+
+def test_a_server_that_hangs_is_not_asked_again_and_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        begin = time.monotonic()
+        outcomes = triton_verify.Verification(triton_verify.Target(url, timeout=1, streaming=False)).run()
+    assert time.monotonic() - begin < 10
+    assert outcomes[0].ok is False
+    assert {outcome.answer for outcome in outcomes[1:]} == {"not asked, as the server gave no answer before"}

@@ -1,0 +1,62 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters that decide in a rollout. Their documentation is beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Callable, Optional
+
+from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.history import history_table
+from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.plan import STARTED, SWITCHED, host_from, plan
+from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.verdict import judge
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gate import expectations
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._filters import as_filter_error
+
+
+def rollout_plan(
+    found: Mapping[str, Mapping[str, Any]],
+    serial: Optional[Sequence[Any]] = None,
+    min_available: Optional[int] = None,
+) -> dict[str, Any]:
+    """The rollout of the fleet, from what each host would change."""
+    hosts = [
+        host_from(host, told["replicas"], told.get("unsettled") or [], told.get("reasons") or [])
+        for host, told in found.items()
+    ]
+    rollout = plan(hosts, serial, min_available)
+    return {
+        "started": rollout.of_kind(STARTED),
+        "switched": rollout.of_kind(SWITCHED),
+        "batches": [list(batch) for batch in rollout.batches],
+        "sizes": rollout.sizes(),
+        "interrupted": list(rollout.interrupted),
+        "replicas": {host.name: [replica.service for replica in host.taken_out()] for host in hosts},
+        "urls": {host.name: [replica.url for replica in host.taken_out()] for host in hosts},
+        "table": list(rollout.table),
+    }
+
+
+def rollout_verdict(
+    outcomes: Mapping[str, Optional[str]], batch: Sequence[str], failed_before: int = 0, max_failed: int = 0
+) -> dict[str, Any]:
+    """Whether the rollout goes on after a batch, and what goes back."""
+    known = {host: str(outcome) for host, outcome in outcomes.items() if outcome}
+    return asdict(judge(list(batch), known, failed_before, max_failed))
+
+
+def gate_expectations(
+    gates: Mapping[str, Mapping[str, Any]], sent: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, dict[str, Any]]:
+    """The gates of a host, with the answers of before where a model shall give the same."""
+    return expectations(gates, {str(one["gate_replica"]["model"]): dict(one.get("answers") or {}) for one in sent})
+
+
+class FilterModule:
+    """What Ansible loads."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        found = (rollout_plan, rollout_verdict, gate_expectations, history_table)
+        return {work.__name__: as_filter_error(work) for work in found}

@@ -1,0 +1,295 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From the plans of all hosts to what each gateway fronts: one map of the fleet.
+
+Everything here runs on the controller and is pure: the same plans and the same gateways give the same map. A host
+that is not asked in a run (lost, or beyond ``--limit``) may serve all the same, so gateways keep what they have of it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Optional
+from urllib.parse import urlsplit
+
+from ._base.errors import FleetError
+from ._base.tables import columns
+from ._base.versions import version_key
+from ._checkpoint.tokenizer_files import short, tokenizer_store
+from ._triton.replica import ANY_ADDRESS, host_of, http_url, is_loopback
+
+Item = dict[str, Any]
+Found = Mapping[str, Mapping[str, Any]]
+
+LOOPBACK = "127.0.0.1"
+# What a gateway fronts where no group of gateways is given.
+OWN, ALL = "host", "fleet"
+# Requests to entry models are alike from one of these releases to the next; a gateway speaks one way for each model.
+NEW_REQUESTS = ("0.9.0",)
+# What clients see of a model, and so must be the same wherever it is served: in the plan, and as a user writes it.
+SEEN = (
+    ("gateway_models", "entry_model", "serving.entry_model"),
+    ("repositories", "streaming", "serving.streaming"),
+)
+
+
+def triton_address(
+    given: Optional[str], reached_at: str, elsewhere: bool, addresses_of: Callable[[str], Sequence[str]]
+) -> str:
+    """The address that Triton listens on: the *given* one, or the one that those who have to reach it need.
+
+    *reached_at*: by which name or address the inventory reaches the host; *elsewhere*: whether gateways of other hosts
+    front its replicas; *addresses_of*: looks a name up.
+    """
+    if given is not None:
+        return given
+    if not elsewhere:
+        return LOOPBACK
+    try:
+        found = [str(ipaddress.ip_address(reached_at))]
+    except ValueError:
+        found = list(addresses_of(reached_at))
+    usable = [address for address in found if not is_loopback(address)]
+    if len(usable) == 1:
+        return usable[0]
+    shown = ", ".join(found) or "no address"
+    raise FleetError(
+        f"Gateways of other hosts front the replicas of this one, and the inventory reaches it at {reached_at}, which "
+        f"is {shown} here; set trtllm_triton_address to the address on which they reach Triton."
+    )
+
+
+def fleet_map(hosts: Found, gateways: Found) -> Item:
+    """What serves where, and which gateway fronts it.
+
+    *hosts*: by the name of each serving host its ``plan``, ``planned`` (whether this run asks it), ``lost``,
+    ``reached_at``, ``max_seq_len`` and ``checkpoints`` (digests) by model where they are known, and ``tokenizers`` that
+    were read there. *gateways*: by the name of each host with a gateway its ``root``, ``fronts`` (its own host or all)
+    and ``config``, what it has now, or None. Their order is that of a gateway's replicas. Raises `FleetError` for
+    what no gateway could front.
+    """
+    wide = [name for name, gateway in gateways.items() if gateway["fronts"] == ALL]
+    if wide:
+        _refuse_contradictions(hosts)
+    known = [gateway["config"] for gateway in gateways.values() if gateway.get("config")]
+    served = {name: _served(name, host, wide, known) for name, host in hosts.items()}
+    fronted: Item = {}
+    for name, gateway in gateways.items():
+        own = hosts[name]["plan"]["gateway_models"] if name in hosts else []
+        if gateway["fronts"] == ALL:
+            models = _models(gateway, hosts, served, own, known)
+        else:
+            models = [_with_length(model, [hosts[name]]) for model in own]
+        fronted[name] = {"models": models, "tokenizers": _lacking(models, own, hosts)}
+    return {
+        "hosts": {name: _host(name, host, served[name], gateways) for name, host in hosts.items()},
+        "gateways": fronted,
+        "tokenizers": _tokenizers(hosts, {name: gateways[name] for name in wide}),
+    }
+
+
+def _refuse_contradictions(hosts: Found) -> None:
+    """A model has one name for clients, and so one face."""
+    first: dict[str, tuple[str, Item]] = {}
+    for name, host in hosts.items():
+        release = str(host["plan"]["release"])
+        for model in host["plan"]["gateway_models"]:
+            called = model["name"]
+            face: Item = {written: _item(host["plan"], part, called)[key] for part, key, written in SEEN}
+            other, seen = first.setdefault(called, (name, {**face, "release": release}))
+            for written, value in face.items():
+                if value != seen[written]:
+                    raise FleetError(
+                        f"{called}: {written} is {_say(seen[written])} on {other} and {_say(value)} on {name}, but "
+                        "gateways show both as one model; make them the same, or give one of the two another name."
+                    )
+            if _requests(release) != _requests(seen["release"]):
+                raise FleetError(
+                    f"{called}: {other} serves it with TensorRT-LLM {seen['release']} and {name} with {release}, which "
+                    "take different requests, but gateways show both as one model; give one of the two another name."
+                )
+    _refuse_other_tokenizers(hosts)
+
+
+def _refuse_other_tokenizers(hosts: Found) -> None:
+    first: dict[str, tuple[str, str]] = {}
+    for name, host in hosts.items():
+        for called, found in (host.get("tokenizers") or {}).items():
+            other, digest = first.setdefault(called, (name, found["digest"]))
+            if digest and found["digest"] and digest != found["digest"]:
+                raise FleetError(
+                    f"{called}: the tokenizer or chat template on {name} is not that on {other}, but gateways show "
+                    "both as one model; serve one checkpoint, or give one of the two another name."
+                )
+
+
+def _requests(release: str) -> int:
+    return sum(version_key(release) >= version_key(first) for first in NEW_REQUESTS)
+
+
+def _say(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _item(plan: Mapping[str, Any], part: str, name: str) -> Item:
+    return next(dict(item) for item in plan[part] if item["name"] == name)
+
+
+def _served(name: str, host: Mapping[str, Any], wide: Sequence[str], known: Sequence[Mapping[str, Any]]) -> list[Item]:
+    """The replicas of a host that gateways may front."""
+    others = [gateway for gateway in wide if gateway != name]
+    replicas = [
+        {
+            "name": replica["name"],
+            "model": replica["model"],
+            "url": url,
+            "metrics_url": f"{url.rpartition(':')[0]}:{replica['metrics_port']}",
+            "gpus": replica["gpus"],
+        }
+        for replica in host["plan"]["replicas"]
+        for url in [_url(name, replica, host["reached_at"], others) if wide else http_url(replica)]
+    ]
+    if not wide or host["planned"]:
+        return replicas
+    addresses = {urlsplit(replica["url"]).hostname for replica in replicas} | {host["reached_at"]}
+    models = {replica["model"] for replica in replicas}
+    have = {
+        (model["name"], url)
+        for config in known
+        for model in config["models"]
+        for url in model["urls"]
+        if model["name"] in models and urlsplit(url).hostname in addresses
+    }
+    if not have and not host.get("lost"):
+        # No gateway was asked that knows the host: its description has to do.
+        return replicas
+    expected = {(replica["model"], replica["url"]): replica for replica in replicas}
+    unnamed = {"name": "", "metrics_url": "", "gpus": []}
+    return [expected.get(pair) or {**unnamed, "model": pair[0], "url": pair[1]} for pair in sorted(have)]
+
+
+def _url(name: str, replica: Mapping[str, Any], reached_at: str, others: Sequence[str]) -> str:
+    """Where gateways reach a replica; one string for all of them, as it names the replica where it is drained."""
+    address = str(replica["address"])
+    if others and is_loopback(address) and address not in ANY_ADDRESS:
+        raise FleetError(
+            f"{replica['name']} on {name} listens on {address}, where the gateway on {others[0]} does not reach it; "
+            f"set trtllm_triton_address of {name} to an address that gateways reach, or leave it out."
+        )
+    host = host_of(reached_at) if others and address in ANY_ADDRESS else host_of(address)
+    return f"http://{host}:{replica['http_port']}"
+
+
+def _models(
+    gateway: Mapping[str, Any],
+    hosts: Found,
+    served: Mapping[str, list[Item]],
+    own: Sequence[Mapping[str, Any]],
+    known: Sequence[Mapping[str, Any]],
+) -> list[Item]:
+    """What one gateway fronts: every model of the fleet with all its replicas."""
+    names = list(dict.fromkeys(model["name"] for host in hosts.values() for model in host["plan"]["gateway_models"]))
+    directories = {model["name"]: model["tokenizer_dir"] for model in own}
+    found = []
+    for name in names:
+        serving = [host for host, values in hosts.items() if _has(values, name)]
+        urls = [replica["url"] for host in serving for replica in served[host] if replica["model"] == name]
+        if not urls:
+            continue
+        asked = [hosts[host] for host in serving if hosts[host]["planned"]]
+        now = _present(name, known)
+        model: Item = {
+            "name": name,
+            "entry_model": _item(hosts[serving[0]]["plan"], "gateway_models", name)["entry_model"],
+            "tokenizer_dir": directories.get(name) or _tokenizer_dir(name, gateway, asked),
+            "urls": urls,
+            "release": min((str(hosts[host]["plan"]["release"]) for host in serving), key=version_key),
+        }
+        # What is not known of hosts that are not asked is what gateways were told before.
+        told = (
+            [{"max_seq_len": {name: now["max_seq_len"]}}] if len(asked) < len(serving) and "max_seq_len" in now else []
+        )
+        found.append(_with_length(model, [*asked, *told]))
+    return found
+
+
+def _has(host: Mapping[str, Any], model: str) -> bool:
+    return any(item["name"] == model for item in host["plan"]["gateway_models"])
+
+
+def _with_length(model: Mapping[str, Any], hosts: Sequence[Mapping[str, Any]]) -> Item:
+    """The model with the longest sequence that all its engines take, where it is known."""
+    lengths = [known for host in hosts if (known := (host.get("max_seq_len") or {}).get(model["name"]))]
+    return {**model, **({"max_seq_len": min(lengths)} if lengths else {})}
+
+
+def _present(name: str, known: Sequence[Mapping[str, Any]]) -> Item:
+    """What the first gateway that has the model has of it."""
+    return next((dict(model) for config in known for model in config["models"] if model["name"] == name), {})
+
+
+def _lacking(models: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]], hosts: Found) -> list[Item]:
+    """The tokenizers that a gateway needs beside the checkpoints of its host, as far as they were read."""
+    there = {model["name"] for model in own}
+    read: dict[str, Item] = {}
+    for host in hosts.values():
+        for name, found in (host.get("tokenizers") or {}).items():
+            if host["planned"] and found["digest"]:
+                read.setdefault(name, {"name": name, "files": found["files"]})
+    return [read[model["name"]] for model in models if model["name"] not in there and model["name"] in read]
+
+
+def _tokenizer_dir(name: str, gateway: Mapping[str, Any], asked: Sequence[Mapping[str, Any]]) -> Optional[str]:
+    """Where a gateway without the checkpoint has its tokenizer, or what it has now where nobody could be asked."""
+    read = [host["tokenizers"][name] for host in asked if name in (host.get("tokenizers") or {})]
+    if read and read[0]["digest"]:
+        return tokenizer_dir(str(gateway["root"]), name, read[0]["digest"])
+    now = _present(name, [gateway["config"]] if gateway.get("config") else [])
+    return now.get("tokenizer_dir")
+
+
+def tokenizer_dir(root: str, model: str, digest: str) -> str:
+    """Where a host keeps the tokenizer of a model that it does not serve."""
+    return str(tokenizer_store(root, model).path(short(digest)))
+
+
+def _host(name: str, host: Mapping[str, Any], replicas: list[Item], gateways: Found) -> Item:
+    return {
+        "release": host["plan"]["release"],
+        "planned": host["planned"],
+        "replicas": replicas,
+        "gateways": [gateway for gateway, values in gateways.items() if gateway == name or values["fronts"] == ALL],
+    }
+
+
+def _tokenizers(hosts: Found, gateways: Found) -> dict[str, list[Item]]:
+    """By host the checkpoints whose tokenizers are to be read there, for gateways that have none of them.
+
+    One host for each checkpoint that differs: so all hosts of a model can be compared without asking all.
+    """
+    found: dict[str, list[Item]] = {}
+    seen: set[tuple[str, str]] = set()
+    for name, host in hosts.items():
+        for model in host["plan"]["gateway_models"]:
+            called = model["name"]
+            digest = str((host.get("checkpoints") or {}).get(called) or "")
+            lacking = any(gateway not in hosts or not _has(hosts[gateway], called) for gateway in gateways)
+            if lacking and host["planned"] and (called, digest) not in seen:
+                seen.add((called, digest))
+                found.setdefault(name, []).append({"name": called, "path": model["tokenizer_dir"]})
+    return found
+
+
+def fleet_table(found: Mapping[str, Any]) -> list[str]:
+    """Who serves what, and the gateways before it: the lines of a table, from the map of the fleet."""
+    rows = [["host", "model", "replicas", "gateways"]]
+    for name, host in found["hosts"].items():
+        models: dict[str, list[str]] = {}
+        for replica in host["replicas"]:
+            models.setdefault(replica["model"], []).append(replica["url"].partition("//")[2])
+        for model, urls in models.items():
+            note = "" if host["planned"] else " (not asked in this run)"
+            rows.append([name, model, ", ".join(urls) + note, ", ".join(host["gateways"]) or "-"])
+    return columns(rows)

@@ -1,0 +1,173 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Takes replicas out of a gateway's service and gives them back: lines of a file that the gateway looks at each second.
+
+A line is ``URL UNTIL``, UNTIL a lease in seconds since the epoch, or ``URL`` alone, which somebody wrote to stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from .._base.errors import FleetError
+from .._base.files import write_atomically
+from .._base.names import show
+from .status import GatewayStatus, ReplicaStatus, check_url
+
+FILE, LOCK = "draining", ".draining.lock"
+DEFAULT_DIRECTORY = "/etc/trtllm/openai_gateway"
+PAUSE = 0.5  # seconds between two looks at the gateway
+# A lease of which less than this part is left is renewed; so that a second run changes nothing.
+RENEW_BELOW = 0.5
+
+Leases = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the file shall say. *lease*: seconds, 0 for none."""
+
+    urls: Sequence[str]
+    drained: bool
+    lease: int = 900
+
+
+@dataclass(frozen=True)
+class Waited:
+    """How far the replicas are: requests that each works on, as far as the gateway knows them."""
+
+    outstanding: Mapping[str, int]
+    drained: bool
+    seconds: float
+
+
+class DrainFile:
+    """The file of one gateway."""
+
+    def __init__(self, directory: Path, wall: Callable[[], float] = time.time) -> None:
+        self.path = directory / FILE
+        self._wall = wall
+
+    def plan(self, wanted: Wanted) -> tuple[str, str]:
+        """Its text and the one that it shall have. Raises `FleetError` for lines that nobody can read."""
+        text = self._text()
+        before, now = _parse(self.path, text), self._wall()
+        after: Leases = dict(before)
+        for url in wanted.urls:
+            if not wanted.drained:
+                after.pop(url, None)
+            elif before.get(url, 0.0) < (now + wanted.lease * RENEW_BELOW if wanted.lease else math.inf):
+                after[url] = float(int(now) + wanted.lease) if wanted.lease else math.inf
+        if after == before:
+            return text, text
+        lines = [_line(url, until) for url, until in after.items() if until > now]
+        return text, "".join(f"{line}\n" for line in lines)
+
+    def write(self, wanted: Wanted) -> None:
+        """Make it so; others that drain at the same time wait."""
+        with self._lock():
+            before, after = self.plan(wanted)
+            if after != before:
+                write_atomically(self.path, after.encode())
+
+    def check(self) -> None:
+        """Refuse a directory that is not there: no gateway would read the file."""
+        if not self.path.parent.is_dir():
+            raise FleetError(
+                f"{self.path.parent} does not exist on this host, so no gateway reads it; run the role openai_gateway "
+                "first, or correct directory."
+            )
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        with open(self.path.parent / LOCK, "w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _text(self) -> str:
+        try:
+            return self.path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+
+def check_wanted(urls: Sequence[str], drained: bool, lease: int) -> Wanted:
+    """What was asked for, where it can be done."""
+    if not urls:
+        raise FleetError("urls is empty; name at least one replica, such as http://10.0.0.7:8000.")
+    if lease < 0:
+        raise FleetError(f"lease is {lease}; it takes seconds, or 0 for one that does not end.")
+    return Wanted([check_url(url, "urls") for url in urls], drained, lease)
+
+
+def check_known(wanted: Wanted, found: Mapping[str, ReplicaStatus]) -> None:
+    """Refuse an address under which the gateway sends nothing: one in another spelling would seem drained at once."""
+    unknown = [url for url in wanted.urls if url not in found]
+    if unknown:
+        raise FleetError(
+            f"The gateway has no replica {', '.join(unknown)}; it has {', '.join(sorted(found)) or 'none'}: give the "
+            "address as its configuration does."
+        )
+
+
+def look(wanted: Wanted, found: Mapping[str, ReplicaStatus], seconds: float = 0.0) -> Waited:
+    """How far the replicas of *wanted* are."""
+    outstanding = {url: found[url].outstanding for url in wanted.urls if url in found}
+    idle = all(url in found and found[url].draining and not found[url].outstanding for url in wanted.urls)
+    return Waited(outstanding, wanted.drained and idle, round(seconds, 1))
+
+
+def wait(
+    wanted: Wanted,
+    status: GatewayStatus,
+    timeout: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Waited:
+    """Wait until nothing is outstanding at any of them, at most *timeout* seconds.
+
+    A gateway that does not answer for a while, as it restarts, is asked again. Raises `FleetError` where it is silent
+    at the end.
+    """
+    begin = clock()
+    while True:
+        silent: Optional[FleetError] = None
+        seconds = clock() - begin
+        try:
+            state = look(wanted, status.replicas(), seconds)
+            if state.drained:
+                return state
+        except FleetError as error:
+            silent = error
+        if seconds >= timeout:
+            if silent is not None:
+                raise silent
+            return state
+        sleep(min(PAUSE, timeout - seconds))
+
+
+def _parse(path: Path, text: str) -> Leases:
+    found: Leases = {}
+    for line in text.splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        url, *until = line.split()
+        if len(until) > 1 or not all(word.isdigit() for word in until):
+            raise FleetError(
+                f"{path} has the line {show(line)}, which the gateway does not read either; a line is URL or URL "
+                "UNTIL, the time in whole seconds since the epoch: correct or remove it."
+            )
+        found[url.rstrip("/")] = float(until[0]) if until else math.inf
+    return found
+
+
+def _line(url: str, until: float) -> str:
+    return url if until == math.inf else f"{url} {int(until)}"

@@ -1,0 +1,102 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which hosts are switched together, so that enough replicas of every model stay in service."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional, Union
+
+from .._base.errors import FleetError
+
+DEFAULT_SERIAL = (1, "25%")
+# Without a word of the operator's: one replica stays, but a model that has only one is switched all the same.
+DEFAULT_MIN_AVAILABLE = 1
+
+Count = Union[int, str]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a rollout does to one host: for each model the replicas that are taken out of service meanwhile."""
+
+    host: str
+    switched: Mapping[str, int] = field(default_factory=dict)
+
+
+def size_of(count: Any, total: int, option: str) -> int:
+    """A number of hosts, or a share of *total*, rounded down, of at least one host."""
+    found = None if isinstance(count, bool) else re.fullmatch(r"(\d{1,6})(\s*%)?", str(count).strip())
+    if not found or int(found[1]) == 0 or (found[2] and int(found[1]) > 100):
+        raise FleetError(f"{option} has {count!r}; give a number of hosts from 1 on, or a share such as 25%.")
+    return max(1, total * int(found[1]) // 100) if found[2] else int(found[1])
+
+
+def batches(
+    changes: Sequence[Change],
+    in_service: Mapping[str, int],
+    serial: Optional[Sequence[Count]] = None,
+    min_available: Optional[int] = None,
+) -> list[list[str]]:
+    """The hosts of *changes* in batches, in their order as far as it can be kept.
+
+    *in_service* is the number of replicas of each model that serve in the whole fleet; *serial* the sizes of the
+    batches as Ansible has them, the last one for all that follow; *min_available* how many replicas of a model stay
+    in service at any time. Raises `FleetError` where a host cannot be switched without going below that.
+    """
+    sizes = [size_of(count, len(changes), "rollout_serial") for count in (serial or DEFAULT_SERIAL)]
+    at_least = _at_least(changes, in_service, min_available)
+    waiting = list(changes)
+    found: list[list[str]] = []
+    while waiting:
+        size = sizes[min(len(found), len(sizes) - 1)]
+        batch: list[Change] = []
+        away: Counter[str] = Counter()
+        for change in waiting:
+            if len(batch) < size and _bearable(change, away, in_service, at_least):
+                batch.append(change)
+                away.update(change.switched)
+        waiting = [change for change in waiting if change not in batch]
+        found.append([change.host for change in batch])
+    return found
+
+
+def interrupted(
+    changes: Sequence[Change], in_service: Mapping[str, int], min_available: Optional[int] = None
+) -> list[str]:
+    """The models that nothing serves while their host is switched, as one host has all of their replicas."""
+    at_least = _at_least(changes, in_service, min_available)
+    switched = {model for change in changes for model in change.switched}
+    return sorted(model for model in switched if at_least[model] == 0)
+
+
+def _at_least(changes: Sequence[Change], in_service: Mapping[str, int], min_available: Optional[int]) -> dict[str, int]:
+    """How many replicas of each model stay. What was asked for is refused where it cannot be kept, never lowered."""
+    wanted = DEFAULT_MIN_AVAILABLE if min_available is None else min_available
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
+        raise FleetError(f"rollout_min_available is {min_available!r}; give a number of replicas, 0 or more.")
+    found: dict[str, int] = {}
+    for change in changes:
+        for model, count in change.switched.items():
+            left = in_service.get(model, 0) - count
+            if min_available is not None and left < wanted:
+                raise FleetError(
+                    f"{model} would have {max(left, 0)} of {in_service.get(model, 0)} replicas in service while "
+                    f"{change.host} is switched, and rollout_min_available asks for {wanted}; serve it on more hosts, "
+                    "or allow less."
+                )
+            found[model] = min(found.get(model, wanted), max(left, 0))
+    return found
+
+
+def _bearable(
+    change: Change, away: Mapping[str, int], in_service: Mapping[str, int], at_least: Mapping[str, int]
+) -> bool:
+    return all(
+        in_service.get(model, 0) - away.get(model, 0) - count >= at_least[model]
+        for model, count in change.switched.items()
+    )

@@ -1,0 +1,130 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From what each host would change to the rollout of the fleet: who is switched, when, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from .._base.tables import columns
+from .._service.types import DONE, NONE, REMOVE, RESTART
+from .batches import Change, Count, batches, interrupted
+
+# What happens to a host: nothing, a start of what does not serve yet, or a change of what serves.
+UNCHANGED, STARTED, SWITCHED = "unchanged", "started", "switched"
+ACTIVE = ("active", "activating", "reloading")
+TAKEN_OUT = (DONE[RESTART], DONE[REMOVE])
+# What is about to be done, by what the module says was done.
+WORDS = {done: action for action, done in DONE.items()}
+
+Found = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One replica of a host and what would be done with its service."""
+
+    name: str
+    service: str
+    model: str
+    url: str
+    serves: bool
+    action: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Host:
+    """One host of the fleet before the rollout."""
+
+    name: str
+    replicas: Sequence[Replica] = ()
+    # Services that an earlier rollout switched, and whose gate nobody has seen pass.
+    unsettled: Sequence[str] = ()
+    reasons: Sequence[str] = ()
+
+    def taken_out(self) -> list[Replica]:
+        """The replicas that serve now and will not for a while."""
+        return [r for r in self.replicas if r.serves and (r.action in TAKEN_OUT or r.service in self.unsettled)]
+
+    def kind(self) -> str:
+        """See UNCHANGED, STARTED and SWITCHED."""
+        if self.taken_out():
+            return SWITCHED
+        return STARTED if any(replica.action for replica in self.replicas) else UNCHANGED
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """*kinds*: by host; *batches*: the hosts that are switched; *interrupted*: models that meanwhile nothing serves."""
+
+    kinds: Mapping[str, str]
+    batches: Sequence[Sequence[str]]
+    interrupted: Sequence[str]
+    table: Sequence[str] = field(default_factory=list)
+
+    def sizes(self) -> list[int]:
+        """The sizes of the batches, as a play's ``serial`` takes them."""
+        return [len(batch) for batch in self.batches] or [1]
+
+    def of_kind(self, kind: str) -> list[str]:
+        """The hosts of a kind; those to be switched in the order of their batches."""
+        if kind == SWITCHED:
+            return [host for batch in self.batches for host in batch]
+        return [host for host, found in self.kinds.items() if found == kind]
+
+
+def host_from(name: str, results: Mapping[str, Found], unsettled: Sequence[str], reasons: Sequence[str]) -> Host:
+    """A host from what its role ``triton`` returned in check mode: by replica the service, model, url and action."""
+    replicas = [
+        Replica(
+            name=replica,
+            service=str(found["service"]),
+            model=str(found["model"]),
+            url=str(found["http_url"]),
+            serves=found.get("active") in ACTIVE,
+            action=str(found.get("action") or "").replace(DONE[NONE], ""),
+            reason=str(found.get("reason") or ""),
+        )
+        for replica, found in results.items()
+    ]
+    return Host(name, replicas, list(unsettled), list(reasons))
+
+
+def plan(hosts: Sequence[Host], serial: Optional[Sequence[Count]], min_available: Optional[int]) -> Rollout:
+    """The rollout. Raises `FleetError` for options that cannot be kept."""
+    in_service = Counter(replica.model for host in hosts for replica in host.replicas if replica.serves)
+    kinds = {host.name: host.kind() for host in hosts}
+    changes = [
+        Change(host.name, Counter(replica.model for replica in host.taken_out()))
+        for host in hosts
+        if kinds[host.name] == SWITCHED
+    ]
+    found = batches(changes, in_service, serial, min_available)
+    without = interrupted(changes, in_service, min_available)
+    return Rollout(kinds, found, without, _table(hosts, kinds, found, without))
+
+
+def _table(
+    hosts: Sequence[Host], kinds: Mapping[str, str], found: Sequence[Sequence[str]], without: Sequence[str]
+) -> list[str]:
+    number = {host: str(index) for index, batch in enumerate(found, 1) for host in batch}
+    changed = [host for host in hosts if kinds[host.name] != UNCHANGED]
+    same = len(hosts) - len(changed)
+    rows = [("batch", "host", "replica", "what", "why")]
+    for host in sorted(changed, key=lambda host: int(number.get(host.name, 0))):
+        for replica in host.replicas:
+            again = replica.serves and replica.service in host.unsettled and not replica.action
+            if replica.action or again:
+                why = replica.reason or ("an earlier rollout ended before its gate" if again else "")
+                what = "gate" if again else WORDS.get(replica.action, replica.action)
+                rows.append((number.get(host.name, "-"), host.name, replica.name, what, why))
+        rows += [("", "", "", "", reason) for reason in host.reasons]
+    lines = columns(rows) if changed else []
+    lines += [f"{same} of {len(hosts)} hosts do not change."] if same else []
+    lines += [f"{model}: nothing serves it while its host is switched." for model in without]
+    return lines

@@ -1,0 +1,48 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether a rollout goes on after a batch, from what became of all hosts of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .._base.errors import FleetError
+
+PASSED, FAILED, LOST = "passed", "failed", "lost"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """*roll_back*: the hosts of the batch that passed and go back all the same. *end*: why no batch follows, or ""."""
+
+    failed: Sequence[str]
+    lost: Sequence[str]
+    roll_back: Sequence[str]
+    end: str
+
+
+def judge(batch: Sequence[str], outcomes: Mapping[str, str], failed_before: int, max_failed: int) -> Verdict:
+    """Judge a batch. A host without an outcome is lost: it stopped answering on the way.
+
+    A host that failed was rolled back already. While no more than *max_failed* of the whole rollout have failed, the
+    others of its batch stay and the rollout goes on; beyond that the whole batch goes back. Lost hosts are counted
+    elsewhere (``trtllm_max_lost``).
+    """
+    if isinstance(max_failed, bool) or not isinstance(max_failed, int) or max_failed < 0:
+        raise FleetError(f"rollout_max_failed is {max_failed!r}; give a number of hosts, 0 or more.")
+    state = {host: outcomes.get(host, LOST) for host in batch}
+    failed = [host for host in batch if state[host] == FAILED]
+    lost = [host for host in batch if state[host] == LOST]
+    if not failed or failed_before + len(failed) <= max_failed:
+        return Verdict(failed, lost, [], "")
+    passed = [host for host in batch if state[host] == PASSED]
+    total = failed_before + len(failed)
+    end = (
+        f"{', '.join(failed)} failed and {'is' if len(failed) == 1 else 'are'} rolled back"
+        + (f", and with {'it' if len(failed) == 1 else 'them'} {', '.join(passed)}" if passed else "")
+        + f"; {total} failed in all, and rollout_max_failed allows {max_failed}. Mend what failed and run the rollout "
+        "again: it goes on from here."
+    )
+    return Verdict(failed, lost, passed, end)

@@ -1,0 +1,105 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a user writes about one host, checked on the controller, and the plan that follows from it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import inspect_checkpoint
+from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import ALL, triton_address
+from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan, refuse_unknown_keys
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import ENGINE_OPTIONS, argument_spec
+from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema import validate_parameters
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import limit
+
+SPECS = Path(__file__).resolve().parents[2] / "roles" / "fleet" / "meta" / "argument_specs.yml"
+# Not a user's to write: the host and the inventory are asked.
+ASKED: dict[str, dict[str, Any]] = {
+    "held_ports": {"type": "dict", "default": {}},
+    "held_gpus": {"type": "dict", "default": {}},
+    "host": {"type": "str", "default": ""},
+    "reached_at": {"type": "str", "default": ""},
+    "gateway": {"type": "bool", "default": True},
+    "gateway_hosts": {"type": "list", "elements": "str", "default": []},
+    "serving_hosts": {"type": "list", "elements": "str", "default": []},
+}
+
+
+def load_spec() -> dict[str, Any]:
+    """The options of the role ``fleet``, with the engine's own options in their place."""
+    spec: dict[str, Any] = yaml.safe_load(SPECS.read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
+    engine = {"options": argument_spec(ENGINE_OPTIONS), "listed_in": "`ansible-doc trtllm.fleet.trtllm_engine`"}
+    spec["trtllm_models"]["options"]["engine"].update(engine)
+    return {**spec, **ASKED}
+
+
+def described(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan of the host whose description is *given*; raises `FleetError` for what contradicts itself."""
+    spec = load_spec()
+    refuse_unknown_keys(given, spec)
+    only_gateway = _only_gateway(given)
+    if only_gateway:
+        spec["trtllm_models"]["required"] = False
+    validated = ArgumentSpecValidator(_with_defaults(spec)).validate(given)
+    if validated.error_messages:
+        raise FleetError("; ".join(validated.error_messages) + ".")
+    values = dict(validated.validated_parameters)
+    limit(values["trtllm_max_lost"], 1)
+    values["serves"] = not only_gateway
+    values["trtllm_triton_address"] = triton_address(
+        values["trtllm_triton_address"], values["reached_at"], _fronted_elsewhere(values), addresses_of
+    )
+    found = plan(values)
+    for repository in found["repositories"]:
+        where = f"{repository['name']}: repository.parameters"
+        validate_parameters(found["release"], "inflight_batcher_llm", repository["parameters"], where)
+    for checkpoint in found["checkpoints"]:
+        if checkpoint["location"] == "controller":
+            inspect_checkpoint(Path(os.path.expanduser(checkpoint["path"])))
+    return found
+
+
+def addresses_of(name: str) -> list[str]:
+    """The IP addresses of *name*, those of IPv4 where it has any; none where it has no meaning here."""
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    four = {str(entry[4][0]) for entry in found if entry[0] == socket.AF_INET}
+    return sorted(four or {str(entry[4][0]) for entry in found if entry[0] == socket.AF_INET6})
+
+
+def _only_gateway(given: Mapping[str, Any]) -> bool:
+    host = given.get("host")
+    return host in given.get("gateway_hosts", []) and host not in given.get("serving_hosts", [])
+
+
+def _fronted_elsewhere(values: Mapping[str, Any]) -> bool:
+    """Whether gateways of other hosts front the replicas of this one."""
+    if not values["serves"] or not values["gateway"]:
+        return False
+    gateways = values["gateway_hosts"] or (values["serving_hosts"] if values["trtllm_gateway_fronts"] == ALL else [])
+    return any(gateway != values["host"] for gateway in gateways)
+
+
+def _with_defaults(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The same spec, with every dictionary that has options filled with their defaults."""
+    known = ("type", "required", "default", "choices", "elements", "no_log", "aliases")
+    out: dict[str, Any] = {}
+    for name, option in spec.items():
+        out[name] = {key: value for key, value in option.items() if key in known}
+        if "options" in option:
+            out[name]["options"] = _with_defaults(option["options"])
+            if option.get("type") == "dict" and not option.get("required"):
+                out[name]["apply_defaults"] = True
+                out[name].pop("default", None)
+    return out

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The rollout says per host what changes, why, whether it is a restart, and in which batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.plan import Host, host_from, plan
+
+
+def host(name: str, unsettled: list[str] | None = None, reasons: list[str] | None = None, **replicas: Any) -> Host:
+    results = {
+        replica: {
+            "service": f"triton-{replica}", "model": "llama", "http_url": f"http://{name}:8000",
+            "active": "active", "action": action, "reason": "another image" if action != "none" else "", **extra,
+        }
+        for replica, (action, extra) in replicas.items()
+    }  # fmt: skip
+    return host_from(name, results, unsettled or [], reasons or [])
+
+
+RESTARTED = ("restarted", {})
+SAME = ("none", {})
+STARTED = ("started", {"active": "inactive"})
+
+
+def test_only_what_serves_and_changes_is_switched() -> None:
+    found = plan([host("a", llama=RESTARTED), host("b", llama=SAME), host("c", llama=STARTED)], [1], None)
+    assert dict(found.kinds) == {"a": "switched", "b": "unchanged", "c": "started"}
+    assert found.batches == [["a"]]
+    assert found.interrupted == []
+    assert (found.of_kind("started"), found.of_kind("switched"), found.sizes()) == (["c"], ["a"], [1])
+
+
+def test_the_table_names_batch_host_replica_action_and_reason() -> None:
+    hosts = [
+        host("gpu-01", llama=RESTARTED),
+        host("gpu-02", reasons=["engine: max_batch_size 8 -> 16"], llama=RESTARTED),
+    ]
+    assert list(plan(hosts, [1], None).table) == [
+        "batch  host    replica  what     why",
+        "1      gpu-01  llama    restart  another image",
+        "2      gpu-02  llama    restart  another image",
+        "                                 engine: max_batch_size 8 -> 16",
+    ]
+
+
+def test_a_fleet_that_does_not_change_is_one_line() -> None:
+    found = plan([host("a", llama=SAME), host("b", llama=SAME)], None, None)
+    assert list(found.table) == ["2 of 2 hosts do not change."]
+    assert found.sizes() == [1]
+
+
+def test_what_a_dead_controller_left_without_its_gate_is_looked_at_again() -> None:
+    found = plan([host("a", unsettled=["triton-llama"], llama=SAME), host("b", llama=SAME)], None, None)
+    assert found.kinds["a"] == "switched"
+    assert "an earlier rollout ended before its gate" in found.table[1]
+
+
+def test_a_replica_that_does_not_serve_counts_for_nothing() -> None:
+    dead = ("restarted", {"active": "failed"})
+    found = plan([host("a", llama=RESTARTED), host("b", llama=dead)], None, None)
+    assert found.kinds["b"] == "started"
+    assert found.interrupted == ["llama"]
+    assert found.table[-1] == "llama: nothing serves it while its host is switched."
