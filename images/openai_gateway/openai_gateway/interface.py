@@ -16,6 +16,7 @@ from typing import Any
 from openai_gateway.errors import unsupported
 from openai_gateway.guides import INPUTS as GUIDE
 
+BLS = "tensorrt_llm_bls"
 GUIDES = {"xgrammar", "llguidance"}
 GUIDED_OFF = (
     "needs guided decoding, which is off in this model's engine; set guided_decoding_backend of its model repository to"
@@ -145,7 +146,10 @@ class Interface:
 def steps_of(entry: Mapping[str, Any]) -> list[str]:
     """The models an entry model calls: an ensemble's steps, or the names that a BLS model uses."""
     steps = [str(step.get("model_name")) for step in entry.get("ensemble_scheduling", {}).get("step", [])]
-    return steps or ["preprocessing", "tensorrt_llm", "postprocessing"]
+    # Several sets of models in one repository have prefixes.
+    name = str(entry.get("name", ""))
+    prefix = name.removesuffix(BLS) if name.endswith(BLS) else ""
+    return steps or [f"{prefix}{called}" for called in ("preprocessing", "tensorrt_llm", "postprocessing")]
 
 
 def describe(release: str, entry: Mapping[str, Any], called: Mapping[str, Mapping[str, Any] | None]) -> Interface:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai_gateway.errors import ApiError
 from openai_gateway.guides import given as guides
-from openai_gateway.interface import describe
+from openai_gateway.interface import describe, steps_of
 from openai_gateway_fakes import (
     OLD_INPUTS,
     OLD_OUTPUTS,
@@ -173,3 +173,13 @@ def test_the_engine_guides_where_upstreams_would(backend: str, parameters: dict[
     """The C++ backend leaves it off without its file of the tokenizer, and says nothing."""
     config = {"backend": backend, "parameters": {k: {"string_value": v} for k, v in parameters.items()}}
     assert describe("1.2.1", {"input": []}, {"tensorrt_llm": config}).guided is guided
+
+
+def test_the_engine_of_the_same_set_is_asked() -> None:
+    """Of several sets of models in one repository."""
+    assert steps_of({"name": "code_tensorrt_llm_bls"}) == [
+        "code_preprocessing",
+        "code_tensorrt_llm",
+        "code_postprocessing",
+    ]
+    assert steps_of({"name": "own"}) == steps_of({}) == ["preprocessing", "tensorrt_llm", "postprocessing"]
