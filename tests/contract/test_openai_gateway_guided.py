@@ -199,7 +199,7 @@ def test_expressions_choices_and_grammars_are_kept(served: Served) -> None:
         assert both(served, extra_body={"guided_choice": [choice]}) == choice
 
 
-def test_completions_and_the_newer_api_are_bound_too(served: Served) -> None:
+def test_completions_and_the_newer_apis_are_bound_too(served: Served) -> None:
     more: Any = {"extra_body": {"guided_regex": "[a-f]{8}"}, "max_tokens": 60}
     answer = served.client.completions.create(model="tiny", prompt=["Why?", QUESTION], n=2, **more)
     assert len(answer.choices) == 4 and all(re.fullmatch("[a-f]{8}", choice.text) for choice in answer.choices)
@@ -207,6 +207,9 @@ def test_completions_and_the_newer_api_are_bound_too(served: Served) -> None:
     text: Any = {"format": {"type": "json_schema", "name": "flat", "schema": schema}}
     response = served.client.responses.create(model="tiny", input=QUESTION, text=text, max_output_tokens=200)
     jsonschema.validate(json.loads(response.output_text), schema)
+    config: Any = {"format": {"type": "json_schema", "schema": schema}}
+    message = served.claude.messages.create(model="tiny", messages=HI, output_config=config, max_tokens=200)
+    jsonschema.validate(json.loads(message.content[0].text), schema)  # type: ignore[union-attr]
 
 
 def test_the_official_client_parses_what_it_asked_for(served: Served) -> None:
