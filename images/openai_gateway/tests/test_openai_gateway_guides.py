@@ -84,6 +84,15 @@ def test_what_would_make_it_possible_is_said_where_it_is_off(checkpoint: Path, m
     assert "set guided_decoding_backend of its model repository to xgrammar" in error["message"]
 
 
+def test_it_is_noticed_when_it_is_switched_on(checkpoint: Path) -> None:
+    """A replica may be served anew between two requests."""
+    triton = FakeTriton(checkpoint)
+    send = before(triton, checkpoint)
+    assert send("/v1/chat/completions", chat(guided_regex="a")).status_code == 400
+    triton.guided = "xgrammar"
+    assert send("/v1/chat/completions", chat(guided_regex="a")).status_code == 200
+
+
 def test_an_old_release_is_named_where_it_cannot(checkpoint: Path) -> None:
     triton = FakeTriton(checkpoint, inputs=OLD_INPUTS, outputs=OLD_OUTPUTS)
     refused = before(triton, checkpoint, release="0.12.0")("/v1/chat/completions", chat(guided_regex="a"))
