@@ -94,7 +94,8 @@ def _chat(model: ServedModel, body: ChatRequest, request_id: str, trace: Mapping
     if body.truncate_prompt_tokens:
         raise unsupported("truncate_prompt_tokens", "would cut a conversation anywhere; leave out messages instead")
     base = _base(model, body, text + begun, request_id, trace, stream=stream, logprobs=bool(body.logprobs))
-    base = replace(base, optional=guided)
+    if guided:
+        base = replace(base, optional=guided)
     return Plan(
         _answers(model, base, body, body.choices),
         body.choices,
