@@ -122,7 +122,7 @@ def _openai_trtllm(settings: Settings, model: Mapping[str, Any]) -> tuple[dict[s
     if settings.get("api_keys"):
         files.append(settings["key_file"])
         start = {"Entrypoint": "/bin/sh", "Exec": ["-c", WITH_KEY, "openai_trtllm", settings["key_file"], *words]}
-    user = {"User": settings["user"], "Group": settings["user"], "ReadOnly": True}
+    user = {"User": f"{settings['user']}:{settings['user']}", "ReadOnly": True}
     return {**user, "Volume": [_mount(path) for path in files], **start}, {}
 
 
