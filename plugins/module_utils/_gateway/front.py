@@ -56,8 +56,9 @@ Settings = Mapping[str, Any]
 def front_service(flavour: str, settings: Settings) -> dict[str, Any]:
     """The service, as M(trtllm.fleet.container_service) takes it.
 
-    *settings* are the role's variables without their prefix, and ``image``, ``dir`` (of the configuration),
-    ``probe`` (the text of the probe's script, and its ``probe_file``) and ``triton``, what the role triton returned.
+    *settings* are the role's variables without their prefix, and ``image``, ``key_file``,
+    ``probe`` (the text of the probe's script, and its ``probe_file``), ``triton`` and ``triton_ports``, the replicas of
+    the host and their ports.
     """
     (model,) = settings["models"]
     listen = [{"address": settings["address"], "port": int(settings["port"]), "what": "openai_gateway_port"}]
@@ -127,7 +128,7 @@ def _openai_trtllm(settings: Settings, model: Mapping[str, Any]) -> tuple[dict[s
 
 
 def grpc_url(settings: Settings) -> str:
-    """Triton's gRPC address: as given, as the role triton tells of the replica, or the port after its HTTP port."""
+    """Triton's gRPC address: as given, as the replica on this host has it, or the port after its HTTP port."""
     if settings.get("grpc_url"):
         return str(settings["grpc_url"])
     (model,) = settings["models"]
@@ -139,16 +140,16 @@ def grpc_url(settings: Settings) -> str:
             "http://127.0.0.1:8000, or Triton's gRPC address as openai_gateway_grpc_url."
         )
     scheme, host, port = found.groups()
-    beside = _beside(settings, model, OPENAI_TRTLLM)
-    return f"{scheme}://{host}:{beside[0]['grpc_port'] if beside else int(port) + 1}"
+    ports = [settings["triton_ports"].get(item["replica"], {}) for item in _beside(settings, model, OPENAI_TRTLLM)]
+    return f"{scheme}://{host}:{ports[0]['grpc_port'] if any(ports) else int(port) + 1}"
 
 
 def _beside(settings: Settings, model: Mapping[str, Any], flavour: str) -> list[Mapping[str, Any]]:
     """The replicas on the same host that the front asks, and starts after: their start ends when they answer."""
     if flavour == TRITON_FRONTEND:
         return []
-    found = (settings.get("triton") or {}).values()
-    return [item for item in found if item["http_url"] in [str(url).rstrip("/") for url in model["urls"]]]
+    urls = [str(url).rstrip("/") for url in model["urls"]]
+    return [item for item in settings.get("triton") or [] if item["http_url"] in urls]
 
 
 def _triton_frontend(settings: Settings, model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

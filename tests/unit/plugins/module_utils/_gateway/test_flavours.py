@@ -42,7 +42,8 @@ SETTINGS: dict[str, Any] = {
     "key_file": "/etc/trtllm/openai_gateway/front.env",
     "probe": "the probe",
     "probe_file": "/etc/trtllm/openai_gateway/probe-1.bash",
-    "triton": {},
+    "triton": [],
+    "triton_ports": {},
 }
 FRONTEND = {"repository_dir": "/models/codellama", "engine_dirs": ["/engines/codellama"], "gpus": [0, 1]}
 
@@ -69,14 +70,15 @@ def test_openai_trtllm_is_told_all_on_its_command_line_but_the_key() -> None:
 
 
 def test_it_starts_after_the_replica_that_it_asks_and_knows_its_port() -> None:
-    replicas = {
-        "one": {"service": "triton-one", "http_url": "http://127.0.0.1:8010", "grpc_port": 9001},
-        "other": {"service": "triton-other", "http_url": "http://127.0.0.1:8020", "grpc_port": 8021},
-    }
-    found = service(OPENAI_TRTLLM, triton=replicas)
+    replicas = [
+        {"service": "triton-one", "replica": "one", "http_url": "http://127.0.0.1:8010"},
+        {"service": "triton-other", "replica": "other", "http_url": "http://127.0.0.1:8020"},
+    ]
+    ports = {"one": {"grpc_port": 9001}, "other": {"grpc_port": 8021}}
+    found = service(OPENAI_TRTLLM, triton=replicas, triton_ports=ports)
     assert found["unit"]["Unit"]["After"] == ["network-online.target", "triton-one.service"]
     assert words(found)[-1] == "http://127.0.0.1:9001"
-    given = service(OPENAI_TRTLLM, triton=replicas, grpc_url="http://10.0.0.7:8001")
+    given = service(OPENAI_TRTLLM, triton=replicas, triton_ports=ports, grpc_url="http://10.0.0.7:8001")
     assert words(given)[-1] == "http://10.0.0.7:8001"
 
 
