@@ -36,12 +36,13 @@ class Flavour:
     check: Sequence[str] = ()
     key_variable: str = ""
     source: Mapping[str, Any] = field(default_factory=dict)
+    built: bool = False  # on hosts, too
 
 
 FLAVOURS: Mapping[str, Flavour] = {
     flavour.name: flavour
     for flavour in (
-        Flavour(GATEWAY, "the collection's own", steps=""),
+        Flavour(GATEWAY, "the collection's own", steps="", built=True),
         Flavour(
             OPENAI_TRTLLM,
             "openai_trtllm",
@@ -49,6 +50,7 @@ FLAVOURS: Mapping[str, Flavour] = {
             stop_signal="SIGINT",
             check=("/app/openai_trtllm", "--help"),
             key_variable="OPENAI_TRTLLM_API_KEY",
+            built=True,
             source={
                 "containerfile": "Dockerfile",
                 "trees": [
@@ -113,7 +115,7 @@ ABILITIES: Sequence[Ability] = (
     Ability("a model's name", ("of your choice", "Triton's, as `tensorrt_llm_bls`", "Triton's, as `tensorrt_llm_bls`")),
     Ability("several models", (YES, "no: those of one repository", "no: those of one repository")),
     Ability("several replicas, draining one of them", (YES, NO, NO)),
-    Ability("replicas by prefix", (YES, NO, NO), of_model=("prefix_affinity",)),
+    Ability("replicas by prefix", (YES, NO, NO), {"prefix_affinity": None}, ("prefix_affinity",)),
     Ability("the checkpoint's chat template", (YES, NO, YES)),
     Ability("another chat template", (YES, "no: a history template", "from Triton 25.05"), of_model=("chat_template",)),
     Ability("a history template (Liquid)", (NO, YES, NO), {"history_template": None}),
@@ -142,7 +144,12 @@ ABILITIES: Sequence[Ability] = (
     Ability("processes for more than one core", (YES, "no: it uses all", NO), {"workers": 1}),
     Ability("a bounded queue", (YES, NO, NO), {"max_requests": None, "max_queued": 100}),
     Ability("a time limit for slow senders", (YES, NO, NO), {"read_timeout": 60}),
-    Ability("a time limit for a silent Triton", (YES, NO, NO), {"request_timeout": 600}),
+    Ability("a time limit for a silent Triton", (YES, NO, NO), {"request_timeout": 600, "connect_timeout": 5}),
+    Ability(
+        "a limit for the size of a request",
+        (YES, "no: 2 MiB", "no: 64 MiB, from Triton 26.06"),
+        {"max_body_bytes": 8388608},
+    ),
     Ability("web pages of other origins", (YES, NO, "no: localhost alone"), {"cors_origins": []}),
     Ability("metrics", (YES, "no: OpenTelemetry traces", "Triton's")),
     Ability("running requests finish when it stops", (YES, "yes, on SIGINT", YES)),
@@ -172,8 +179,8 @@ def refusals(flavour: str, settings: Mapping[str, Any]) -> Iterator[str]:
             for option in ability.of_model:
                 if model.get(option) is not None:
                     yield _sentence(f"The model {show(model['name'])} has {option}", flavour, ability)
-    if settings.get("image_source") == "build" and not FLAVOURS[flavour].source:
-        built = " or ".join(name for name, one in FLAVOURS.items() if one.source)
+    if settings.get("image_source") == "build" and not FLAVOURS[flavour].built:
+        built = " or ".join(name for name, one in FLAVOURS.items() if one.built)
         yield (
             f"openai_gateway_image_source is build, but the flavour {flavour} is not built on hosts; take pull, "
             f"archive or present, or set openai_gateway_flavour: {built}."

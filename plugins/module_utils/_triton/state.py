@@ -166,7 +166,7 @@ def gateways(host: ServiceHost, releases_dir: str) -> list[dict[str, Any]]:
         # The front that is Triton itself listens for Triton's own clients too; its first port is OpenAI's.
         for listen in (known.get("listen") or [])[:1]:
             address, _colon, port = str(listen).rpartition(":")
-            url = f"http://{host_of(address)}:{port}"
+            url = f"{known.get('scheme') or 'http'}://{host_of(address)}:{port}"
             models = known.get("models") or []
             active, config = states[name].active, _config(host, text)
             one = {"service": name, "url": url, "models": models, "active": active, "config": config}

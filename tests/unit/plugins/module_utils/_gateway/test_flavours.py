@@ -160,9 +160,7 @@ def test_the_roles_defaults_ask_for_nothing_that_a_flavour_lacks() -> None:
     defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
     asked = {option: unasked for ability in ABILITIES for option, unasked in ability.options.items()}
     for option, unasked in asked.items():
-        name = f"openai_gateway_{option}"
-        if name in defaults:
-            assert defaults[name] == unasked, name
+        assert defaults[f"openai_gateway_{option}"] == unasked, option
     settings = yaml.safe_load((ROLE / "vars" / "flavours.yml").read_text())["__openai_gateway_settings"]
     assert set(asked) <= set(settings)
     for flavour in FLAVOURS:
@@ -180,7 +178,7 @@ def test_one_of_each_is_what_the_others_take() -> None:
 
 def test_only_what_has_a_source_is_built() -> None:
     assert not list(refusals(OPENAI_TRTLLM, {**SETTINGS, "image_source": "build"}))
-    (sentence,) = refusals(GATEWAY, {**SETTINGS, "image_source": "build"})
-    assert sentence.endswith("or set openai_gateway_flavour: openai_trtllm.")
+    (sentence,) = refusals(TRITON_FRONTEND, {**SETTINGS, "image_source": "build"})
+    assert sentence.endswith("or set openai_gateway_flavour: gateway or openai_trtllm.")
     with pytest.raises(FleetError, match="did you mean 'openai_trtllm'"):
         flavour_of("openai_trtlm")
