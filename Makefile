@@ -7,7 +7,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export MOLECULE_GLOB := molecule/*/molecule.yml
 unexport ANSIBLE_INVENTORY ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH
 
-.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway images docs changelog build clean
+.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution images docs changelog build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench-modules: setup-hosts ## fingerprints against stat and sha256sum; the demo'
 
 bench-gateway: setup ## the gateway against a pass-through and the bare backend
 	@.venv/bin/python tests/bench/bench_gateway.py
+
+bench-distribution: setup ## an engine from host to host against rsync and scp; four hosts against one
+	@.venv/bin/python tests/bench/bench_distribution.py
 
 docs: setup ## write what comes from one source: references, documentation of options, platforms
 	@.venv/bin/python tools/docs.py

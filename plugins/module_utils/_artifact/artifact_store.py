@@ -4,7 +4,8 @@
 """Directories named by fingerprint, immutable once published, published by one rename.
 
 ``<root>/<name>/<fingerprint>/`` is a published artefact with a ``manifest.json``; ``<fingerprint>.partial``
-beside it is one in the making, which nobody but its maker looks into.
+beside it is one in the making, which nobody but its maker looks into, and ``<fingerprint>.incoming`` one that comes
+from another host, which may be made here at the same time. ``<fingerprint>.pieces.json`` says how it is handed on.
 """
 
 from __future__ import annotations
@@ -38,6 +39,16 @@ class ArtifactStore(Store):
         """Where the artefact is made; it may be absent or hold what a killed run left."""
         return self.partial_of(self.path(name, fingerprint))
 
+    def incoming(self, name: str, fingerprint: str) -> Path:
+        """Where the artefact arrives from another host; what a killed run left there is taken up by the next."""
+        path = self.path(name, fingerprint)
+        return path.with_name(f"{path.name}.incoming")
+
+    def pieces_file(self, name: str, fingerprint: str) -> Path:
+        """Where the digests of the published artefact's pieces are kept."""
+        path = self.path(name, fingerprint)
+        return path.with_name(f"{path.name}.pieces.json")
+
     def staging(self, name: str, fingerprint: str) -> Path:
         """An empty directory to make the artefact in; what an earlier run left there is removed."""
         partial = self.partial(name, fingerprint)
@@ -67,6 +78,24 @@ class ArtifactStore(Store):
     def _rename(self, name: str, fingerprint: str) -> Path:
         """The rename. A crash in between leaves a sealed partial, which `recover` publishes."""
         return self._put(self.path(name, fingerprint))
+
+    def adopt(self, name: str, fingerprint: str) -> Path:
+        """Publish what has arrived, whose bytes the caller has verified; an artefact already there is replaced.
+
+        It has to be a whole artefact of this fingerprint, or nothing is published.
+        """
+        incoming = self.incoming(name, fingerprint)
+        held = (self.manifest(incoming) or {}).get("fingerprint")
+        if held != fingerprint:
+            raise FleetError(
+                f"{name}: what arrived has the fingerprint {show(held)} instead of {fingerprint!r}; nothing is "
+                "published. See which artefact the source hands out."
+            )
+        problems = self.verify(incoming, full=False)
+        if problems:
+            raise FleetError(f"{name}: {problems[0]} in what arrived; nothing is published. Run again.")
+        files.sync_tree(incoming)
+        return self._put(self.path(name, fingerprint), incoming)
 
     def recover(self, name: str, fingerprint: str) -> Path | None:
         """Publish a partial that was sealed but not yet renamed when its maker died; else None.
@@ -128,4 +157,8 @@ class ArtifactStore(Store):
 
     def remove(self, name: str, fingerprint: str) -> bool:
         """Remove an artefact, and what is left of making it; True if there was anything."""
-        return self._take_away(self.path(name, fingerprint))
+        beside = [self.incoming(name, fingerprint), self.pieces_file(name, fingerprint)]
+        existed = any(path.exists() for path in beside)
+        for path in beside:
+            files.remove(path)
+        return self._take_away(self.path(name, fingerprint)) or existed

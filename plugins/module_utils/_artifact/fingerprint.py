@@ -221,14 +221,14 @@ def _read_record(path: str, block: int) -> tuple[FileRecord, int]:
     return FileRecord(after.st_size, *times, after.st_ino, after.st_dev, digest, read_ns), count
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _read_records(root: Path, paths: list[str]) -> tuple[dict[str, FileRecord], int]:
     """Hash *paths* (largest first) on all cores: hashlib and reads release the GIL, so threads are enough."""
-    threads = max(1, min(_usable_cpus(), MAX_THREADS, len(paths)))
+    threads = max(1, min(usable_cpus(), MAX_THREADS, len(paths)))
     block = min(BLOCK, BUFFER_BUDGET // threads)
     records, total = {}, 0
     with ThreadPoolExecutor(threads) as pool:

@@ -38,16 +38,20 @@ def _resident_pages(descriptor: int, offset: int, length: int) -> bytes | None:
 
 @dataclass
 class CacheState:
-    """Which pages of one file were resident when it was opened, in compressed windows of 256 MiB."""
+    """Which pages of one file, from *begin* on, were resident before it was read, in windows of 256 MiB, compressed."""
 
     size: int
     windows: list[bytes] = field(default_factory=list)
+    begin: int = 0
 
     @classmethod
-    def of(cls, descriptor: int, size: int) -> CacheState:
-        """Ask for the whole file before the first read: read-ahead would blur a later answer."""
-        state = cls(size)
-        for offset in range(0, size, WINDOW):
+    def of(cls, descriptor: int, size: int, begin: int = 0) -> CacheState:
+        """Ask for all that will be read before the first read: read-ahead would blur a later answer.
+
+        That is the file up to *size*, from *begin* on, which has to be a multiple of the page size.
+        """
+        state = cls(size, begin=begin)
+        for offset in range(begin, size, WINDOW):
             pages = _resident_pages(descriptor, offset, min(WINDOW, size - offset))
             if pages is None:
                 return cls(size)
@@ -58,7 +62,7 @@ class CacheState:
         """Yield (offset, length) of the runs within ``[start, end)`` that were not resident."""
         page = mmap.PAGESIZE
         for number, window in enumerate(self.windows):
-            base = number * WINDOW
+            base = self.begin + number * WINDOW
             if base >= end or base + WINDOW <= start:
                 continue
             pages = zlib.decompress(window)

@@ -74,9 +74,12 @@ class Store:
         """Where what will stand at *target* is made."""
         return target.with_name(target.name + PARTIAL)
 
-    def _put(self, target: Path) -> Path:
-        """Put what was made for *target* there. What stands there steps aside; a crash in between loses neither."""
-        partial, aside = self.partial_of(target), self.aside(target)
+    def _put(self, target: Path, made: Path | None = None) -> Path:
+        """Put what was made for *target* there, at its partial or at *made*.
+
+        What stands there steps aside; a crash in between loses neither.
+        """
+        partial, aside = made or self.partial_of(target), self.aside(target)
         files.remove(aside)
         if os.path.lexists(target):
             target.rename(aside)

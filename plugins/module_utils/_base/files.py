@@ -10,6 +10,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from .errors import FleetError
+
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write *content* to *path*: aside, on disk, and there by one rename."""
@@ -42,6 +44,13 @@ def sync_tree(root: Path) -> None:
         for name in names:
             sync(os.path.join(directory, name))
         sync(directory)
+
+
+def inside(root: Path, path: str, what: str) -> Path:
+    """*path* below *root*; anything that would lead outside is refused. *what* is what has such files."""
+    if not path or path.startswith("/") or set(path.split("/")) & {"", ".", ".."}:
+        raise FleetError(f"{path!r} leads out of the {what}; give a directory whose files are all inside it.")
+    return root / path
 
 
 def remove(path: Path) -> None:

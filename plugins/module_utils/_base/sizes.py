@@ -7,6 +7,7 @@ from __future__ import annotations
 
 MIB = 1 << 20
 GIB = 1 << 30
+MB = 1_000_000  # of rates, as networks count
 
 
 def gib(size: float) -> str:

@@ -99,7 +99,7 @@ class CheckpointStore(Store):
         at_hand = published.contents() if published else {}
         lacking: list[str] = []
         for path, sha256 in sorted(wanted.items()):
-            target = _inside(staging, path)
+            target = files.inside(staging, path, "checkpoint")
             if target.is_file() and not target.is_symlink() and file_sha256(target) == sha256:
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ class CheckpointStore(Store):
     def copy(self, name: str, source: Path, paths: list[str]) -> None:
         """Bring *paths* of the directory *source* of this host into the staging directory."""
         for path in paths:
-            target = _inside(self.staging(name), path)
+            target = files.inside(self.staging(name), path, "checkpoint")
             # Follows links: the snapshots of a hub's cache are links to files elsewhere.
             shutil.copyfile(source / path, target)
 
@@ -127,7 +127,7 @@ class CheckpointStore(Store):
         for extra in _relative_files(staging) - set(wanted):
             files.remove(staging / extra)
         for path in sorted(wanted):
-            target = _inside(staging, path)
+            target = files.inside(staging, path, "checkpoint")
             if not target.is_file():
                 raise FleetError(f"{name}: {path} did not arrive on the host; run again to transfer what is missing.")
             os.chmod(target, 0o644)
@@ -148,13 +148,6 @@ class CheckpointStore(Store):
         for index in (self.index(name), self.source_index(name)):
             files.remove(index)
         return existed
-
-
-def _inside(root: Path, path: str) -> Path:
-    """*path* below *root*; anything that would lead outside is refused."""
-    if not path or path.startswith("/") or set(path.split("/")) & {"", ".", ".."}:
-        raise FleetError(f"{path!r} leads out of the checkpoint; give a directory whose files are all inside it.")
-    return root / path
 
 
 def _relative_files(root: Path) -> set[str]:

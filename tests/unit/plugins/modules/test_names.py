@@ -28,6 +28,10 @@ ROOT = {"root": "ROOT"}
 MODEL = {"trtllm_release": LAST, "trtllm_models": [{"name": "m", "checkpoint": {"path": "/srv/m"}}]}
 ENGINE = {**ROOT, "name": "m", "checkpoint": "/srv/m", "release": LAST, "gpus": [], "image": "i"}
 REPOSITORY = {**ROOT, "name": "m", "release": LAST, "image": "i"}
+SERVED = {**ROOT, "name": "m", "fingerprint": "0" * 64, "address": "127.0.0.1", "token": "a secret of the test"}
+FETCHED = {
+    **ROOT, "name": "m", "fingerprint": "0" * 64, "pieces": "0" * 64, "sources": ["http://127.0.0.1:1"], "token": "a secret of the test",
+}  # fmt: skip
 SERVICES = {"releases_dir": "ROOT/releases"}
 UNIT = {"services": [{"name": "x", "unit": {"Container": {"Image": "i"}}}]}
 TOKENIZER = {"tokenizer.json": "0" * 64}
@@ -55,12 +59,17 @@ NAMED: dict[tuple[str, str], list[dict[str, Any]]] = {
         ENGINE, {**ROOT, "state": "absent"}, {**ROOT, "cancel": True}, {**ROOT, "attach": "id", "wait": False},
     ],
     ("trtllm_engine_info", "name"): [ROOT],
+    ("trtllm_artifact_serve", "name"): [SERVED, {**SERVED, "state": "stopped"}],
+    ("trtllm_artifact_serve", "fingerprint"): [SERVED, {**SERVED, "state": "stopped"}],
+    ("trtllm_artifact_fetch", "name"): [FETCHED],
+    ("trtllm_artifact_fetch", "fingerprint"): [FETCHED],
 }  # fmt: skip
 # Options of text that become no path, and what they become instead.
 NOT_NAMES = {
     "address": "an IP address, which is parsed",
     "attach": "compared with the ids of builds",
     "autoq_format": "a word of a command",
+    "builders": "compared with the names of hosts",
     "build_args": "words of a command",
     "calib_dataset": "a path or a name of a hub, judged as a path",
     "contains": "compared with an answer",
@@ -83,6 +92,7 @@ NOT_NAMES = {
     "trtllm_image name": "a reference that podman parses",
     "owner": "a word of a message",
     "packages": "patterns for the package manager",
+    "pieces": "compared with a digest",
     "podman_version": "two numbers, which are parsed",
     "prefix": "the beginning of a model's name, judged with the other names of a repository",
     "process": "compared with processes of the controller",
@@ -93,10 +103,12 @@ NOT_NAMES = {
     "reached_at": "an address or a name that is looked up",
     "serving_hosts": "names of the inventory",
     "source": "a URL, a path, or the key itself",
+    "sources": "URLs, which are parsed",
     "stage": "a word of a message",
     "step": "a word of the journal",
     "table": "lines for the terminal",
     "take_over": "compared with ids of rollouts",
+    "token": "a header of a request",
     "trtllm_release": "one row of a table",
     "trtllm_triton_address": "an IP address, which is parsed",
     "units": "words for systemctl",
@@ -117,6 +129,8 @@ WITH_PATHS: dict[str, dict[str, Any]] = {
     "triton_model_repo": REPOSITORY,
     "triton_model_repo_info": {"name": "m"},
     "trtllm_checkpoint": {"name": "m", "location": "host", "path": "/srv/m"},
+    "trtllm_artifact_fetch": FETCHED,
+    "trtllm_artifact_serve": SERVED,
     "trtllm_engine": ENGINE,
     "trtllm_tokenizer": {"name": "m", "files": TOKENIZER},
     "trtllm_image": {"name": "i"},

@@ -1,0 +1,375 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Receive an artefact in pieces from hosts that have it, or are about to have it.
+
+Threads take one piece after the other, write it where it belongs and keep it if its digest is right. There is no
+journal: what an earlier run left is hashed again, and what is right of it is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import http.client
+import os
+import queue
+import socket
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .._base import files
+from .._base.errors import FleetError
+from .._base.sizes import gib
+from .fingerprint import walk
+from .pieces import BLOCK, Pieces, Span, hash_span
+from .serve import WAIT
+
+THREADS = 4
+CONNECT = 10.0  # seconds for a connection to be made
+SILENCE = 30.0  # seconds for which a source may say nothing; longer than it holds a request
+PATIENCE = 15.0  # seconds for which a source that is about to begin is waited for, before the next one is asked
+GIVE_UP = 60.0  # seconds without one byte of a file from any source
+REST = (0.3, 5.0)  # seconds that a source which failed is left alone: first, at most
+LAG = 8  # pieces that are written after one before its pages are given back: by then they are on disk
+LARGEST_LIST = 64 << 20
+REFUSALS = {
+    401: "refuses the token",
+    404: "has no such artefact",
+    416: "has files of other sizes",
+}
+
+
+class WrongPiece(Exception):
+    """A piece came whole, and is not what the list says."""
+
+
+class NotYet(Exception):
+    """The source does not have the piece yet."""
+
+
+class Refused(Exception):
+    """The source will not hand the artefact out, however often it is asked."""
+
+
+class Source:
+    """A host that hands the artefact out."""
+
+    def __init__(self, url: str) -> None:
+        parts = urllib.parse.urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = None
+        if parts.scheme != "http" or not parts.hostname or not port or parts.path not in ("", "/"):
+            raise FleetError(f"{url!r} is not a source; expected http://ADDRESS:PORT.")
+        self.url, self.host, self.port = url, parts.hostname, port
+        self.rest_until, self.failures, self.answered = 0.0, 0, False
+        self.reason = self.refusal = ""
+
+
+class Sources:
+    """Which source is asked next: the first that is not at rest. One that fails rests, longer each time."""
+
+    def __init__(self, urls: Sequence[str], patience: float = PATIENCE, give_up: float = GIVE_UP) -> None:
+        if not urls:
+            raise FleetError("sources is empty; give the URL of a host that hands the artefact out.")
+        self.all = [Source(url) for url in dict.fromkeys(urls)]
+        self.give_up, self._lock = give_up, threading.Lock()
+        self.begun = self.progress = time.monotonic()
+        self._patient_until = self.begun + patience
+
+    def pick(self, without: set[Source]) -> Source | None:
+        """The source to ask, once one is fit to be asked; None when it is time to give up."""
+        while True:
+            with self._lock:
+                left = [source for source in self.all if not source.refusal and source not in without]
+                now = time.monotonic()
+                if not left or now - self.progress > self.give_up:
+                    return None
+                for source in left:
+                    if source.rest_until <= now:
+                        return source
+                    if not source.answered and now < self._patient_until:
+                        break  # it is about to begin; the others have enough to do
+                wait = min(source.rest_until for source in left) - now
+            time.sleep(min(max(wait, 0.05), 0.5))
+
+    def succeeded(self, source: Source) -> None:
+        """*source* answered whole."""
+        with self._lock:
+            source.answered, source.failures, source.reason = True, 0, ""
+        self.moved()
+
+    def moved(self) -> None:
+        """Bytes came, so it is not time to give up, however slow they are."""
+        self.progress = time.monotonic()
+
+    def failed(self, source: Source, reason: str) -> None:
+        """*source* did not answer, or broke off."""
+        with self._lock:
+            source.rest_until = time.monotonic() + min(REST[0] * 2**source.failures, REST[1])
+            source.failures, source.reason = source.failures + 1, reason
+
+    def not_yet(self, source: Source) -> None:
+        """*source* waits itself. Another one is asked if nothing comes from anywhere."""
+        with self._lock:
+            source.answered = True
+            if time.monotonic() - self.progress > WAIT:
+                source.rest_until, source.reason = time.monotonic() + REST[1], "waits for the piece itself"
+
+    def refused(self, source: Source, reason: str) -> None:
+        """*source* is asked no more."""
+        with self._lock:
+            source.refusal = reason
+
+    def reasons(self) -> str:
+        """Why each source gave nothing."""
+        said = [f"{source.url} {source.refusal or source.reason}" for source in self.all]
+        return ", ".join(line for line in said if not line.endswith(" ")) or "none gave a piece"
+
+
+class Link:
+    """One kept connection to a source."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+        self._source: Source | None = None
+        self._connection: http.client.HTTPConnection | None = None
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def ask(self, source: Source, path: str, span: Span | None = None) -> http.client.HTTPResponse:
+        """The answer to a request, whose body is still to be read; raises for any other answer."""
+        if source is not self._source:
+            self.close()
+        if self._connection is None:
+            connection = http.client.HTTPConnection(source.host, source.port, timeout=CONNECT)
+            connection.connect()
+            connection.sock.settimeout(SILENCE)
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._connection, self._source = connection, source
+        headers = {"Authorization": f"Bearer {self._token}"}
+        if span is not None:
+            headers["Range"] = f"bytes={span.start}-{span.start + span.size - 1}"
+        self._connection.request("GET", urllib.parse.quote(path), headers=headers)
+        answer = self._connection.getresponse()
+        if answer.status == (206 if span else 200):
+            return answer
+        answer.read()
+        if answer.status == 503:
+            raise NotYet
+        if answer.status in REFUSALS:
+            raise Refused(REFUSALS[answer.status])
+        raise OSError(f"answers {answer.status}")
+
+
+def why(error: Exception) -> str:
+    """A network's error in words."""
+    if isinstance(error, socket.timeout):
+        return "does not answer"
+    return f"does not answer: {getattr(error, 'strerror', None) or error or type(error).__name__}"
+
+
+def receive_list(sources: Sources, fingerprint: str, identity: str, token: str) -> Pieces:
+    """The list of pieces, from the first source that has the one called *identity*."""
+    link = Link(token)
+    try:
+        while (source := sources.pick(set())) is not None:
+            try:
+                answer = link.ask(source, f"/{fingerprint}/")
+                content = answer.read(LARGEST_LIST)
+                if hashlib.sha256(content).hexdigest() == identity:
+                    sources.succeeded(source)
+                    return Pieces.decoded(content)
+                sources.refused(source, "hands out another list of pieces than was asked for")
+                link.close()
+            except Refused as refusal:
+                sources.refused(source, str(refusal))
+            except NotYet:
+                sources.not_yet(source)
+            except (OSError, http.client.HTTPException) as error:
+                link.close()
+                sources.failed(source, why(error))
+    finally:
+        link.close()
+    raise FleetError(f"No source hands the artefact out: {sources.reasons()}; see that one does, and run again.")
+
+
+class Receiver:
+    """Fills the directory *target* with what *pieces* lists."""
+
+    def __init__(
+        self, pieces: Pieces, target: Path, sources: Sources, token: str, threads: int = THREADS, name: str = "artefact"
+    ) -> None:
+        self.pieces, self.target, self.sources, self.token, self.name = pieces, target, sources, token, name
+        self.threads = max(1, threads)
+        self.kept = self.received = 0
+        self._error: Exception | None = None
+        self._here: set[tuple[str, int]] = set()
+        self._news = threading.Condition()
+        self._jobs: queue.SimpleQueue[Span] = queue.SimpleQueue()
+        self._descriptors: dict[str, int] = {}
+
+    # -- for those who receive from here -------------------------------------------------------------------
+
+    def wait(self, name: str, start: int, seconds: float) -> bool:
+        """Whether the piece at *start* is verified, within *seconds*."""
+        wanted = (name, start // self.pieces.piece)
+        with self._news:
+            self._news.wait_for(lambda: wanted in self._here or self._error is not None, timeout=seconds)
+            return wanted in self._here
+
+    # -- receiving -----------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """All of it, or one sentence. What is verified stays for the next run."""
+        with contextlib.ExitStack() as held:
+            held.enter_context(_alone(self.target))
+            self._make_room(held)
+            for span in self.pieces.spans():
+                self._jobs.put(span)
+            workers = [threading.Thread(target=self._work, daemon=True) for _ in range(self.threads)]
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+            if self._error is not None:
+                raise self._error
+            for name, file in self.pieces.files.items():
+                os.fchmod(self._descriptors[name], file.mode)
+                files.sync(self.target / name)
+                # What was received is not read here soon, and what serves needs its pages.
+                os.posix_fadvise(self._descriptors[name], 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def _make_room(self, held: contextlib.ExitStack) -> None:
+        """Every file at its full size, so that a disk which is too small is known before anything is fetched."""
+        for stale in [path for path, _ in walk(self.target, ()) if path not in self.pieces.files]:
+            files.remove(self.target / stale)
+        for name in self.pieces.files:
+            path = files.inside(self.target, name, "artefact")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = self._descriptors[name] = os.open(path, flags, 0o600)
+            held.callback(os.close, descriptor)
+        try:
+            for name, file in self.pieces.files.items():
+                os.ftruncate(self._descriptors[name], file.size)
+                if file.size:
+                    os.posix_fallocate(self._descriptors[name], 0, file.size)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            # What was taken for nothing is given back. What an earlier run verified, the next one has to fetch again.
+            files.remove(self.target)
+            raise FleetError(
+                f"{self.target.parent} has no room for the {gib(self.pieces.size)} of {self.name} "
+                f"({os.strerror(error.errno or 0)}); nothing was fetched. Make room there."
+            ) from None
+
+    def _work(self) -> None:
+        link, view, written = Link(self.token), memoryview(bytearray(BLOCK)), []
+        try:
+            while self._error is None:
+                try:
+                    span = self._jobs.get_nowait()
+                except queue.Empty:
+                    return
+                right = self._is_right(span)
+                if not right:
+                    self._fetch(span, link, view)
+                    written.append(span)
+                    if len(written) > LAG:
+                        self._give_back(written.pop(0))
+                with self._news:
+                    self.kept += span.size if right else 0
+                    self.received += 0 if right else span.size
+                    self._here.add((span.name, span.number))
+                    self._news.notify_all()
+        except Exception as error:
+            with self._news:
+                self._error = self._error or error
+                self._news.notify_all()
+        finally:
+            link.close()
+
+    def _give_back(self, span: Span) -> None:
+        os.posix_fadvise(self._descriptors[span.name], span.start, span.size, os.POSIX_FADV_DONTNEED)
+
+    def _is_right(self, span: Span) -> bool:
+        """Whether an earlier run left the right piece. Where the file was never written, nothing is read."""
+        descriptor = self._descriptors[span.name]
+        try:
+            if os.lseek(descriptor, span.start, os.SEEK_DATA) >= span.start + span.size:
+                return False
+        except OSError:  # nothing but a hole up to the end
+            return False
+        return hash_span(descriptor, span.start, span.size) == self.pieces.files[span.name].pieces[span.number]
+
+    def _fetch(self, span: Span, link: Link, view: memoryview) -> None:
+        """One piece from whichever source gives it."""
+        without: set[Source] = set()
+        wrong = f"piece {span.number} of {span.name} is not what the manifest says"
+        while (source := self.sources.pick(without)) is not None and self._error is None:
+            try:
+                self._receive(source, span, link, view)
+                self.sources.succeeded(source)
+                return
+            except WrongPiece:
+                without.add(source)
+            except NotYet:
+                self.sources.not_yet(source)
+            except Refused as refusal:
+                self.sources.refused(source, str(refusal))
+            except (OSError, http.client.HTTPException) as error:
+                link.close()
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+                    raise FleetError(
+                        f"{self.target} cannot be written: {os.strerror(error.errno)}; make room there, or see the "
+                        "kernel's log."
+                    ) from None
+                self.sources.failed(source, why(error))
+        kept = f"{gib(self.kept + self.received)} of {gib(self.pieces.size)} are verified and kept"
+        if without:
+            urls = ", ".join(sorted(source.url for source in without))
+            raise FleetError(f"{self.name}: {wrong} at {urls}, so nothing is published; make it again there. {kept}.")
+        raise FleetError(
+            f"{self.name}: no source gives more: {self.sources.reasons()}; see that one does, and run again. {kept}."
+        )
+
+    def _receive(self, source: Source, span: Span, link: Link, view: memoryview) -> None:
+        answer = link.ask(source, f"/{self.pieces.fingerprint}/{span.name}", span)
+        digest, at, end = hashlib.sha256(), span.start, span.start + span.size
+        while at < end:
+            count = answer.readinto(view[: min(BLOCK, end - at)])
+            if not count:
+                raise OSError("broke off")
+            digest.update(view[:count])
+            os.pwrite(self._descriptors[span.name], view[:count], at)
+            at += count
+            self.sources.moved()
+        answer.read()  # the end of the answer, so that the connection takes another request
+        if digest.hexdigest() != self.pieces.files[span.name].pieces[span.number]:
+            raise WrongPiece
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """The directory, for one receiver at a time; the kernel lets it go with the process."""
+    target.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise FleetError(f"Another process receives into {target}; wait for it or end it.") from None
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,162 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The process that hands out, or receives and hands on, one artefact. It belongs to the host, not to the controller.
+
+What it shall do stands in ``spec.json``; how it stands, it writes into ``status.json``. It ends when it has nothing
+left to do, when it is told to, and in any case when its time is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+from .._base import files
+from .._base.errors import FleetError, sentence
+from .artifact_store import ArtifactStore
+from .fetch import Receiver, Sources, receive_list
+from .pieces import Pieces, pieces_of
+from .serve import Offer, Sender
+
+# Kinds of artefacts, and where the root keeps them.
+KINDS = {"engine": "engines", "repository": "repositories"}
+SPEC, STATUS, TOKEN = "spec.json", "status.json", "token"
+STATUS_INTERVAL = 0.5  # seconds
+
+
+class Transfer:
+    """What one process does, from its spec. *token* never stands in the spec."""
+
+    def __init__(self, spec: dict[str, Any], token: str, status: Optional[Path] = None) -> None:
+        self.spec, self.token, self._status_file = spec, token, status
+        self.store = ArtifactStore(Path(spec["root"]) / KINDS[spec["kind"]])
+        self.name, self.fingerprint = spec["name"], spec["fingerprint"]
+        self.receiver: Optional[Receiver] = None
+        self.sender: Optional[Sender] = None
+        self.begun, self.seconds = time.monotonic(), 0.0
+        self.state, self.message, self.size = "starting", "", 0
+        self.over = threading.Event()
+        self._writing = threading.RLock()  # a signal may come while it is held
+
+    # -- how it stands -------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """What the module reads."""
+        return {
+            "state": self.state,
+            "message": self.message,
+            "size": self.size,
+            "kept": self.receiver.kept if self.receiver else 0,
+            "received": self.receiver.received if self.receiver else 0,
+            "sent": self.sender.sent if self.sender else 0,
+            "seconds": round(self.seconds or time.monotonic() - self.begun, 2),
+            "url": self.sender.url if self.sender else "",
+        }
+
+    def tell(self, state: str = "", message: str = "") -> None:
+        """Write the status; a disk that is full must not end the transfer by itself."""
+        with self._writing:
+            self.state, self.message = state or self.state, message or self.message
+            if self._status_file is not None:
+                with contextlib.suppress(OSError):
+                    files.write_atomically(self._status_file, json.dumps(self.status()).encode())
+
+    def end(self, *_: Any) -> None:
+        """End at once, with the last figures told. What is verified stays."""
+        self.tell()
+        os._exit(0)
+
+    def _tell_on(self) -> None:
+        while not self.over.wait(STATUS_INTERVAL):
+            self.tell()
+
+    # -- what it does --------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Do it, and return the exit code of the process."""
+        threading.Thread(target=self._tell_on, daemon=True).start()
+        try:
+            if self.spec["sources"]:
+                self._receive()
+            else:
+                pieces = pieces_of(self.store, self.name, self.fingerprint)
+                self._serve(Offer.of_directory(pieces, self.store.path(self.name, self.fingerprint)), pieces)
+                self.tell("serving")
+            if self.sender is not None:
+                self.over.wait(max(0.0, self.begun + self.spec["time_limit"] - time.monotonic()))
+        except (FleetError, OSError) as error:
+            self.tell("failed", sentence(error, str(self.store.root)))
+            return 1
+        finally:
+            self.over.set()
+            if self.sender is not None:
+                self.sender.stop()
+        return 0
+
+    def _serve(self, offer: Offer, pieces: Pieces) -> None:
+        self.size = pieces.size
+        if self.spec["address"]:
+            self.sender = Sender(offer, self.spec["address"], self.spec["port"], self.token, self.spec["rate"])
+
+    def _receive(self) -> None:
+        """Receive, hand on what is verified meanwhile, and publish."""
+        spec, where = self.spec, self.store.incoming(self.name, self.fingerprint)
+        sources = Sources(spec["sources"])
+        self.tell("receiving")
+        pieces = receive_list(sources, self.fingerprint, spec["pieces"], self.token)
+        receiver = Receiver(pieces, where, sources, self.token, spec["threads"], self.name)
+        self.receiver = receiver
+        published = self.store.path(self.name, self.fingerprint)
+
+        def opened(name: str) -> int:
+            # It is renamed while others read from it.
+            for place in (where, published):
+                with contextlib.suppress(FileNotFoundError):
+                    return os.open(place / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            raise FileNotFoundError(name)
+
+        self._serve(Offer(pieces, opened, receiver.wait), pieces)
+        receiver.run()
+        with self.store.lock(self.name):
+            self._publish(pieces, published)
+        self.seconds = time.monotonic() - self.begun
+        self.tell("published")
+
+    def _publish(self, pieces: Pieces, published: Path) -> None:
+        """Put it in its place, unless a build of this host was faster. Both are the same artefact."""
+        where = self.store.incoming(self.name, self.fingerprint)
+        manifest = self.store.manifest(where) or {"files": {}}
+        for name, held in manifest["files"].items():
+            if name in pieces.files and pieces.files[name].sha256 != held["sha256"]:
+                raise FleetError(
+                    f"{self.name}: {name} is not what the artefact's manifest says; nothing is published. Make it "
+                    "again where it comes from."
+                )
+        if published.is_dir() and not self.store.verify(published, full=False):
+            files.remove(where)
+            return
+        self.store.adopt(self.name, self.fingerprint)
+        files.write_atomically(self.store.pieces_file(self.name, self.fingerprint), pieces.encoded())
+
+
+def main(directory: str) -> int:
+    """The process: its directory has the spec, and the token until it was read."""
+    home = Path(directory)
+    spec = json.loads((home / SPEC).read_text(encoding="utf-8"))
+    token = (home / TOKEN).read_text(encoding="utf-8").strip()
+    (home / TOKEN).unlink()
+    transfer = Transfer(spec, token, home / STATUS)
+    signal.signal(signal.SIGTERM, transfer.end)
+    return transfer.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,200 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A transfer as a transient unit of systemd: started, looked at, stopped, and never left behind.
+
+The unit has less of the processor and of the disk than what serves, and a time after which systemd ends it whatever
+became of the controller. Its directory holds the code, so that it needs nothing of the run that started it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from .._base import files
+from .._base.command import Answer, run_command
+from .._base.errors import FleetError
+from .._base.names import check_name, check_path
+from . import transfer
+from .artifact_store import ArtifactStore
+from .transfer import KINDS, SPEC, STATUS, TOKEN
+
+# What the process is made of, besides the standard library.
+CODE = (
+    "_artifact.artifact_store", "_artifact.fetch", "_artifact.fingerprint", "_artifact.pagecache", "_artifact.pieces",
+    "_artifact.serve", "_artifact.store", "_artifact.transfer",
+    "_base.errors", "_base.files", "_base.names", "_base.sizes",
+)  # fmt: skip
+PACKAGE = "trtllm_transfer"
+ARCHIVE = "transfer.pyz"
+PROPERTIES = {
+    "Nice": "10",
+    "IOSchedulingClass": "best-effort",
+    "IOSchedulingPriority": "7",
+    "CPUWeight": "20",
+    "IOWeight": "20",
+    "NoNewPrivileges": "yes",
+    "TimeoutStopSec": "10",
+}
+BEGIN = 20.0  # seconds within which a process says that it listens, or why it does not
+SHORT = 12
+
+
+def archive() -> bytes:
+    """The code as one file that Python runs."""
+    here, packed = __name__.rsplit(".", 2)[0], io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for package in (PACKAGE, *sorted({f"{PACKAGE}/{name.split('.')[0]}" for name in CODE})):
+            zipped.writestr(f"{package}/__init__.py", "")
+        for name in CODE:
+            loader: Any = importlib.import_module(f"{here}.{name}").__loader__
+            zipped.writestr(f"{PACKAGE}/{name.replace('.', '/')}.py", loader.get_source(f"{here}.{name}"))
+        zipped.writestr(
+            "__main__.py", f"import sys\nfrom {PACKAGE}.{transfer.__name__[len(here) + 1:]} import main\n"
+            "sys.exit(main(sys.argv[1]))\n",
+        )  # fmt: skip
+    return packed.getvalue()
+
+
+class TransferUnit:
+    """The transfer of one artefact on this host, in whatever state an earlier run left it."""
+
+    def __init__(self, root: str, kind: str, name: str, fingerprint: str) -> None:
+        self.root, self.kind, self.name = Path(check_path(root, "root")), kind, check_name(name, "name")
+        self.store = ArtifactStore(self.root / KINDS[kind])
+        self.path = self.store.path(name, fingerprint)
+        self.fingerprint = fingerprint
+        identity = f"{kind}-{name}-{fingerprint[:SHORT]}"
+        self.directory = self.root / "transfers" / identity
+        self.unit = f"trtllm-transfer-{identity}.service"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the artefact is published here, and of the right sizes."""
+        return self.path.is_dir() and not self.store.verify(self.path, full=False)
+
+    # -- the unit ------------------------------------------------------------------------------------------
+
+    def running(self) -> bool:
+        """Whether systemd runs it."""
+        said = run_command(["systemctl", "is-active", "--", self.unit])
+        return said.out.strip() in ("active", "activating", "deactivating", "reloading")
+
+    def status(self) -> dict[str, Any]:
+        """What the process last said; {} where it said nothing."""
+        return _json(self.directory / STATUS)
+
+    def spec(self, token: str, time_limit: int, **how: Any) -> dict[str, Any]:
+        """What a process shall do; what does not apply to a sender is empty."""
+        if time_limit < 1:
+            raise FleetError(f"time_limit is {time_limit}; give at least one second.")
+        if how.get("rate", 0) < 0:
+            raise FleetError(f"rate is {how['rate']}; give 0 for no limit, or megabytes a second.")
+        if not token.strip():
+            raise FleetError("token is empty; give the secret that both sides know.")
+        empty: dict[str, Any] = {"sources": [], "pieces": "", "threads": 1, "address": "", "port": 0, "rate": 0}
+        return {
+            **empty,
+            **how,
+            "root": str(self.root),
+            "kind": self.kind,
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "time_limit": time_limit,
+            # Only to see whether a process that runs has this token.
+            "token_sha256": hashlib.sha256(token.strip().encode()).hexdigest(),
+        }
+
+    def runs(self, spec: dict[str, Any]) -> bool:
+        """Whether a process already does what *spec* says."""
+        said = self.status().get("state")
+        return said not in (None, "failed") and _json(self.directory / SPEC) == spec and self.running()
+
+    def failed(self, spec: dict[str, Any]) -> bool:
+        """Whether a process that did this failed, and nobody was told so far."""
+        return self.status().get("state") == "failed" and _json(self.directory / SPEC) == spec
+
+    def start(self, spec: dict[str, Any], token: str) -> None:
+        """Start the process, and wait until it listens or receives."""
+        self.stop()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
+        files.write_atomically(self.directory / ARCHIVE, archive())
+        files.write_atomically(self.directory / TOKEN, token.strip().encode(), mode=0o600)
+        files.write_atomically(self.directory / SPEC, json.dumps(spec).encode(), mode=0o600)
+        properties = {**PROPERTIES, "RuntimeMaxSec": str(spec["time_limit"])}
+        said = run_command(
+            [
+                "systemd-run", "--quiet", "--collect", f"--unit={self.unit}", f"--description=Transfer of {self.name}",
+                *(f"--property={key}={value}" for key, value in properties.items()),
+                "--", sys.executable, "-I", str(self.directory / ARCHIVE), str(self.directory),
+            ]
+        )  # fmt: skip
+        if said.rc:
+            raise FleetError(f"The transfer of {self.name} cannot be started: {_last(said)}")
+        self._begun(spec)
+
+    def _begun(self, spec: dict[str, Any]) -> None:
+        deadline = time.monotonic() + BEGIN
+        while time.monotonic() < deadline:
+            state = self.status().get("state")
+            # A receiver that waits for its first source has begun. A sender may have to read the artefact first.
+            if state in ("serving", "receiving", "published"):
+                return
+            if state == "starting":
+                deadline = max(deadline, time.monotonic() + 1)
+            self.refuse_failure()
+            time.sleep(0.2)
+        raise FleetError(f"The transfer of {self.name} does not begin; see 'journalctl -u {self.unit}'.")
+
+    def refuse_failure(self) -> None:
+        """Raise what the process said when it failed, or that it is gone without a word."""
+        alive = self.running()
+        said = self.status()
+        if said.get("state") == "failed":
+            self.stop()
+            raise FleetError(said.get("message") or f"The transfer of {self.name} failed.", {"transfer": said})
+        if not alive and said.get("state") not in ("published", "serving"):
+            raise FleetError(
+                f"The transfer of {self.name} ended without a word; see 'journalctl -u {self.unit}'. What was verified "
+                "is kept, so run again."
+            )
+
+    def waited(self, poll: float) -> dict[str, Any]:
+        """Its status, once the artefact is published."""
+        while self.status().get("state") != "published":
+            self.refuse_failure()
+            time.sleep(poll)
+        return self.status()
+
+    def stop(self) -> dict[str, Any] | None:
+        """End it and remove its directory; what was received stays. Its last status, None if it did not run."""
+        ran = self.running()
+        if ran:
+            done = run_command(["systemctl", "stop", "--", self.unit])
+            if done.rc:
+                raise FleetError(f"'systemctl stop {self.unit}' failed: {_last(done)}")
+        said = self.status()
+        files.remove(self.directory)
+        return said if ran else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _last(answer: Answer) -> str:
+    lines = [line for line in (answer.err or answer.out).strip().splitlines() if line]
+    return f"{lines[-1] if lines else f'exit code {answer.rc}'}."

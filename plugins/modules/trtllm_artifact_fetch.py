@@ -1,0 +1,211 @@
+#!/usr/bin/python
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: trtllm_artifact_fetch
+short_description: Receive an engine or a model repository from hosts that have it
+version_added: "0.1.0"
+author:
+  - The trtllm.fleet authors (@trtllm-fleet)
+description:
+  - Receives a published artefact in pieces of 32 MiB from hosts where M(trtllm.fleet.trtllm_artifact_serve), or another
+    reception, hands it out. Each piece is verified by its sha256 as it arrives; from a source that fails or sends a
+    wrong piece, the next one takes over.
+  - It arrives beside its place and is put there by one rename, as a build of this host would be, once every piece is
+    right and its manifest names the wanted fingerprint. Until then nothing is to be seen of it.
+  - With O(address), what is verified is handed on while the rest still arrives, so that hosts can receive one from the
+    other at almost the speed of one.
+  - It runs as a transient systemd unit of low priority that outlives a lost connection. A run that comes later with the
+    same arguments joins it. What an earlier one left is verified again, and only the rest is received.
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.actiongroup_fleet
+  - trtllm.fleet.root
+attributes:
+  check_mode:
+    support: full
+    details:
+      - No source is asked then.
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
+options:
+  name:
+    description: Name of the artefact; its directory below that of its O(kind).
+    type: str
+    required: true
+  fingerprint:
+    description: Which artefact of that name, as RV(trtllm.fleet.trtllm_engine#module:fingerprint) says it.
+    type: str
+    required: true
+  kind:
+    description: What it is. An V(engine) stands in C(<root>/engines), a model V(repository) in C(<root>/repositories).
+    type: str
+    choices: [engine, repository]
+    default: engine
+  pieces:
+    description: The RV(trtllm.fleet.trtllm_artifact_serve#module:pieces) of the host that has it. Nothing else is
+      taken.
+    type: str
+    required: true
+  sources:
+    description: URLs of the hosts that hand it out, the preferred one first.
+    type: list
+    elements: str
+    required: true
+  token:
+    description: Secret that the sources want. It stands in no command line, log or unit.
+    type: str
+    required: true
+  address:
+    description: Address of this host on which what is verified is handed on, until O(time_limit) or until
+      M(trtllm.fleet.trtllm_artifact_serve) with C(state=stopped). Without it nothing is handed on.
+    type: str
+    default: ""
+  port:
+    description: Port to listen on, with O(address).
+    type: int
+    default: 18800
+  rate:
+    description: Megabytes a second that are handed on at most. V(0) means no limit.
+    type: int
+    default: 0
+  threads:
+    description: Pieces that are received at the same time. Four fill a network of 10 Gbit/s.
+    type: int
+    default: 4
+  time_limit:
+    description: Seconds after which it ends by itself.
+    type: int
+    default: 7200
+  wait:
+    description: Wait until the artefact is published. Otherwise it is only started, and a later run waits for it.
+    type: bool
+    default: true
+  poll:
+    description: Seconds between two looks at it.
+    type: int
+    default: 1
+seealso:
+  - module: trtllm.fleet.trtllm_artifact_serve
+"""
+
+EXAMPLES = r"""
+- name: Receive an engine from the host before this one, or from the one that built it, and hand it on
+  trtllm.fleet.trtllm_artifact_fetch:
+    name: codellama-13b
+    fingerprint: "{{ wanted.fingerprint }}"
+    pieces: "{{ hostvars['gpu-01'].served.pieces }}"
+    sources: ["http://10.20.0.8:18800", "http://10.20.0.7:18800"]
+    token: "{{ transfer_token }}"
+    address: 10.20.0.9
+"""
+
+RETURN = r"""
+artifact_dir:
+  description: The artefact's directory.
+  returned: always
+  type: str
+unit:
+  description: The systemd unit.
+  returned: always
+  type: str
+receiving:
+  description: Whether it still arrives, which is only so with O(wait=false).
+  returned: always
+  type: bool
+received:
+  description: Bytes that were received.
+  returned: always
+  type: int
+kept:
+  description: Bytes that an earlier run had left, and that were right.
+  returned: always
+  type: int
+size:
+  description: Bytes of the artefact; 0 where that is not known yet.
+  returned: always
+  type: int
+seconds:
+  description: Seconds that it took.
+  returned: always
+  type: float
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fetch import Source
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pieces import DIGEST
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer import KINDS
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer_unit import TransferUnit
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT, show
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.sizes import MB
+
+ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "required": True},
+    "fingerprint": {"type": "str", "required": True},
+    "kind": {"type": "str", "choices": list(KINDS), "default": "engine"},
+    "root": {"type": "path", "default": DEFAULT_ROOT},
+    "pieces": {"type": "str", "required": True},
+    "sources": {"type": "list", "elements": "str", "required": True},
+    "token": {"type": "str", "required": True, "no_log": True},
+    "address": {"type": "str", "default": ""},
+    "port": {"type": "int", "default": 18800},
+    "rate": {"type": "int", "default": 0},
+    "threads": {"type": "int", "default": 4},
+    "time_limit": {"type": "int", "default": 7200},
+    "wait": {"type": "bool", "default": True},
+    "poll": {"type": "int", "default": 1},
+}
+REPORTED = ("received", "kept", "size", "seconds")
+
+
+def refuse(params: dict[str, Any]) -> None:
+    """Refuse what cannot be received, before anything is asked or changed."""
+    if not params["sources"]:
+        raise FleetError("sources is empty; give the URL of a host that hands the artefact out.")
+    for url in params["sources"]:
+        Source(url)
+    if not DIGEST.fullmatch(params["pieces"]):
+        raise FleetError(f"pieces is {show(params['pieces'])}; give what trtllm_artifact_serve returned as pieces.")
+    for option in ("threads", "poll"):
+        if params[option] < 1:
+            raise FleetError(f"{option} is {params[option]}; give at least 1.")
+
+
+def run(unit: TransferUnit, params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """What the parameters ask for; raises `FleetError`."""
+    refuse(params)
+    how = {key: params[key] for key in ("sources", "pieces", "threads", "address", "port")}
+    spec = unit.spec(params["token"], params["time_limit"], rate=params["rate"] * MB, **how)
+    result: dict[str, Any] = {"changed": False, "receiving": False, **dict.fromkeys(REPORTED, 0)}
+    runs = unit.runs(spec)
+    if unit.is_there and not (runs and params["wait"]):
+        return result
+    if check_mode:
+        return {**result, "changed": not unit.is_there}
+    if not runs and not (params["wait"] and unit.failed(spec)):
+        unit.start(spec, params["token"])
+    said = unit.waited(params["poll"]) if params["wait"] else unit.status()
+    found = {key: said.get(key, 0) for key in REPORTED}
+    return {**result, **found, "changed": True, "receiving": said.get("state") != "published"}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    with one_sentence(module):
+        params = module.params
+        unit = TransferUnit(params["root"], params["kind"], params["name"], params["fingerprint"])
+        module.exit_json(artifact_dir=str(unit.path), unit=unit.unit, **run(unit, params, module.check_mode))
+
+
+if __name__ == "__main__":
+    main()
