@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One suite for any server that says it speaks OpenAI's API: what is asked, whom, and with which clients."""
+"""One suite for any server that says it speaks OpenAI's API. Its key is in OPENAI_API_KEY, as clients have it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,7 +31,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conformance")
     group.addoption("--base-url", help="address of the server, without /v1")
     group.addoption("--model", help="the model to ask for")
-    group.addoption("--key", default="none", help="the key to send")
     group.addoption(
         "--offers", default="", help=f"comma-separated, of {', '.join(OFFERS)}; 'all' but unguided and keys"
     )
@@ -62,8 +62,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def api(pytestconfig: pytest.Config) -> Iterator[Api]:
-    given = [pytestconfig.getoption(name) for name in ("--base-url", "--model", "--key", "--question")]
-    found = Api(*given)
+    url, model, question = (str(pytestconfig.getoption(name)) for name in ("--base-url", "--model", "--question"))
+    found = Api(url, model, os.environ.get("OPENAI_API_KEY", "none"), question)
     yield found
     found.close()
 
