@@ -11,25 +11,17 @@ tools/conformance.py peers --triton http://...    the suite for the gateway and 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import os
 import re
-import secrets
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import demo
-from _stages import REPO, StageError, cache_dir, main_guard
+from _peers import SUITE, litellm
+from _stages import StageError, cache_dir, main_guard
 from _venvs import environment
 
-SUITE = REPO / "tests" / "conformance"
 # What the gateway before a model without tools and without guided decoding offers.
 OFFERS = "unguided,responses,messages,tokenize,extras,service,limits"
 SCHEMA_EXAMPLES = 12  # of each endpoint
@@ -59,54 +51,6 @@ def fuzz(options: argparse.Namespace) -> int:
     argv += [f"--max-examples={SCHEMA_EXAMPLES}", f"--max-time={options.seconds}", "--seed=1", "--request-timeout=60"]
     argv += ["--suppress-health-check=all", "--generation-database=none"]
     return subprocess.run(argv, cwd=cache_dir(), check=False).returncode
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-class Proxy(NamedTuple):
-    """LiteLLM's proxy as it runs."""
-
-    url: str
-    key: str
-    pid: int
-
-
-@contextlib.contextmanager
-def litellm(triton: str, model: str, entry: str = "tensorrt_llm_bls") -> Iterator[Proxy]:
-    """Run LiteLLM's proxy before a Triton."""
-    programs = environment("litellm", SUITE / "requirements-litellm.txt")
-    port, key = free_port(), f"sk-{secrets.token_hex(16)}"
-    url = f"{triton}/v2/models/{entry}/generate"
-    entries = [{"model_name": model, "litellm_params": {"model": f"triton/{model}", "api_base": url}}]
-    with tempfile.TemporaryDirectory(prefix="litellm-") as scratch:
-        config, log = Path(scratch) / "config.yaml", Path(scratch) / "log"
-        config.write_text(
-            json.dumps({"model_list": entries, "general_settings": {"master_key": key}}), encoding="utf-8"
-        )
-        quiet = {"LITELLM_TELEMETRY": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [str(programs / "litellm"), f"--config={config}", f"--port={port}", "--host=127.0.0.1"],
-                stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **quiet}, cwd=scratch,
-            )  # fmt: skip
-        try:
-            until = time.monotonic() + 120
-            while True:
-                with socket.socket() as connection:
-                    if connection.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                if process.poll() is not None or time.monotonic() > until:
-                    raise StageError(f"LiteLLM did not start: {log.read_text(errors='replace')[-500:]}")
-                time.sleep(0.2)
-            yield Proxy(f"http://127.0.0.1:{port}", key, process.pid)
-        finally:
-            process.terminate()
-            process.wait(30)
 
 
 def counted(options: argparse.Namespace, base_url: str, key: str | None = None) -> str:
