@@ -248,6 +248,8 @@ def test_tokens_of_a_text_and_back(checkpoint: Path) -> None:
     plain = send("/tokenize", {"model": "tiny", "prompt": "Hello €", "add_special_tokens": False}).json()
     assert plain["tokens"] == answer["tokens"][1:]
     assert send("/detokenize", {"model": "tiny", "tokens": plain["tokens"]}).json() == {"prompt": "Hello €"}
+    unknown = send("/detokenize", {"model": "tiny", "tokens": [plain["tokens"][0], 2_000_000_000]})
+    assert unknown.status_code == 400 and unknown.json()["error"]["param"] == "tokens"
     talk = send("/tokenize", {"model": "tiny", "messages": HI}).json()
     whole = send("/v1/chat/completions", {"model": "tiny", "messages": HI}).json()
     assert talk["count"] == whole["usage"]["prompt_tokens"]
