@@ -121,7 +121,7 @@ WITH_PATHS: dict[str, dict[str, Any]] = {
     "container_service": UNIT,
     "container_service_rollback": {"names": ["x"]},
     "fleet_plan": MODEL,
-    "openai_gateway_drain": {"urls": ["http://127.0.0.1:8000"], "timeout": 0},
+    "openai_gateway_drain": {"urls": ["http://127.0.0.1:8000"], "timeout": 0, "gateway_url": "http://127.0.0.1:1"},
     "port_check": LISTEN,
     "repository_key": {"source": "/x", "dest": "/x"},
     "rollout_lock": {"id": "r"},
