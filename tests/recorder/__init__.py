@@ -60,7 +60,8 @@ def record(
     """Run *roles* on *hosts*, with *arguments* of ansible-playbook.
 
     A host is a mapping with C(looks), the facts that gpu_host_info gives one after the other (the last one for good),
-    C(answers), from the first word of a command to its standard output, and C(vars), its own variables.
+    C(modules), from other modules to their results, likewise, C(answers), from the first word of a command to its
+    standard output, and C(vars), its own variables.
     """
     log = directory / "calls"
     log.mkdir()

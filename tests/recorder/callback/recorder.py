@@ -37,6 +37,9 @@ def written(host: str, module: str) -> int:
 
 def answer(host: str, module: str, args: dict[str, Any]) -> dict[str, Any]:
     recorded = HOSTS[host]
+    said = recorded.get("modules", {}).get(module)
+    if said:
+        return dict(said[min(written(host, module), len(said) - 1)])
     if module == "gpu_host_info":
         looks = recorded["looks"]
         return {"changed": False, "host": looks[min(written(host, module), len(looks) - 1)]}
