@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
@@ -16,6 +15,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import F
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT
 from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import ALL, OWN, fleet_map
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import described
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._gateway import gateway_config
 
 # What a user writes about a host, for one that no task of the play has described.
 WRITTEN = (
@@ -53,11 +53,12 @@ class Fleet:
         self.group = list(args.get("gateway_hosts") or [])
         self.serving_hosts = list(args.get("serving_hosts") or [])
         only_gateways = set(self.group) - set(self.serving_hosts)
-        self.serving = [host for host in dict.fromkeys([*self.serving_hosts, *self.play]) if host not in only_gateways]
+        # By name: the order of an inventory depends on which of its sources names a host first.
+        self.serving = sorted({*self.serving_hosts, *self.play} - only_gateways)
         self._raw: dict[str, Mapping[str, Any]] = {}
 
     def hosts(self) -> dict[str, dict[str, Any]]:
-        """Every serving host, in the order of the inventory."""
+        """Every serving host."""
         wide = any(gateway["fronts"] == ALL for gateway in self.gateways().values())
         # Each on its own, none matters to the others.
         return {name: self._host(name) for name in self.serving if wide or name in self.play}
@@ -68,7 +69,7 @@ class Fleet:
             name: {
                 "fronts": ALL if self.group else str(self._value(name, "trtllm_gateway_fronts", OWN)),
                 "root": (self._plan(name) or {}).get("root") or str(self._value(name, "trtllm_root", DEFAULT_ROOT)),
-                "config": _config(self._told(name, "__fleet_held").get("gateway_config")),
+                "config": gateway_config(self._told(name, "__fleet_held").get("gateway_config")),
             }
             for name in (self.group or [name for name in self.serving if name in self.play])
             if boolean(self._value(name, "trtllm_gateway", True))
@@ -115,12 +116,3 @@ class Fleet:
         if name not in self._raw:
             self._raw[name] = self.hostvars.raw_get(name)
         return self._raw[name]
-
-
-def _config(text: Any) -> Any:
-    """What a gateway has now; None where that cannot be read, and so tells nothing of what it fronts."""
-    try:
-        found = yaml.safe_load(str(text or ""))
-        return found if all(model["name"] and list(model["urls"]) for model in found["models"]) else None
-    except (yaml.YAMLError, TypeError, KeyError):
-        return None

@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.history import history_table
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.plan import STARTED, SWITCHED, host_from, plan
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.verdict import judge
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gate import expectations
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._filters import as_filter_error
 
 
@@ -46,9 +47,16 @@ def rollout_verdict(
     return asdict(judge(list(batch), known, failed_before, max_failed))
 
 
+def gate_expectations(
+    gates: Mapping[str, Mapping[str, Any]], sent: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, dict[str, Any]]:
+    """The gates of a host, with the answers of before where a model shall give the same."""
+    return expectations(gates, {str(one["gate_replica"]["model"]): dict(one.get("answers") or {}) for one in sent})
+
+
 class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        found = (rollout_plan, rollout_verdict, history_table)
+        found = (rollout_plan, rollout_verdict, gate_expectations, history_table)
         return {work.__name__: as_filter_error(work) for work in found}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import state, verify
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._gateway import gateway_config
 
 UNKNOWN = "the replica was not verified, and nothing says why; run the playbook with -vvv."
 
@@ -39,8 +40,36 @@ def status_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     return state.status_table({host: [dict(item) for item in items] for host, items in found.items()})
 
 
+def gateway_checks(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What to ask the gateways of a host for: the models that none of its replicas serves."""
+    served = {replica["model"] for replica in found.get("replicas") or []}
+    return [
+        {"replica": f"gateway, {model}", "model": model, "gateway_url": gateway["url"]}
+        for gateway in found.get("gateways") or []
+        for model in gateway["models"]
+        if model not in served
+    ]
+
+
+def gateway_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The gateways of the fleet and what they front."""
+    return state.gateway_table(
+        {host: [{**item, "fronts": fronts(item.get("config"))} for item in items] for host, items in found.items()}
+    )
+
+
+def fronts(config: Any) -> dict[str, list[str]]:
+    """By model the URLs of its replicas; empty where the configuration does not tell."""
+    return {model["name"]: model["urls"] for model in (gateway_config(config) or {"models": []})["models"]}
+
+
 class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"verify_report": verify_report, "status_table": status_table}
+        return {
+            "gateway_checks": gateway_checks,
+            "gateway_table": gateway_table,
+            "status_table": status_table,
+            "verify_report": verify_report,
+        }

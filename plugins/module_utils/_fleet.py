@@ -67,8 +67,8 @@ def fleet_map(hosts: Found, gateways: Found) -> Item:
     *hosts*: by the name of each serving host its ``plan``, ``planned`` (whether this run asks it), ``lost``,
     ``reached_at``, ``max_seq_len`` and ``checkpoints`` (digests) by model where they are known, and ``tokenizers`` that
     were read there. *gateways*: by the name of each host with a gateway its ``root``, ``fronts`` (its own host or all)
-    and ``config``, what it has now, or None. Both in the order of the inventory. Raises `FleetError` for what no
-    gateway could front.
+    and ``config``, what it has now, or None. Their order is that of a gateway's replicas. Raises `FleetError` for
+    what no gateway could front.
     """
     wide = [name for name, gateway in gateways.items() if gateway["fronts"] == ALL]
     if wide:

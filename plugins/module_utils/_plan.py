@@ -17,6 +17,7 @@ from ._base.errors import FleetError, nearest
 from ._base.names import MODEL_NAME, check_absolute, check_name, check_path, check_paths
 from ._release.limits import check_options
 from ._release.options import ENGINE_OPTIONS, world_size
+from ._triton.gate import parse_gate
 from ._triton.ports import PORTS
 from ._triton.replica import complete, gpu_name, http_url, same_gpu
 
@@ -66,12 +67,14 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     root = check_path(description["trtllm_root"], "trtllm_root").rstrip("/")
     if not description.get("serves", True):
         lists: dict[str, Any] = {part: [] for part in PARTS}
-        return {"release": str(description["trtllm_release"]), "root": root, "serves": False, **lists}
+        return {"release": str(description["trtllm_release"]), "root": root, "serves": False, "gates": {}, **lists}
     models = list(description["trtllm_models"])
     _check_names(models)
     for model in models:
         check_paths(ENGINE_OPTIONS, model["engine"], f"{model['name']}: engine.")
     _check_engines(models)
+    for model in models:
+        parse_gate(model.get("gate") or {}, f"{model['name']}: gate")
     replicas = complete(
         _described(models, description.get("held_gpus") or {}),
         {"address": str(description["trtllm_triton_address"])},
@@ -104,6 +107,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
             }
             for model in models
         ],
+        "gates": {model["name"]: model["gate"] for model in models if model.get("gate")},
         "replicas": [{**replica, "checkpoint_dirs": [directories[replica["model"]]]} for replica in replicas],
         "gateway_models": [
             {

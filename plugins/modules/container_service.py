@@ -53,8 +53,11 @@ options:
         required: true
       unit:
         description:
-          - The unit as data, a dictionary of the sections C(Unit), C(Container), C(Service) and C(Install), each a
-            dictionary of keys. A list is a key that is given several times.
+          - The unit as data, a dictionary of the sections C(Unit), C(Container), C(Socket), C(Service) and C(Install),
+            each a dictionary of keys. A list is a key that is given several times.
+          - With C(Socket) systemd listens in the service's place, in a unit of its own beside it, and the container
+            gets the sockets as C(LISTEN_FDS). Who connects while the service restarts waits, and is not refused. Stop
+            the socket to stop both.
           - Values of C(Container) are literal; blanks, quotes, C(%) and C($) are escaped. C(Exec) is a list of words;
             C(Environment), C(Label) and C(Annotation) may be dictionaries. Values of the other sections are written as
             they are.
@@ -96,6 +99,14 @@ options:
             for all.
           - Let a path follow from the text, so that a service that runs, or a unit that is brought back, finds its own.
             Files that are not named any more are left alone.
+        type: dict
+        default: {}
+      live_files:
+        description:
+          - Files that the service reads again itself when they change, from path to text. They are written, readable
+            for all, before anything is started, and a service that runs is not restarted for them.
+          - The release record keeps them, so that a service that does not come up, or a unit that is brought back,
+            finds its own. What is secret does not belong here.
         type: dict
         default: {}
   absent:
@@ -186,6 +197,7 @@ SERVICE_SPEC = {
     "load_paths": {"type": "list", "elements": "path", "default": []},
     "record": {"type": "dict", "default": {}},
     "files": {"type": "dict", "default": {}},
+    "live_files": {"type": "dict", "default": {}},
 }
 ARGUMENT_SPEC = {
     "services": {"type": "list", "elements": "dict", "default": [], "options": SERVICE_SPEC},
@@ -209,6 +221,7 @@ def described(parameters: dict[str, Any]) -> list[Service]:
             load_paths=tuple(given["load_paths"]),
             record=given["record"],
             files=given["files"],
+            live_files=given["live_files"],
         )
         for given in parameters["services"]
     ]

@@ -28,7 +28,7 @@ attributes:
     details:
       - Shows the unit files that change.
   idempotent:
-    support: partial
+    support: none
     details:
       - Every call goes one release further back, unless O(to) says where to.
 options:

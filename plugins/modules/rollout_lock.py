@@ -96,7 +96,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT, check_name
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT, check_name, check_path
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.state import RolloutState
 
 ARGUMENT_SPEC = {
@@ -115,6 +115,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     given = module.params
     with one_sentence(module):
+        check_path(given["root"], "root")
         check_name(given["id"], "id")
         state = RolloutState(Path(given["root"]))
         if given["state"] == "absent":

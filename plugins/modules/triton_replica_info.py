@@ -68,7 +68,7 @@ replicas:
       previous: "2026-11-01T10:00:00Z"
       problem: ""
 gateways:
-  description: The OpenAI gateways of the host.
+  description: The OpenAI gateways of the host; C(config) is the text of its configuration.
   returned: success
   type: list
   elements: dict
@@ -77,6 +77,7 @@ gateways:
       url: http://127.0.0.1:3000
       models: [codellama-13b]
       active: active
+      config: "{port: 3000, models: [{name: codellama-13b, urls: ['http://127.0.0.1:8000']}]}"
 """
 
 from ansible.module_utils.basic import AnsibleModule

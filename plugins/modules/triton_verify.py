@@ -74,6 +74,10 @@ options:
   gateway_key:
     description: The API key for the gateway.
     type: str
+  only_gateway:
+    description: Ask for nothing but the chat completion, as of a gateway on another host than the replicas.
+    type: bool
+    default: false
   timeout:
     description: Seconds that one answer may take.
     type: float
@@ -189,6 +193,7 @@ ARGUMENT_SPEC = {
     "gateway_url": {"type": "str"},
     "gateway_model": {"type": "str"},
     "gateway_key": {"type": "str", "no_log": True},
+    "only_gateway": {"type": "bool", "default": False},
     "timeout": {"type": "float", "default": 60},
     "gate": {"type": "dict", "default": {}, "options": GATE_SPEC},
     "gate_only": {"type": "bool", "default": False},
@@ -196,7 +201,9 @@ ARGUMENT_SPEC = {
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC, required_if=[("only_gateway", True, ["gateway_url"])], supports_check_mode=True
+    )
     given = {name: value for name, value in module.params.items() if value is not None}
     try:
         with one_sentence(module):

@@ -92,6 +92,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """The module's result."""
+    source = None if params["source"] is None else Path(check_absolute(params["source"], "source"))
     wanted, name = params["files"], short(digest_of(params["files"]))
     store = tokenizer_store(params["root"], params["name"])
     current = store.current(name, write_index=False)
@@ -108,10 +109,10 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         return result
     with store.lock(name):
         missing = store.missing(name, wanted)
-        if missing and not params["source"]:
+        if missing and source is None:
             return {**result, "missing": missing}
-        if missing:
-            store.copy(name, Path(check_absolute(params["source"], "source")), missing)
+        if source is not None:
+            store.copy(name, source, missing)
         store.publish(name, wanted)
     return result
 

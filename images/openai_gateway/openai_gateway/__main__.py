@@ -18,9 +18,10 @@ import uvicorn
 
 from openai_gateway import __version__, workers
 from openai_gateway.clients import hash_key
-from openai_gateway.config import GatewayConfig, load_config
+from openai_gateway.config import GatewayConfig
 from openai_gateway.errors import ConfigError
 from openai_gateway.protocol import LimitedProtocol
+from openai_gateway.reload import FIXED, ConfigFile
 from openai_gateway.shared import Shared
 
 LOG = logging.getLogger("openai_gateway")
@@ -29,21 +30,33 @@ LOG = logging.getLogger("openai_gateway")
 class Server(uvicorn.Server):
     """uvicorn, but a stop by signal is a clean end: it raises the signal again, which fails a service."""
 
+    def __init__(self, config: uvicorn.Config, file: ConfigFile) -> None:
+        super().__init__(config)
+        self._file = file
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop, and tell connections that are just being made."""
+        LimitedProtocol.stopping = True
+        await super().shutdown(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Turn SIGTERM and SIGINT into a graceful stop, and nothing else."""
+        """Turn SIGTERM and SIGINT into a graceful stop, and SIGHUP into another look at the configuration."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)
+        loop.add_signal_handler(signal.SIGHUP, self._file.ask)
         yield
 
 
-def serve(config: GatewayConfig, listener: socket.socket | None = None, shared: Shared | None = None) -> None:
+def serve(
+    file: ConfigFile, config: GatewayConfig, listener: socket.socket | None = None, shared: Shared | None = None
+) -> None:
     """Serve until SIGTERM; then refuse new connections and let running requests finish. Raises ConfigError."""
     # Imported late: where there are several workers, metrics must know of it when they are imported.
     from openai_gateway.app import create_app
 
-    app = create_app(config, shared=shared)
+    app = create_app(config, shared=shared, file=file)
     LimitedProtocol.read_timeout = config.read_timeout
     server = Server(
         uvicorn.Config(
@@ -58,10 +71,12 @@ def serve(config: GatewayConfig, listener: socket.socket | None = None, shared: 
             proxy_headers=False,
             ssl_certfile=config.tls_certificate,
             ssl_keyfile=config.tls_key,
+            ssl_context_factory=file.tls_context if config.tls_key else None,
             server_header=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=config.shutdown_timeout,
-        )
+        ),
+        file,
     )
     # Every request holds two connections.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -73,10 +88,15 @@ def serve(config: GatewayConfig, listener: socket.socket | None = None, shared: 
     LOG.info("stopped")
 
 
-def work(config: GatewayConfig, listener: socket.socket, shared: Shared) -> int:
-    """Serve as one of several workers."""
+def work(file: ConfigFile, config: GatewayConfig, listener: socket.socket, shared: Shared) -> int:
+    """Serve as one of several workers; the file is *config* unless it has changed since the gateway's start."""
     try:
-        serve(config, listener, shared)
+        try:
+            newest = file.load().model_copy(update={key: getattr(config, key) for key in FIXED})
+            serve(file, newest, listener, shared)
+        except ConfigError as error:
+            file.refuse(error)
+            serve(file, config, listener, shared)
     except ConfigError as error:
         print(f"ERROR {error}", file=sys.stderr, flush=True)
         return workers.WRONG_CONFIG
@@ -99,15 +119,16 @@ def main() -> int:
     # journald stamps each line, so none is needed here.
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stdout)
     try:
-        config = load_config(options.config)
+        file = ConfigFile(options.config)
+        config = file.load()
         if options.check:
             from openai_gateway.app import create_app
 
             create_app(config)
             return 0
         if config.workers > 1:
-            return workers.run(config, lambda listener, shared: work(config, listener, shared))
-        serve(config)
+            return workers.run(config, lambda listener, shared: work(file, config, listener, shared))
+        serve(file, config, workers.given())
     except ConfigError as error:
         print(f"ERROR {error}", file=sys.stderr)
         return 2

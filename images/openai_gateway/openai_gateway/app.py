@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import aiohttp
 from aiohttp.abc import AbstractResolver
 from fastapi import FastAPI
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -21,15 +23,17 @@ from starlette.types import ASGIApp
 
 from openai_gateway import __version__
 from openai_gateway.anthropic_messages import CountRequest, MessagesBuilder, MessagesRequest
-from openai_gateway.clients import Account, Clients, Gate
-from openai_gateway.config import GatewayConfig
-from openai_gateway.errors import ApiError
+from openai_gateway.clients import Account, Clients
+from openai_gateway.config import GatewayConfig, ModelConfig
+from openai_gateway.errors import ApiError, ConfigError
+from openai_gateway.gate import Gate
 from openai_gateway.generation import Finish, GenerateRequest, Piece, ServedModel
 from openai_gateway.health import ready, replica_states
 from openai_gateway.metrics import Metrics, RequestMeter
 from openai_gateway.openai_responses import ResponsesBuilder, ResponsesRequest
 from openai_gateway.openapi import Endpoint, document
 from openai_gateway.prompts import Plan, plan, render
+from openai_gateway.reload import LIVE, ConfigFile, InForce, fixed_changes
 from openai_gateway.replicas import Draining
 from openai_gateway.responses import Builder, ChatBuilder, CompletionBuilder
 from openai_gateway.schema import (
@@ -52,22 +56,45 @@ from openai_gateway.serving import (
     together,
 )
 from openai_gateway.shared import Shared
+from openai_gateway.tokenizer import CheckpointTokenizer
 from openai_gateway.triton import session
 
+LOG = logging.getLogger("openai_gateway")
 LOOK_AGAIN = 1.0  # seconds after which files that may change are looked at again
 
 
 class Gateway:
     """What the endpoints share."""
 
-    def __init__(self, config: GatewayConfig, shared: Shared) -> None:
+    def __init__(self, config: GatewayConfig, shared: Shared, file: ConfigFile | None) -> None:
         self.config = config
-        self.clients = Clients(config.api_keys_file)
-        self.gate = Gate(config.max_requests, config.max_queued)
+        self.file = file
+        self.http: aiohttp.ClientSession | None = None  # set when the event loop runs
+        self.clients = Clients(config.api_keys_file, shared=shared)
+        self.gate = Gate(config.max_requests, config.max_queued, shared)
         self.draining = Draining(config.drain_file, shared)
-        self.models = {model.name: ServedModel(model, self.draining, shared) for model in config.models}
         self.metrics = Metrics()
         self.started = int(time.time())
+        self.in_force = InForce(shared)
+        self._shared = shared
+        self.models: dict[str, ServedModel] = {}
+        self._serve({model.name: (model, CheckpointTokenizer(model)) for model in config.models})
+
+    def _serve(self, wanted: Mapping[str, tuple[ModelConfig, CheckpointTokenizer]]) -> None:
+        """Serve these models from now on; running requests finish as they began."""
+        before = self.models
+        self.models = {
+            name: ServedModel(model, tokenizer, self.draining, self._shared, before.get(name))
+            for name, (model, tokenizer) in wanted.items()
+        }
+        for model in self.models.values():
+            model.http = self.http
+        for name, old in before.items():
+            stay = {replica.url for replica in self.models[name].replicas.replicas} if name in self.models else set()
+            for replica in old.replicas.replicas:
+                if replica.url not in stay:
+                    old.close_idle(replica)
+                    self.metrics.forget_replica(name, replica.url)
 
     def offered(self, http: Request) -> dict[str, ServedModel]:
         """The models that the client of *http* may use."""
@@ -94,14 +121,53 @@ class Gateway:
     async def look_each_second(self) -> None:
         """Take over what changes while this runs."""
         while True:
-            ended = self.draining.look()
-            for model in self.models.values():
-                for replica in model.replicas.replicas:
-                    if model.replicas.drains(replica):
-                        model.close_idle(replica)
-                    elif replica.url in ended:
-                        replica.renewed()
+            try:
+                self._look_at_replicas()
+                self.clients.look_again()
+                if self.file:
+                    self.file.renew_certificate()
+                    if self.file.due():
+                        await self._read_again(self.file)
+            except Exception:
+                LOG.exception("looking at what changes failed; it is tried again")
             await asyncio.sleep(LOOK_AGAIN)
+
+    def _look_at_replicas(self) -> None:
+        ended = self.draining.look()
+        for model in self.models.values():
+            for replica in model.replicas.replicas:
+                if model.replicas.drains(replica):
+                    model.close_idle(replica)
+                elif replica.url in ended:
+                    replica.renewed()
+
+    async def _read_again(self, file: ConfigFile) -> None:
+        """Take over the configuration, whole or not at all."""
+        try:
+            config = file.load()
+            kept = [model.tokenizer for model in self.models.values()]
+            # Tokenizers take seconds to read, and others are served meanwhile.
+            wanted = await asyncio.to_thread(lambda: {m.name: (m, _tokenizer(m, kept)) for m in config.models})
+            self.clients.follow(config.api_keys_file)
+            self._serve(wanted)
+        except ConfigError as error:
+            file.refuse(error)
+            return
+        self.gate.resize(config.max_requests, config.max_queued)
+        fixed = fixed_changes(self.config, config)
+        if fixed:
+            LOG.warning("%s: taken over by the next start, not by this one", ", ".join(fixed))
+        # What is fixed stays what it was, so that it is told of again.
+        self.config = self.config.model_copy(update={key: getattr(config, key) for key in LIVE})
+        file.taken()
+        self.in_force.tell(file.in_force)
+        LOG.info("the configuration was read again; served are %s", ", ".join(self.models))
+
+    def configuration(self) -> dict[str, Any]:
+        """What is served by, and why what was written last is not."""
+        sha256 = self.file.in_force if self.file else ""
+        refused = (self.file.refused if self.file else "") or self.clients.refused
+        return {"sha256": sha256, "all_workers": self.in_force.everywhere(sha256), "refused": refused}
 
     async def respond(
         self, http: Request, body: GenerationRequest, endpoint: str, builder_of: Callable[[Plan], Builder]
@@ -175,6 +241,11 @@ class Gateway:
         return EventStream(events(), finish)
 
 
+def _tokenizer(model: ModelConfig, kept: Sequence[CheckpointTokenizer]) -> CheckpointTokenizer:
+    """The model's tokenizer, read only where none of *kept* is the same."""
+    return next((known for known in kept if known.is_of(model)), None) or CheckpointTokenizer(model)
+
+
 async def _whole(model: ServedModel, asked: GenerateRequest, meter: RequestMeter) -> tuple[list[Piece], Finish]:
     parts: list[Piece] = []
     async with aclosing(model.answer(asked)) as answer:
@@ -210,19 +281,28 @@ def _best(planned: Plan, answers: list[tuple[list[Piece], Finish]]) -> list[tupl
 
 
 def create_app(
-    config: GatewayConfig, resolver: AbstractResolver | None = None, shared: Shared | None = None
+    config: GatewayConfig,
+    resolver: AbstractResolver | None = None,
+    shared: Shared | None = None,
+    file: ConfigFile | None = None,
 ) -> ASGIApp:
     """The ASGI application. Raises ConfigError.
 
-    *resolver* finds the replicas' hosts in place of DNS; *shared*: what the workers of this gateway have in common.
+    *resolver* finds the replicas' hosts in place of DNS; *shared*: what the workers of this gateway have in common;
+    *file*: where *config* is from, to be read again when it changes.
     """
-    gateway = Gateway(config, shared or Shared())
+    gateway = Gateway(config, shared or Shared(), file)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with session(config.request_timeout, config.connect_timeout, resolver=resolver) as http:
+            gateway.http = http
             for model in gateway.models.values():
                 model.http = http
+            if file:
+                if not file.refused:
+                    file.taken()
+                gateway.in_force.tell(file.in_force)
             looking = asyncio.create_task(gateway.look_each_second())
             yield
             looking.cancel()
@@ -349,6 +429,10 @@ def _routes(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/health/replicas")
     async def health_replicas() -> JSONResponse:
         return JSONResponse({"replicas": replica_states(list(gateway.models.values()), gateway.draining)})
+
+    @app.get("/health/config")
+    async def health_config() -> JSONResponse:
+        return JSONResponse(gateway.configuration())
 
     @app.get("/version")
     async def version() -> JSONResponse:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import logging
@@ -11,7 +10,6 @@ import math
 import secrets
 import stat
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +18,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from openai_gateway.errors import ApiError, ConfigError
+from openai_gateway.files import stamp
+from openai_gateway.shared import Number, Shared
 
 LOG = logging.getLogger("openai_gateway")
 LOOK_AGAIN = 1.0  # seconds after which the keys' file is looked at again
@@ -59,38 +59,50 @@ def hash_key(key: str, salt: str | None = None) -> str:
 
 
 class Bucket:
-    """So much a minute: full at first, it fills again steadily; what it holds may fall below nothing."""
+    """So much a minute, for all workers: full at first, it fills again steadily; its level may fall below nothing."""
 
-    def __init__(self, size: int, clock: Callable[[], float]) -> None:
-        self.size = size
-        self._clock = clock
-        self._level, self._at = float(size), clock()
+    def __init__(self, size: int, used: Number, at: Number, clock: Callable[[], float]) -> None:
+        self.size, self._used, self._at, self._clock = size, used, at, clock
 
     @property
     def level(self) -> float:
         """What it holds now."""
-        now = self._clock()
-        self._level = min(self.size, self._level + (now - self._at) * self.size / MINUTE)
-        self._at = now
-        return self._level
+        return self.size - self._used_now()
 
     def take(self, amount: float) -> None:
         """Take *amount* out, whether it is there or not."""
-        self._level = self.level - amount
+        self._used.common, self._at.common = self._used_now() + amount, self._clock()
 
     def wait_for(self, amount: float) -> float:
         """The seconds until it holds *amount*."""
         return max(0.0, amount - self.level) * MINUTE / self.size
 
+    def _used_now(self) -> float:
+        return max(0.0, self._used.common - (self._clock() - self._at.common) * self.size / MINUTE)
+
 
 class Account:
-    """What a client has used."""
+    """What a client has used, at all workers."""
 
-    def __init__(self, client: Client, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, client: Client, shared: Shared, clock: Callable[[], float] = time.monotonic) -> None:
         self.client = client
-        self.running = 0
-        buckets = {"requests": client.requests_per_minute, "tokens": client.tokens_per_minute}
-        self._buckets = {name: Bucket(size, clock) for name, size in buckets.items() if size}
+        self._shared = shared
+        limits = {"requests": client.requests_per_minute, "tokens": client.tokens_per_minute}
+        limits = {name: size for name, size in limits.items() if size}
+        self._limited = bool(limits or client.max_requests)
+
+        def number(what: str) -> Number:
+            return shared.number(f"{what} of the client {client.name}")
+
+        self._running = number("running") if self._limited else None
+        self._buckets = {
+            name: Bucket(size, number(name), number(f"time of {name}"), clock) for name, size in limits.items() if size
+        }
+
+    @property
+    def running(self) -> int:
+        """Its requests that are worked on, where they are limited."""
+        return int(self._running.total) if self._running else 0
 
     def may_use(self, model: str) -> bool:
         """Whether *model* is there for this client."""
@@ -98,24 +110,29 @@ class Account:
 
     def admit(self) -> None:
         """Count a request that begins, or raise ApiError 429."""
-        limit = self.client.max_requests
-        if limit and self.running >= limit:
-            raise _too_many(f"at most {limit} requests at once", 1)
-        for name, bucket in self._buckets.items():
-            if wait := bucket.wait_for(1):
-                raise _too_many(f"at most {bucket.size} {name} a minute", wait)
-        if "requests" in self._buckets:
-            self._buckets["requests"].take(1)
-        self.running += 1
+        if self._running is None:
+            return
+        with self._shared.locked():
+            limit = self.client.max_requests
+            if limit and self.running >= limit:
+                raise _too_many(f"at most {limit} requests at once", 1)
+            for name, bucket in self._buckets.items():
+                if wait := bucket.wait_for(1):
+                    raise _too_many(f"at most {bucket.size} {name} a minute", wait)
+            if "requests" in self._buckets:
+                self._buckets["requests"].take(1)
+            self._running.mine += 1
 
     def release(self) -> None:
         """A request that was admitted is over."""
-        self.running -= 1
+        if self._running:
+            self._running.mine -= 1
 
     def spend(self, tokens: int) -> None:
         """Count the tokens of an answer."""
         if "tokens" in self._buckets:
-            self._buckets["tokens"].take(tokens)
+            with self._shared.locked():
+                self._buckets["tokens"].take(tokens)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """OpenAI's headers that tell what is left."""
@@ -135,22 +152,34 @@ ANYBODY = Client(name="anybody", key="-")
 class Clients:
     """The accounts of all clients; without a file of keys everybody shares one without limits."""
 
-    def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, path: Path | None, clock: Callable[[], float] = time.monotonic, shared: Shared | None = None
+    ) -> None:
         """Raises ConfigError."""
-        self._path, self._clock = path, clock
+        self._path: Path | None = None
+        self._clock, self._shared = clock, shared or Shared()
         self._accounts: dict[str, Account] = {}
-        self._anybody = Account(ANYBODY, clock)
+        self._anybody = Account(ANYBODY, self._shared, clock)
         self._stamp: Any = None
         self._next_look = clock() + LOOK_AGAIN
+        self.refused = ""  # why the file that is there now is not in force
+        self.follow(path)
+
+    def follow(self, path: Path | None) -> None:
+        """Take the keys from *path* from now on. Raises ConfigError, and then changes nothing."""
+        if path == self._path:
+            return
         if path:
-            self._stamp = _stamp(path)
+            found = stamp(path)
             self._use(load_clients(path))
+            self._stamp, self.refused = found, ""
+        self._path = path
 
     def identify(self, authorization: str, x_api_key: str = "") -> Account:
         """Whose key one of the headers' values holds, or raise ApiError 401."""
         if self._path is None:
             return self._anybody
-        self._look_again()
+        self.look_again()
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer":
             key = x_api_key if not authorization else ""  # as Anthropic's clients send it
@@ -161,70 +190,26 @@ class Clients:
             raise ApiError(401, f"{said} Send it as 'Authorization: Bearer KEY'.", code="invalid_api_key")
         return found[0]
 
-    def _look_again(self) -> None:
+    def look_again(self) -> None:
         """Read the file where it has changed. One that cannot be used changes nothing."""
         if self._path is None or self._clock() < self._next_look:
             return
         self._next_look = self._clock() + LOOK_AGAIN
-        if (stamp := _stamp(self._path)) == self._stamp:
+        if (found := stamp(self._path)) == self._stamp:
             return
-        self._stamp = stamp
+        self._stamp = found
         try:
             self._use(load_clients(self._path))
         except ConfigError as error:
+            self.refused = str(error)
             LOG.error("the API keys were not read again: %s", error)
         else:
+            self.refused = ""
             LOG.info("the API keys were read again: %d", len(self._accounts))
 
     def _use(self, clients: Sequence[Client]) -> None:
-        """Take over *clients*; who has not changed keeps what was counted."""
-        before = self._accounts
-        self._accounts = {}
-        for client in clients:
-            known = before.get(client.name)
-            keep = known is not None and known.client == client
-            self._accounts[client.name] = known if keep and known else Account(client, self._clock)
-
-
-class Gate:
-    """So many requests at once, so many more in a queue."""
-
-    def __init__(self, size: int | None, queue: int) -> None:
-        self._size, self._queue = size, queue
-        self._running = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def queued(self) -> int:
-        """How many wait."""
-        return len(self._waiting)
-
-    async def enter(self) -> None:
-        """Wait for a place, or raise ApiError 503 where even the queue is full."""
-        if self._size is None or (self._running < self._size and not self._waiting):
-            self._running += 1
-            return
-        if len(self._waiting) >= self._queue:
-            raise ApiError(503, "The gateway is busy; try again.", code="overloaded", retry_after=1)
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.leave()  # its turn came as it went
-            else:
-                self._waiting.remove(turn)
-            raise
-
-    def leave(self) -> None:
-        """Give the place to the next one."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._running -= 1
+        """Take over *clients*; what was counted of one goes by its name, and stays."""
+        self._accounts = {client.name: Account(client, self._shared, self._clock) for client in clients}
 
 
 def load_clients(path: Path) -> list[Client]:
@@ -261,14 +246,6 @@ def _client(path: Path, number: int, entry: Any) -> Client:
         key = ".".join(map(str, first["loc"])) or "the entry"
         message = str(first["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
         raise ConfigError(f"{path}: client {number}: {key}: {message[:1].lower()}{message[1:]}") from None
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def _too_many(what: str, wait: float) -> ApiError:

@@ -116,12 +116,20 @@ class GatewayConfig(_Settings):
         return path or None
 
 
-def load_config(path: Path) -> GatewayConfig:
-    """Read and check the file; JSON is YAML, so both are welcome."""
+def read_config_text(path: Path) -> str:
+    """The file as it is. Raises ConfigError."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except UnicodeError:
+        raise ConfigError(f"{path} is not valid UTF-8") from None
+
+
+def parse_config_text(text: str, path: Path) -> GatewayConfig:
+    """What the *text* of the file at *path* says; JSON is YAML, so both are welcome. Raises ConfigError."""
+    try:
+        document = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     config = parse_config(document, str(path))

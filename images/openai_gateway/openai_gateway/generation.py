@@ -102,13 +102,27 @@ class _Counts:
 class ServedModel:
     """A name that clients may ask for, with all it takes to answer."""
 
-    def __init__(self, config: ModelConfig, draining: Draining | None = None, shared: Shared | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: CheckpointTokenizer,
+        draining: Draining | None = None,
+        shared: Shared | None = None,
+        before: ServedModel | None = None,
+    ) -> None:
+        """*before*: the model of that name that this one takes the place of."""
         self.config = config
         self.name = config.name
-        self.tokenizer = CheckpointTokenizer(config)
-        self.replicas = ReplicaSet(config.urls, draining=draining, shared=shared, model=config.name)
+        self.tokenizer = tokenizer
+        known: dict[str, Replica] = {}
+        if before and (before.config.entry_model, before.config.release) == (config.entry_model, config.release):
+            known = {replica.url: replica for replica in before.replicas.replicas}
+        self.replicas: ReplicaSet = ReplicaSet(
+            config.urls, draining=draining, shared=shared, model=config.name, known=known
+        )
         self.max_seq_len = config.max_seq_len or self.tokenizer.max_positions
-        self.http: aiohttp.ClientSession | None = None  # set when the event loop runs
+        # Set when the event loop runs.
+        self.http: aiohttp.ClientSession | None = before.http if before else None
         self._warned = False
         ids = self.tokenizer.end_ids
         # Preprocessing of old releases has no default for the ids that end and fill an answer. The engine knows only

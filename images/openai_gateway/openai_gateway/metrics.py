@@ -18,8 +18,9 @@ from prometheus_client import (
     multiprocess,
 )
 
-from openai_gateway.clients import Account, Gate
+from openai_gateway.clients import Account
 from openai_gateway.errors import ApiError
+from openai_gateway.gate import Gate
 from openai_gateway.generation import Finish
 from openai_gateway.serving import CLIENT_GONE, ClientGone
 
@@ -76,6 +77,11 @@ class Metrics:
                 self.first_token.labels(*both), self.token.labels(*both),
             )  # fmt: skip
         return found
+
+    def forget_replica(self, model: str, replica: str) -> None:
+        """It serves no more: what was told of it stands at nothing."""
+        for gauge in (self.outstanding, self.failures, self.draining):
+            gauge.labels(model, replica).set(0)
 
     def counted(self, model: str, endpoint: str, status: int) -> None:
         """Count a request for which no model was asked; *model* may be empty."""

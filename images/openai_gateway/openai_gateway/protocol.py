@@ -12,12 +12,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from openai_gateway.errors import ApiError
 
 MAX_HEAD = 64 * 1024  # bytes of request line and headers
+GRACE = 1.0  # seconds in which the first request of a connection must begin when the gateway stops
 
 
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's protocol, which itself waits for ever and takes heads of any size."""
 
     read_timeout = 60.0  # seconds in which a request must have arrived, its body included
+    stopping = False  # the gateway takes no new connections; those that it has taken get their answer
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -29,6 +31,22 @@ class LimitedProtocol(HttpToolsProtocol):
         """Give the first request its time."""
         super().connection_made(transport)
         self._expect()
+        if self.stopping:
+            self.shutdown()
+
+    def shutdown(self) -> None:
+        """Close when nothing is to be answered any more.
+
+        A first request may still be on its way, and nobody would send it again.
+        """
+        if self.cycle is None and not self.transport.is_closing():
+            self.loop.call_later(GRACE, self._close_unused)
+        else:
+            super().shutdown()
+
+    def _close_unused(self) -> None:
+        if self.cycle is None and not self._head:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the time limit."""
@@ -55,6 +73,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """The head is there."""
         self._in_head, self._head = False, 0
         super().on_headers_complete()
+        if self.stopping and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """The request is there."""

@@ -22,7 +22,7 @@ class Shared:
     what a worker had goes with it when it dies."""
 
     def __init__(self, workers: int = 1) -> None:
-        self.worker = 0  # the number of this process
+        self.workers, self.worker = workers, 0  # how many, and the number of this one
         self._columns = workers + 1  # the last one belongs to all
         self._file = os.memfd_create("openai-gateway")
         size = ROWS * (NAME + 8 * self._columns)

@@ -16,8 +16,13 @@ from tokenizers import Tokenizer
 from openai_gateway.chat import ChatTemplate
 from openai_gateway.config import ModelConfig
 from openai_gateway.errors import ApiError, ConfigError
+from openai_gateway.files import Stamp, stamp
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+FILES = (
+    ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json")
+    + ("chat_template.jinja",)
+)  # fmt: skip
 PROBE = "Two words, then more: a1 b2."  # to learn whether tokens decoded one by one add up
 SMALL = 2048  # characters that are tokenised faster than a thread is asked to
 THREADS = ThreadPoolExecutor(2, "tokenizer")
@@ -28,6 +33,8 @@ class CheckpointTokenizer:
 
     def __init__(self, model: ModelConfig) -> None:
         directory, where = model.tokenizer_dir, f"model '{model.name}'"
+        self._read_from = model.tokenizer_dir, model.chat_template
+        self._stamps = self._look()
         path = directory / "tokenizer.json"
         if not _present(path, where):
             raise ConfigError(
@@ -58,6 +65,14 @@ class CheckpointTokenizer:
         with_tools = None if model.chat_template else _named_templates(config).get("tool_use")
         self.chat_with_tools = ChatTemplate(with_tools, self.special_tokens, where) if with_tools else None
         self.concatenative = self._is_concatenative()
+
+    def is_of(self, model: ModelConfig) -> bool:
+        """Whether reading *model*'s checkpoint now would make the same."""
+        return self._read_from == (model.tokenizer_dir, model.chat_template) and self._stamps == self._look()
+
+    def _look(self) -> list[Stamp | None]:
+        directory, template = self._read_from
+        return [*(stamp(directory / name) for name in FILES), stamp(template) if template else None]
 
     def count(self, text: str, *, special: bool = False) -> int:
         """The number of tokens of *text*; with *special* also those the tokenizer adds around it."""

@@ -19,6 +19,7 @@ from openai_gateway.shared import Shared
 LOG = logging.getLogger("openai_gateway")
 SHORT_LIFE = 5.0  # seconds; a worker that ended sooner is started again after a pause
 PAUSE = 1.0
+FIRST_GIVEN = 3  # the descriptor of the first socket that systemd hands over
 WRONG_CONFIG = 2  # exit status of a worker that cannot start
 
 
@@ -37,6 +38,17 @@ def listen(address: str, port: int) -> socket.socket:
     return listener
 
 
+def given() -> socket.socket | None:
+    """The socket that systemd listens on in this process' place: it stays while the gateway restarts."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not os.environ.get("LISTEN_FDS", "").isdigit():
+        return None
+    if os.environ["LISTEN_FDS"] != "1":
+        raise ConfigError(f"systemd hands over {os.environ['LISTEN_FDS']} sockets; the gateway takes one")
+    listener = socket.socket(fileno=FIRST_GIVEN)
+    listener.setblocking(False)
+    return listener
+
+
 class Workers:
     """Starts them, starts them again when they die, and ends them with this process."""
 
@@ -51,6 +63,7 @@ class Workers:
         """The exit status once all have ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
+        signal.signal(signal.SIGHUP, lambda *_: self._tell(signal.SIGHUP))
         for worker in range(self._count):
             self._start(worker)
         while self._started:
@@ -66,6 +79,7 @@ class Workers:
         if pid == 0:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it reads the file anyway, as it begins
             self._shared.worker = worker
             status = 1
             try:
@@ -100,8 +114,11 @@ class Workers:
 
     def _stop(self) -> None:
         self._stopping = True
+        self._tell(signal.SIGTERM)
+
+    def _tell(self, number: signal.Signals) -> None:
         for pid in self._started:
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, number)
 
 
 def share_metrics() -> None:
@@ -114,5 +131,5 @@ def share_metrics() -> None:
 def run(config: GatewayConfig, serve: Callable[[socket.socket, Shared], int]) -> int:
     """Serve with as many workers as *config* wants; *serve* is what each does with the common socket and numbers."""
     share_metrics()
-    listener, shared = listen(config.address, config.port), Shared(config.workers)
+    listener, shared = given() or listen(config.address, config.port), Shared(config.workers)
     return Workers(config.workers, lambda: serve(listener, shared), shared).run()

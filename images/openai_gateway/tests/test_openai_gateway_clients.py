@@ -14,8 +14,9 @@ import pytest
 pytest.importorskip("fastapi", reason="images/openai_gateway/requirements.txt is not installed")
 
 import httpx
-from openai_gateway.clients import Clients, Gate, hash_key, load_clients
+from openai_gateway.clients import Clients, hash_key, load_clients
 from openai_gateway.errors import ApiError, ConfigError
+from openai_gateway.gate import Gate
 from openai_gateway_fakes import SOURCE, FakeTriton, Gateway, Network, gateway, key_file, make_checkpoint, model_entry
 
 A = "http://a:8000"

@@ -13,6 +13,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,6 +200,61 @@ def test_sigterm_lets_running_requests_finish(triton: FakeTriton, checkpoint: Pa
         assert process.wait(10) == 0
     log = (tmp_path / "log").read_text()
     assert "finish=stop" in log and "Hello" not in log, "what is said is nobody's business"
+
+
+@contextlib.contextmanager
+def listening(directory: Path, listener: socket.socket) -> Iterator[subprocess.Popen[str]]:
+    """Run the gateway as systemd and podman do: with a socket that stays when it goes."""
+    number = listener.fileno()
+    command = f"exec 3<&{number}; LISTEN_PID=$$ LISTEN_FDS=1 exec {sys.executable} -m openai_gateway --config $0"
+    with open(directory / "log", "a") as log:
+        process = subprocess.Popen(
+            ["bash", "-c", command, str(directory / "gateway.yml")],
+            env={**os.environ, "PYTHONPATH": str(SOURCE)}, pass_fds=[number], stdout=log, stderr=log, text=True,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nobody_is_refused_while_it_restarts(
+    triton: FakeTriton, checkpoint: Path, tmp_path: Path, workers: int
+) -> None:
+    triton.delay, triton.fail = 0.0, None
+    with serving(triton.app) as backend, socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+        config = {"models": [model_entry(checkpoint, backend)], "workers": workers, "port": 1}
+        (tmp_path / "gateway.yml").write_text(json.dumps(config))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/completions"
+        statuses: list[int] = []
+        until = time.monotonic() + 60
+
+        def ask() -> None:
+            while len(statuses) < 200 or not restarted.is_set():
+                assert time.monotonic() < until
+                try:
+                    answer = httpx.post(url, json={"model": "tiny", "prompt": "Hi"}, timeout=30)  # a connection each
+                    statuses.append(answer.status_code)
+                except httpx.HTTPError:
+                    statuses.append(0)
+
+        restarted = threading.Event()
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        with listening(tmp_path, listener) as process:
+            for thread in threads:
+                thread.start()
+            assert wait_for(lambda: len(statuses) > 50, 30)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        with listening(tmp_path, listener):
+            before = len(statuses)
+            assert wait_for(lambda: len(statuses) > before + 20, 30)
+            restarted.set()
+            for thread in threads:
+                thread.join(60)
+        assert set(statuses) == {200}, (tmp_path / "log").read_text()[-2000:]
 
 
 def test_several_workers_are_one_gateway(triton: FakeTriton, checkpoint: Path, tmp_path: Path) -> None:

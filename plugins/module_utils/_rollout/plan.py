@@ -48,8 +48,8 @@ class Host:
     reasons: Sequence[str] = ()
 
     def taken_out(self) -> list[Replica]:
-        """The replicas that serve now and will not for a while."""
-        return [r for r in self.replicas if r.serves and (r.action in TAKEN_OUT or r.service in self.unsettled)]
+        """The replicas that get no requests for a while: those that serve and are changed, or whose gate is due."""
+        return [r for r in self.replicas if (r.serves and r.action in TAKEN_OUT) or r.service in self.unsettled]
 
     def kind(self) -> str:
         """See UNCHANGED, STARTED and SWITCHED."""
@@ -100,7 +100,7 @@ def plan(hosts: Sequence[Host], serial: Optional[Sequence[Count]], min_available
     in_service = Counter(replica.model for host in hosts for replica in host.replicas if replica.serves)
     kinds = {host.name: host.kind() for host in hosts}
     changes = [
-        Change(host.name, Counter(replica.model for replica in host.taken_out()))
+        Change(host.name, Counter(replica.model for replica in host.taken_out() if replica.serves))
         for host in hosts
         if kinds[host.name] == SWITCHED
     ]
@@ -118,7 +118,7 @@ def _table(
     rows = [("batch", "host", "replica", "what", "why")]
     for host in sorted(changed, key=lambda host: int(number.get(host.name, 0))):
         for replica in host.replicas:
-            again = replica.serves and replica.service in host.unsettled and not replica.action
+            again = replica.service in host.unsettled and not replica.action
             if replica.action or again:
                 why = replica.reason or ("an earlier rollout ended before its gate" if again else "")
                 what = "gate" if again else WORDS.get(replica.action, replica.action)

@@ -74,7 +74,7 @@ class Applier:
     def _remove(self, items: Sequence[Planned]) -> None:
         if not items:
             return
-        units = [f"{item.name}.service" for item in items]
+        units = _units(items)
         self.host.systemctl(["stop", "--", *units])
         for item in items:
             self._disable(item)
@@ -86,10 +86,10 @@ class Applier:
 
     def _write(self, items: Sequence[Planned]) -> None:
         for item in items:
-            self._write_texts(item.files)
+            self._write_texts({**item.files, **item.live_files})
         changed = [item for item in items if item.file_changes and item.rendered]
         for item in changed:
-            self._put_files(item, {item.rendered.path: item.rendered.text} if item.rendered else {})
+            self._put_files(item, item.rendered.files if item.rendered else {})
         if changed or any(item.state.needs_reload for item in items):
             self._reload()
         for item in items:
@@ -110,7 +110,7 @@ class Applier:
     def _enable(self, item: Planned) -> None:
         """A plain service is started at boot only when enabled; the generator does that for a Quadlet."""
         if item.rendered and not item.rendered.quadlet and item.state.enabled != "enabled":
-            self._systemctl("enable", item.name)
+            self._systemctl("enable", f"{item.name}.service")
 
     def _disable(self, item: Planned) -> None:
         if item.state.enabled == "enabled":
@@ -122,7 +122,7 @@ class Applier:
             raise FleetError(f"'systemctl daemon-reload' failed: {done.stderr.strip()}")
 
     def _systemctl(self, verb: str, *names: str) -> None:
-        done = self.host.systemctl([verb, "--", *(f"{name}.service" for name in names)])
+        done = self.host.systemctl([verb, "--", *names])
         if done.returncode:
             raise FleetError(f"'systemctl {verb} {' '.join(names)}' failed: {done.stderr.strip()}")
 
@@ -132,7 +132,7 @@ class Applier:
         restarting = [item for item in planned if item.action == RESTART]
         first = sorted({name for item in [*starting, *restarting] for name in item.stop_first})
         if first:
-            self._systemctl("stop", *first)
+            self._systemctl("stop", *_units([item for item in planned if item.name in first]))
         groups = [[item] for item in restarting]
         groups.insert(0, starting)
         for group in groups:
@@ -144,6 +144,10 @@ class Applier:
     def _come_up(self, items: Sequence[Planned]) -> None:
         since = self.host.now()
         verb = "restart" if items[0].action == RESTART else "start"
+        # A socket that stays keeps who connects meanwhile.
+        anew = [item for item in items if item.socket_changes]
+        if anew:
+            self.host.systemctl(["stop", "--", *_units(anew)])
         done = self.host.systemctl([verb, "--", *(f"{item.name}.service" for item in items)])
         states = self.host.states([item.name for item in items])
         for item in items:
@@ -165,11 +169,13 @@ class Applier:
         """Put the previous unit of a service back, or remove a unit that never served."""
         reason = self._reason(item, state, stderr, since)
         self._record(item, service_record.FAILED, item.new_path, item.new_text, error=reason)
-        self.host.systemctl(["stop", "--", f"{item.name}.service"])
+        self.host.systemctl(["stop", "--", *_units([item])])
         item.error = f"{item.name} did not come up: {reason}. {self._restore(item)}"
 
     def _restore(self, item: Planned) -> str:
         """Files and state as before; returns the sentence that says what became of the service."""
+        self._write_texts({path: text for path, text in item.live_before.items() if text is not None})
+        self._unlink([path for path, text in item.live_before.items() if text is None])
         if not item.file_changes:
             return "Its unit is unchanged and stopped."
         self._put_files(item, item.before)
@@ -186,7 +192,7 @@ class Applier:
 
     def _take_all_back(self, items: Sequence[Planned]) -> None:
         """When ports changed hands, a service cannot go back alone: another has its port by now."""
-        self.host.systemctl(["stop", "--", *(f"{item.name}.service" for item in items)])
+        self.host.systemctl(["stop", "--", *_units(items)])
         for item in items:
             sentence = self._restore(item)
             known = item.error or f"{item.name} was taken back too, as ports changed hands."
@@ -209,3 +215,9 @@ class Applier:
         extra = {"service": item.name, **item.record, **more}
         record = ReleaseRecord(self.host.path(self.settings.releases_dir), item.name)
         record.append(service_record.entry(outcome, path, text, self.host.now(), extra))
+
+
+def _units(items: Sequence[Planned]) -> list[str]:
+    """The services, and the sockets that would start them again."""
+    sockets = [f"{item.name}.socket" for item in items if item.has_socket]
+    return [*sockets, *(f"{item.name}.service" for item in items)]

@@ -14,10 +14,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
+from . import quadlet
 from .apply import Applier
 from .host import ServiceHost
 from .plan import Planner
 from .types import Planned, Service, Settings
+from .units import socket_text
 
 
 class ServiceManager:
@@ -67,8 +69,14 @@ def _diffs(item: Planned) -> Iterator[dict[str, str]]:
             "before_header": next(iter(item.before), item.name),
             "after_header": item.new_path or f"{item.name} (removed)",
         }
+        old, new = socket_text(item.before), item.rendered.socket if item.rendered else ""
+        if old != new:
+            path = quadlet.socket_path(item.name)
+            yield {"before": old, "after": new, "before_header": path, "after_header": path}
     for path, text in item.files.items():
         yield {"before": "", "after": text, "before_header": path, "after_header": path}
+    for path, text in item.live_files.items():
+        yield {"before": item.live_before[path] or "", "after": text, "before_header": path, "after_header": path}
     if item.differences:
         yield {
             "before": "".join(f"{difference.runs}\n" for difference in item.differences),

@@ -20,7 +20,7 @@ from .host import ServiceHost, UnitState
 from .record import ReleaseRecord
 from .running import differences, lasting_note
 from .types import NONE, REMOVE, RESTART, START, Planned, Service, Settings
-from .units import container_name, mounts, own_units, unit_files, without_label
+from .units import container_name, mounts, own_units, unit_files, unit_text, without_label
 
 # Growing pauses between restarts, and the first systemd that has them; an older one gets a fixed pause.
 BACK_OFF = ("RestartSteps", "RestartMaxDelaySec")
@@ -90,12 +90,21 @@ class Planner:
             "mounts": mounts(container.get("Volume")),
             "listen": [f"{listen.address}:{listen.port}" for listen in service.listen],
         }
+        # What a rollback has to bring back beside the unit.
+        beside = {"socket": rendered.socket, "live_files": dict(service.live_files)}
+        record.update({key: value for key, value in beside.items() if value})
         files = {path: text for path, text in service.files.items() if self._text(path) != text}
         item = Planned(
             service.name, NONE, state, rendered, before, service.listen, record, container=container, files=files
         )
+        self._set_live_files(item, service.live_files)
         self._decide(item)
         return item
+
+    def _set_live_files(self, item: Planned, wanted: Mapping[str, str]) -> None:
+        there = {path: self._text(path) for path in wanted}
+        item.live_files = {path: text for path, text in wanted.items() if there[path] != text}
+        item.live_before = {path: there[path] for path in item.live_files}
 
     def _decide(self, item: Planned) -> None:
         """Set what is to be done with a described service, and why."""
@@ -124,6 +133,8 @@ class Planner:
             item.action, item.reason = RESTART, "; ".join(difference.what for difference in item.differences)
         elif item.container.get("HealthCmd") and not self.host.healthy(name):
             item.action, item.reason = RESTART, "its health probe fails"
+        elif item.live_files:
+            item.record_again, item.reason = True, "what it reads again itself changed"
         elif not record.tells(item.new_text, item.record):
             item.record_again, item.reason = True, "its release record does not tell of it"
         elif item.files:
@@ -148,9 +159,8 @@ class Planner:
         before = unit_files(self.host, name)
         if to == "":
             return Planned(name, REMOVE, state, None, before, reason="it did not exist then")
-        text = "".join(before.values())
         record = ReleaseRecord(self.host.path(self.settings.releases_dir), name)
-        found = record.before(text) if to is None else record.served(str(to))
+        found = record.before(unit_text(before)) if to is None else record.served(str(to))
         if found is None:
             what = "no unit that served before this one" if to is None else f"no unit {str(to)[:12]} that served"
             raise FleetError(f"{name}: the release record knows {what}.")
@@ -160,14 +170,17 @@ class Planner:
                 "release again instead."
             )
         quadlet = found["unit_path"].endswith(".container")
-        rendered = service_quadlet.RenderedUnit(found["unit_path"], found["unit"], quadlet, [])
+        socket = str(found.get("socket") or "")
+        rendered = service_quadlet.RenderedUnit(found["unit_path"], found["unit"], quadlet, [], socket)
         runs = state.active in ("active", "activating", "reloading")
-        there = runs and before == {rendered.path: rendered.text}
+        there = runs and before == rendered.files
         action = NONE if there and to is not None else RESTART if runs else START
         kept = {key: value for key, value in found.items() if key not in service_record.OWN_KEYS}
-        return Planned(
+        item = Planned(
             name, action, state, rendered, before, (), kept, service_record.ROLLED_BACK, reason="it is taken back"
         )
+        self._set_live_files(item, found.get("live_files") or {})
+        return item
 
     def _unit(self, service: Service, systemd: int) -> dict[str, Mapping[str, Any]]:
         unit = {section: dict(keys) for section, keys in service.unit.items()}

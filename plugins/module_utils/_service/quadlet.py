@@ -14,6 +14,9 @@ Values of ``Container`` are literal: blanks, quotes, ``%`` and ``$`` are escaped
 words; ``Environment``, ``Label`` and ``Annotation`` may be mappings. The other sections are systemd's own and
 are written as they are given, so that specifiers work there; `command_line` quotes words for them.
 
+With a section ``Socket``, systemd listens in the service's place and podman hands the sockets into the container, as
+every podman that is served here does. The socket is a file beside the unit, and outlives a restart of the service.
+
 The result is a Quadlet file with the keys that the version knows, and ``PodmanArgs=`` for the rest; below
 podman 4.4, which has no Quadlet, it is a plain systemd service that says the same.
 """
@@ -47,16 +50,22 @@ QUADLET_DIR = "/etc/containers/systemd"
 SERVICE_DIR = "/etc/systemd/system"
 PODMAN = "/usr/bin/podman"
 STARTED = "/tmp/.started"  # in the container
-SECTIONS = ("Unit", "Container", "Service", "Install")
+SECTIONS = ("Unit", "Container", "Socket", "Service", "Install")
 
 
 class RenderedUnit(NamedTuple):
-    """A unit file: where it goes, what it holds, what this podman cannot do of what was asked."""
+    """A unit file: where it goes, what it holds, what this podman cannot do of what was asked. *socket*: a text too."""
 
     path: str
     text: str
     quadlet: bool
     notes: list[str]
+    socket: str = ""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """All files that systemd reads, by path."""
+        return {self.path: self.text, **({socket_path(unit_name(self.path)): self.socket} if self.socket else {})}
 
 
 def podman_version(text: Union[str, Sequence[int], None]) -> Version:
@@ -87,17 +96,51 @@ def unit_path(name: str, version: Union[str, Sequence[int], None]) -> str:
     return f"{SERVICE_DIR}/{name}.service"
 
 
+def unit_name(path: str) -> str:
+    """The service whose unit is at *path*."""
+    return path.rpartition("/")[2].rpartition(".")[0]
+
+
+def socket_path(name: str) -> str:
+    """Where the socket of a service belongs, with every podman."""
+    return f"{SERVICE_DIR}/{name}.socket"
+
+
+def listens(socket: str) -> list[tuple[str, int]]:
+    """Address and port of each TCP socket that the text of a socket unit names."""
+    found = re.findall(r"^ListenStream=\[?([0-9a-fA-F.:]+?)\]?:(\d+)$", socket, re.M)
+    return [(address, int(port)) for address, port in found]
+
+
 def render(name: str, unit: Unit, version: Union[str, Sequence[int], None]) -> RenderedUnit:
     """The unit file of service *name* for podman *version*."""
     known = podman_version(version)
     _check_sections(unit)
     notes: list[str] = []
+    socket = _socket(name, unit)
+    if socket:
+        unit = {**unit, "Unit": _with_socket(name, unit.get("Unit", {}))}
     container = list(_container_values(unit["Container"]))
     if known >= FIRST_QUADLET:
         sections = _quadlet_sections(unit, container, known, notes)
     else:
         sections = _service_sections(unit, container, known, notes)
-    return RenderedUnit(unit_path(name, version), _text(sections), known >= FIRST_QUADLET, notes)
+    return RenderedUnit(unit_path(name, version), _text(sections), known >= FIRST_QUADLET, notes, socket)
+
+
+def _socket(name: str, unit: Unit) -> str:
+    """The text of the socket that systemd holds for the service, empty for none."""
+    if not unit.get("Socket"):
+        return ""
+    described = unit.get("Unit", {}).get("Description", name)
+    return _text({"Unit": [("Description", f"{described} (socket)")], "Socket": _section(unit, "Socket")})
+
+
+def _with_socket(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    """The section ``Unit`` of a service that starts and stops with its socket."""
+    added = {key: section.get(key) or [] for key in ("Requires", "After")}
+    words = {key: value if isinstance(value, (list, tuple)) else [value] for key, value in added.items()}
+    return {**section, **{key: [*values, f"{name}.socket"] for key, values in words.items()}}
 
 
 def command_line(argv: Iterable[str]) -> str:

@@ -100,16 +100,21 @@ class ReleaseRecord:
     def before(self, unit: str) -> Optional[Entry]:
         """The unit that served before *unit* (a text), or None.
 
-        Units that served form a stack, and a rollback takes the top off: two rollbacks go two steps back.
+        Units that served, each with its socket and what it read again itself, form a stack, and a rollback takes the
+        top off: two rollbacks go two steps back.
         """
+
+        def state(line: Entry) -> tuple[Any, ...]:
+            return line["unit_sha256"], line.get("socket"), line.get("live_files")
+
         current = checksum(unit)
         good = [line for line in self.entries() if line.get("outcome") in GOOD and line.get("unit")]
         served: list[Entry] = []
         for line in good:
-            known = [index for index, seen in enumerate(served) if seen["unit_sha256"] == line["unit_sha256"]]
+            known = [index for index, seen in enumerate(served) if state(seen) == state(line)]
             # Coming back to an older unit undoes what was after it.
             served = served[: known[0]] if known and line["outcome"] == ROLLED_BACK else served
-            if not served or served[-1]["unit_sha256"] != line["unit_sha256"]:
+            if not served or state(served[-1]) != state(line):
                 served.append(line)
         positions = [index for index, line in enumerate(served) if line["unit_sha256"] == current]
         older = served[: positions[-1]] if positions else served

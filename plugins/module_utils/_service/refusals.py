@@ -13,9 +13,10 @@ from typing import NamedTuple, Optional
 from .._base import ports
 from .._base.errors import FleetError
 from .host import ServiceHost
+from .quadlet import listens
 from .record import ReleaseRecord
 from .types import REMOVE, RESTART, START, Listen, Planned, Settings
-from .units import devices, unit_files
+from .units import devices, own_sockets, unit_files, unit_text
 
 
 class Held(NamedTuple):
@@ -82,7 +83,16 @@ def held_ports(host: ServiceHost, wanted: Iterable[tuple[str, Listen]]) -> list[
         for socket in ports.conflicts(listen.address, listen.port, sockets)
     ]
     owners = host.owners({socket.inode for _service, _listen, socket in found}) if found else {}
-    return [Held(service, listen, owners.get(socket.inode)) for service, listen, socket in found]
+    return [Held(service, listen, _owner(host, socket, owners.get(socket.inode))) for service, listen, socket in found]
+
+
+def _owner(host: ServiceHost, socket: ports.Listener, owner: Optional[ports.Owner]) -> Optional[ports.Owner]:
+    """Who holds *socket*; where systemd does so for a service of ours, that service."""
+    if owner is None or owner.pid != 1:
+        return owner
+    where = socket.address, socket.port
+    names = [name for name, text in own_sockets(host).items() if where in listens(text)]
+    return owner._replace(unit=f"{names[0]}.service") if names else owner
 
 
 def held_sentence(host: ServiceHost, held: Held, stale: Collection[str], releases_dir: str) -> str:
@@ -91,7 +101,7 @@ def held_sentence(host: ServiceHost, held: Held, stale: Collection[str], release
     if held.by not in stale:
         holder = held.owner or "a process that cannot be seen"
         return f"{where} {holder}; stop that, or give {held.service} another port."
-    known = ReleaseRecord(host.path(releases_dir), held.by).known("".join(unit_files(host, held.by).values()))
+    known = ReleaseRecord(host.path(releases_dir), held.by).known(unit_text(unit_files(host, held.by)))
     model = f" of the model {known['model']}" if known.get("model") else ""
     return (
         f"{where} {held.by}, a replica of ours{model} that is not described any more; set triton_remove_stale: true to "
@@ -109,7 +119,7 @@ def check_parts(host: ServiceHost, starting: Sequence[Planned]) -> None:
             )
     for item in starting:
         for path in item.record["mounts"]:
-            to_come = any(file == path or file.startswith(f"{path}/") for file in item.files)
+            to_come = any(f == path or f.startswith(f"{path}/") for f in [*item.files, *item.live_files])
             if not to_come and not host.path(path).exists():
                 raise FleetError(f"{item.name}: {path} does not exist on this host; make it first.")
 

@@ -16,6 +16,7 @@ from . import quadlet
 from . import record as service_record
 from .host import UnitState
 from .running import Difference
+from .units import socket_text, unit_text
 
 START, RESTART, NONE, REMOVE = "start", "restart", "none", "remove"
 DONE = {START: "started", RESTART: "restarted", NONE: "none", REMOVE: "removed"}
@@ -40,7 +41,8 @@ class Listen:
 class Service:
     """One service as described. *load_paths*: what it reads at start, which sets its time limit.
 
-    *record*: what the release record says of it beside the unit. *files*: path and text of what its unit refers to.
+    *record*: what the release record says of it beside the unit. *files*: path and text of what its unit refers to,
+    *live_files*: of what the service reads again itself when it changes.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Service:
     load_paths: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    live_files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class Planned:
     """What is to be done with one service, and the *reason*. *before* holds the unit files that are there, by path.
 
     *container*: that section of the new unit, *differences*: where what runs is not as it says. *record_again*:
-    whether the release record does not tell of what serves. *files*: those that are missing or have another text.
+    whether the release record does not tell of what serves. *files*, *live_files*: those that are missing or have
+    another text; *live_before*: the texts of the latter, None where there is none.
     """
 
     name: str
@@ -86,13 +90,15 @@ class Planned:
     differences: Sequence[Difference] = ()
     record_again: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
+    live_files: Mapping[str, str] = field(default_factory=dict)
+    live_before: Mapping[str, Optional[str]] = field(default_factory=dict)
     stop_first: set[str] = field(default_factory=set)
     error: str = ""
 
     @property
     def old_text(self) -> str:
         """The unit that there was, empty for none."""
-        return next(iter(self.before.values()), "")
+        return unit_text(self.before)
 
     @property
     def new_text(self) -> str:
@@ -107,13 +113,22 @@ class Planned:
     @property
     def file_changes(self) -> bool:
         """Whether unit files are written or removed."""
-        wanted = {self.rendered.path: self.rendered.text} if self.rendered else {}
-        return self.before != wanted
+        return self.before != (self.rendered.files if self.rendered else {})
+
+    @property
+    def has_socket(self) -> bool:
+        """Whether systemd listens for it, before or afterwards."""
+        return bool(socket_text(self.before) or (self.rendered and self.rendered.socket))
+
+    @property
+    def socket_changes(self) -> bool:
+        """Whether its socket is another one, which is bound only while the service is stopped."""
+        return socket_text(self.before) != (self.rendered.socket if self.rendered else "")
 
     @property
     def changes(self) -> bool:
         """Whether anything on the host is changed."""
-        return self.action != NONE or self.file_changes or self.record_again or bool(self.files)
+        return self.action != NONE or self.file_changes or self.record_again or bool(self.files or self.live_files)
 
 
 class ServiceFailed(FleetError):

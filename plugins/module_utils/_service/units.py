@@ -17,13 +17,33 @@ PLACES = ((quadlet.QUADLET_DIR, ".container"), (quadlet.SERVICE_DIR, ".service")
 
 
 def unit_files(host: ServiceHost, name: str) -> dict[str, str]:
-    """The unit files of one service, by path."""
+    """The unit files of one service, by path; its socket last."""
     found: dict[str, str] = {}
     for directory, suffix in PLACES:
         path = f"{directory}/{name}{suffix}"
         with contextlib.suppress(FileNotFoundError):
             found[path] = host.path(path).read_text()
+    with contextlib.suppress(FileNotFoundError):
+        path = quadlet.socket_path(name)
+        found[path] = host.path(path).read_text()
     return found
+
+
+def unit_text(files: Mapping[str, str]) -> str:
+    """The unit itself among the files of a service, empty for none."""
+    return next((text for path, text in files.items() if not path.endswith(".socket")), "")
+
+
+def socket_text(files: Mapping[str, str]) -> str:
+    """The socket among the files of a service, empty for none."""
+    return next((text for path, text in files.items() if path.endswith(".socket")), "")
+
+
+def own_sockets(host: ServiceHost) -> dict[str, str]:
+    """The sockets of ours, by service."""
+    paths = sorted(host.path(quadlet.SERVICE_DIR).glob("*.socket"))
+    texts = {path.stem: path.read_text(errors="replace") for path in paths}
+    return {name: text for name, text in texts.items() if text.startswith(quadlet.HEADER)}
 
 
 def own_units(host: ServiceHost, prefix: str) -> dict[str, str]:

@@ -81,6 +81,27 @@ def parse_gate(given: Mapping[str, Any], where: str = "gate") -> Gate:
     return Gate(prompts, **limits)
 
 
+def expectations(
+    gates: Mapping[str, Mapping[str, Any]], answers: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, Any]]:
+    """The gates by model as they hold after a change: where the same answers are asked for, *answers* by prompt."""
+    found: dict[str, dict[str, Any]] = {}
+    for model, gate in gates.items():
+        kept = {key: value for key, value in gate.items() if value is not None and key != "same_answers"}
+        if gate.get("same_answers"):
+            before = answers.get(model) or {}
+            prompts = [dict(prompt) for prompt in gate.get("prompts") or []]
+            for prompt in prompts:
+                if prompt.get("equals") is None and prompt["prompt"] in before:
+                    prompt["equals"] = before[prompt["prompt"]]
+            kept["prompts"] = prompts
+        kept["prompts"] = [
+            {key: value for key, value in prompt.items() if value is not None} for prompt in kept.get("prompts") or []
+        ]
+        found[model] = kept
+    return found
+
+
 def too_slow(gate: Gate, events: Sequence[Event]) -> str:
     """What is too slow about a stream, empty where nothing is. An event is taken for a token."""
     first = events[0].seconds * 1000

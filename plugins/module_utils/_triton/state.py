@@ -146,10 +146,13 @@ def _requests(known: dict[str, Any]) -> Optional[int]:
 
 def gateway_config(host: ServiceHost) -> str:
     """The configuration of the host's gateway, as its file has it; empty where there is none."""
-    for text in own_units(host, GATEWAY_PREFIX).values():
-        for path in CONFIG.findall(text):
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                return host.path(path).read_text(encoding="utf-8")
+    return next((config for text in own_units(host, GATEWAY_PREFIX).values() if (config := _config(host, text))), "")
+
+
+def _config(host: ServiceHost, unit: str) -> str:
+    for path in CONFIG.findall(unit):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return host.path(path).read_text(encoding="utf-8")
     return ""
 
 
@@ -164,7 +167,8 @@ def gateways(host: ServiceHost, releases_dir: str) -> list[dict[str, Any]]:
             address, _colon, port = str(listen).rpartition(":")
             url = f"http://{host_of(address)}:{port}"
             models = known.get("models") or []
-            found.append({"service": name, "url": url, "models": models, "active": states[name].active})
+            active, config = states[name].active, _config(host, text)
+            found.append({"service": name, "url": url, "models": models, "active": active, "config": config})
     return found
 
 
@@ -174,6 +178,17 @@ def status_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     rows = [head]
     for host, items in sorted(found.items()):
         rows += [_row(host, item) for item in items] or [[host, "-", *[""] * (len(head) - 2)]]
+    return columns(rows)
+
+
+def gateway_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The gateways of the fleet and what they front, each with ``fronts``: by model the URLs of its replicas."""
+    rows = [["host", "gateway", "state", "model", "replicas"]]
+    for host, items in sorted(found.items()):
+        for item in items:
+            for model, urls in (item["fronts"] or dict.fromkeys(item["models"] or ["-"])).items():
+                shown = ", ".join(url.partition("//")[2] for url in urls or []) or "-"
+                rows.append([host, str(item["service"]), str(item["active"]), str(model), shown])
     return columns(rows)
 
 

@@ -65,7 +65,7 @@ class Target:
 
     *gathers*: which logits the engine gathers (``context``, ``generation``), None for unknown. *streaming*: whether
     the repository streams; asked of Triton when None. *gate*: what the operator expects beside the documents, and
-    alone with *gate_only*.
+    alone with *gate_only*. *only_gateway*: nothing but the chat completion is asked for.
     """
 
     url: str
@@ -77,6 +77,7 @@ class Target:
     gateway_url: Optional[str] = None
     gateway_model: Optional[str] = None
     gateway_key: str = "none"
+    only_gateway: bool = False
     timeout: float = 60
     early_stop_ms: int = 300
     early_stop_tokens: int = 400
@@ -117,6 +118,8 @@ class Verification:
 
     def run(self) -> list[Outcome]:
         """Every check, in the order of the documents; returns the table."""
+        if self.target.only_gateway:
+            return self._through_gateway()
         self._check("readiness", "GET /v2/health/ready and /ready of every model", "all ready", self.readiness)
         before = self._served()
         self._streams = self._asks_streams() if self.target.streaming is None else self.target.streaming
@@ -130,6 +133,9 @@ class Verification:
             ask = f"return_{which}_logits: true"
             self._check(f"{which} logits", ask, self._logits_expectation(which), partial(self.logits, which))
         self._check("metrics", "GET /metrics", "nv_trt_llm_* and requests counted", lambda: self.metrics(before))
+        return self._through_gateway()
+
+    def _through_gateway(self) -> list[Outcome]:
         if self.target.gateway_url:
             self._check("chat completion", "openai client, one user message", "a message", self.chat)
         return self.outcomes

@@ -223,6 +223,9 @@ def test_a_replica_gets_the_repository_and_the_engine_of_its_model() -> None:
 def test_a_host_that_is_only_a_gateway_has_nothing_to_do_but_that() -> None:
     given = {**description(), "trtllm_models": None, "serves": False}
     assert plan(given) == {
-        **{"release": given["trtllm_release"], "root": "/var/lib/trtllm", "serves": False},
-        **dict.fromkeys(["checkpoints", "engines", "repositories", "replicas", "gateway_models"], []),
+        "release": given["trtllm_release"],
+        "root": "/var/lib/trtllm",
+        "serves": False,
+        "gates": {},
+        **{key: [] for key in ["checkpoints", "engines", "repositories", "replicas", "gateway_models"]},
     }

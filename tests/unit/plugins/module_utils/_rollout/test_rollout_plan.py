@@ -57,6 +57,13 @@ def test_what_a_dead_controller_left_without_its_gate_is_looked_at_again() -> No
     assert "an earlier rollout ended before its gate" in found.table[1]
 
 
+def test_what_a_dead_controller_left_stopped_passes_the_gate_too_before_it_serves() -> None:
+    stopped = ("started", {"active": "inactive"})
+    found = plan([host("a", unsettled=["triton-llama"], llama=stopped), host("b", llama=SAME)], None, 1)
+    assert found.kinds["a"] == "switched"
+    assert found.batches == [["a"]]
+
+
 def test_a_replica_that_does_not_serve_counts_for_nothing() -> None:
     dead = ("restarted", {"active": "failed"})
     found = plan([host("a", llama=RESTARTED), host("b", llama=dead)], None, None)
