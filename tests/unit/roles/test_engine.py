@@ -36,10 +36,13 @@ def host(number: int, *engines: Result, serve: Sequence[Result] = (SERVED,), **v
     return {"modules": modules, "vars": {"ansible_host": f"10.0.0.{number}", **variables}}
 
 
-def run(tmp_path: Path, hosts: dict[str, Any], *arguments: str, **variables: Any) -> Recording:
+def run(
+    tmp_path: Path, hosts: dict[str, Any], *arguments: str, check_mode: bool | None = None, **variables: Any
+) -> Recording:
     models = [{"name": "m", "checkpoint": "/srv/m", "gpus": []}]
     given = {"engine_models": models, "engine_root": "/srv/llm", **variables}
-    found = record(tmp_path, hosts, ["trtllm.fleet.engine"], given, arguments)
+    role = {"role": "trtllm.fleet.engine", **({} if check_mode is None else {"check_mode": check_mode})}
+    found = record(tmp_path, hosts, [role], given, arguments)
     assert found.returncode == 0, found.output
     return found
 
@@ -52,6 +55,7 @@ def test_one_builds_and_the_others_receive(tmp_path: Path) -> None:
     built = host(1, MISSING, MISSING)
     found = run(tmp_path, {"h1": built, "h2": host(2, MISSING, THERE), "h3": host(3, MISSING, THERE)}, "-vvv")
     assert names(found, "h1") == ["engine", "engine"], "asked, and built; not looked at a third time"
+    assert [call.check_mode for call in found.of("h1", "trtllm_engine")] == [True, False]
     # The first receiver tells the builder to begin and to end.
     assert names(found, "h2") == [
         "engine", "artifact_serve", "artifact_fetch", "artifact_fetch", "artifact_serve", "artifact_serve", "engine",
@@ -128,8 +132,13 @@ def test_what_the_user_says(tmp_path: Path, variables: dict[str, Any], builder: 
     assert received == ([] if builder is None else sorted({"h1", "h2"} - {builder}))
 
 
-def test_check_mode_says_who_would_build_and_asks_nobody_to(tmp_path: Path) -> None:
-    found = run(tmp_path, {"h1": host(1, MISSING), "h2": host(2, MISSING)}, "--check")
+@pytest.mark.parametrize("how", ["command line", "play"])
+def test_check_mode_says_who_would_build_and_asks_nobody_to(tmp_path: Path, how: str) -> None:
+    """A rollout looks at what it would do in check mode, in the middle of a run that is real."""
+    hosts = {"h1": host(1, MISSING), "h2": host(2, MISSING)}
+    found = run(tmp_path, hosts, "--check") if how == "command line" else run(tmp_path, hosts, check_mode=True)
+    asked = [call.check_mode for name in found.calls for call in found.of(name, "trtllm_engine")]
+    assert asked == [True] * 4
     assert "h1 builds it, for h2" in found.output
     assert {name: names(found, name) for name in found.calls} == {"h1": ["engine"] * 2, "h2": ["engine"] * 2}
 

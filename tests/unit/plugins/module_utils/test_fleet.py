@@ -134,9 +134,7 @@ def test_releases_may_differ_as_far_as_their_requests_are_alike() -> None:
     }
     assert fleet_map(hosts, {"w1": gateway()})["gateways"]["w1"]["models"][0]["release"] == "0.17.0"
     hosts["g2"] = host("g2", model("a"), trtllm_release="0.7.2")
-    with pytest.raises(
-        FleetError, match=f"a: g1 serves it with TensorRT-LLM {LAST} and g2 with 0.7.2, which take"
-    ):
+    with pytest.raises(FleetError, match=f"a: g1 serves it with TensorRT-LLM {LAST} and g2 with 0.7.2, which take"):
         fleet_map(hosts, {"w1": gateway()})
 
 
