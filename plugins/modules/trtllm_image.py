@@ -67,6 +67,12 @@ options:
       - With O(source=build), the directory on the host to build from, for example a checkout of
         C(tensorrtllm_backend).
     type: path
+  context_files:
+    description:
+      - With O(source=build), files to build from in place of O(context), from path below it to text. They are on the
+        host only while it builds.
+    type: dict
+    default: {}
   containerfile:
     description:
       - With O(source=build), the file to build from; C(Containerfile) of O(context) by default.
@@ -139,6 +145,7 @@ def main() -> NoReturn:
             "authfile": {"type": "path"},
             "archive": {"type": "path"},
             "context": {"type": "path"},
+            "context_files": {"type": "dict", "default": {}},
             "containerfile": {"type": "path"},
             "build_args": {"type": "dict", "default": {}},
             "isolation": {"type": "str", "choices": ["oci", "chroot"]},

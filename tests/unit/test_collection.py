@@ -56,6 +56,20 @@ def test_every_module_filter_and_lookup_is_documented_with_examples(installed: P
             assert page.get("examples"), name
 
 
+def test_the_gateways_image_can_be_built_without_a_checkout(installed: Path, repo_dir: Path) -> None:
+    expression = "{{ lookup('trtllm.fleet.image_context', 'openai_gateway') | to_json }}"
+    done = ansible(installed, "ansible", "localhost", "-m", "ansible.builtin.debug", "-a", f"msg={expression!r}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    source = repo_dir / "images" / "openai_gateway"
+    copied = re.findall(r"^COPY (\S+)", (source / "Containerfile").read_text(), re.M)
+    assert copied and all(f'\\"{name}' in done.stdout for name in copied), "each COPY finds its files"
+    shipped = installed / "collections" / "ansible_collections" / "trtllm" / "fleet" / "images"
+    assert not (shipped / "triton_cpu").exists() and not (shipped / "openai_gateway" / "tests").exists()
+    assert {p.name for p in (shipped / "openai_gateway" / "openai_gateway").glob("*.py")} == {
+        p.name for p in (source / "openai_gateway").glob("*.py")
+    }
+
+
 def test_playbooks_are_found_by_their_full_names(installed: Path, repo_dir: Path) -> None:
     inventory = installed / "hosts"
     inventory.write_text("[gpu_hosts]\nnowhere\n")

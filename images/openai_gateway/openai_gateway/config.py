@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -117,8 +118,10 @@ class GatewayConfig(_Settings):
 
 
 def read_config_text(path: Path) -> str:
-    """The file as it is. Raises ConfigError."""
+    """The file as it is; of "-" what comes in by standard input. Raises ConfigError."""
     try:
+        if path == Path("-"):
+            return sys.stdin.read()
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None

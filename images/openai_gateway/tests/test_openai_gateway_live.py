@@ -25,9 +25,11 @@ pytest.importorskip("fastapi", reason="images/openai_gateway/requirements.txt is
 
 import httpx
 import openai
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from openai_gateway import probe
 from openai_gateway_fakes import SOURCE, FakeTriton, make_checkpoint, model_entry, running, serving, wait_for
 
 pytestmark = pytest.mark.slow
@@ -316,6 +318,15 @@ def test_clients_may_speak_https(triton: FakeTriton, checkpoint: Path, tmp_path:
             trusted = ssl.create_default_context(cafile=config["tls_certificate"])
             answer = httpx.post(f"{address}/v1/completions", json={"model": "tiny", "prompt": "Hi"}, verify=trusted)
             assert address.startswith("https") and answer.status_code == 200
+            assert probe.main(f"{address}/health") == 0, "by an address, as the container's health check does"
+
+
+@pytest.mark.parametrize(("change", "status"), [({}, 0), ({"prot": 1}, 2)])
+def test_a_configuration_is_checked_from_the_input(checkpoint: Path, change: dict[str, Any], status: int) -> None:
+    text = yaml.safe_dump({"models": [model_entry(checkpoint, "http://x:1")], **change})
+    command = [sys.executable, "-m", "openai_gateway", "--check", "--config", "-"]
+    done = subprocess.run(command, input=text, cwd=SOURCE, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == status and ("did you mean 'port'" in done.stderr) == bool(status)
 
 
 def test_a_checkpoint_that_no_worker_can_read_ends_all(tmp_path: Path) -> None:

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .._artifact.fingerprint import file_sha256, fingerprint, tree_digest
 from .._base import labels as base_labels
 from .._base.errors import FleetError
+from .._base.names import show
 from . import cli
 from .registry import check_registry
 
@@ -29,6 +32,7 @@ class ImageRequest:
     authfile: str | None = None
     archive: str | None = None
     context: str | None = None
+    context_files: Mapping[str, str] = field(default_factory=dict)
     containerfile: str | None = None
     build_args: Mapping[str, str] = field(default_factory=dict)
     isolation: str | None = None
@@ -130,7 +134,10 @@ class ImageManager:
         return True, after, "loaded"
 
     def _ensure_build(self, before: Image | None) -> tuple[bool, Image | None, str]:
-        context = self.request.context
+        with _written(self.request.context_files) as written:
+            return self._build(before, written or self.request.context)
+
+    def _build(self, before: Image | None, context: str | None) -> tuple[bool, Image | None, str]:
         if not context:
             raise FleetError("source is 'build' but context is not given; give the directory to build from.")
         containerfile = Path(self.request.containerfile or os.path.join(context, "Containerfile"))
@@ -157,3 +164,21 @@ class ImageManager:
             argv += ["--build-arg", f"{key}={value}"]
         cli.check([*argv, context], what=f"build {self.request.name!r}")
         return True, inspect(self.request.name), "built"
+
+
+@contextlib.contextmanager
+def _written(files: Mapping[str, str]) -> Iterator[str | None]:
+    """A directory with *files* while the block runs, None for none."""
+    if not files:
+        yield None
+        return
+    for name in files:
+        parts = PurePosixPath(name).parts
+        if not parts or parts[0] == "/" or ".." in parts:
+            raise FleetError(f"context_files has {show(name)}; it takes paths below the context.")
+    with tempfile.TemporaryDirectory(prefix="trtllm-build-", dir="/var/tmp") as directory:
+        for name, text in files.items():
+            path = Path(directory, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        yield directory

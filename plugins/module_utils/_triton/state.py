@@ -165,7 +165,7 @@ def gateways(host: ServiceHost, releases_dir: str) -> list[dict[str, Any]]:
         known = ReleaseRecord(host.path(releases_dir), name).known(text)
         for listen in known.get("listen") or []:
             address, _colon, port = str(listen).rpartition(":")
-            url = f"http://{host_of(address)}:{port}"
+            url = f"{known.get('scheme') or 'http'}://{host_of(address)}:{port}"
             models = known.get("models") or []
             active, config = states[name].active, _config(host, text)
             found.append({"service": name, "url": url, "models": models, "active": active, "config": config})

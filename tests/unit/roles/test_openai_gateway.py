@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ ROLE = REPO / "roles" / "openai_gateway"
 sys.path.insert(0, str(REPO / "images" / "openai_gateway"))
 
 from openai_gateway.config import GatewayConfig, parse_config
+from openai_gateway.reload import LIVE
 
 MODEL = {
     "name": "codellama-13b",
@@ -38,7 +40,11 @@ def render(**given: Any) -> str:
     environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters.update(FilterModule().filters())
     variables = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
-    variables["__openai_gateway_keys_file"] = "/etc/trtllm/openai-gateway/keys"
+    variables |= yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
+    for name in ("keys_file", "tls_certificate", "tls_key"):
+        key = f"__openai_gateway_{name}"
+        variables[key] = environment.from_string(variables[key]).render(variables)
+    variables["__openai_gateway_digests"] = {}
     text = environment.from_string((ROLE / "templates" / "openai-gateway.yml.j2").read_text())
     return str(text.render({**variables, "openai_gateway_release": LAST, **given}))
 
@@ -65,9 +71,10 @@ def test_an_image_of_the_first_version_still_starts() -> None:
 def test_what_is_not_written_is_what_the_gateway_takes() -> None:
     plain = read(render(openai_gateway_models=[MODEL]))
     defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
-    for key in ("workers", "max_queued", "read_timeout"):
+    for key in ("workers", "max_queued", "read_timeout", "connect_timeout", "max_body_bytes"):
         assert getattr(plain, key) == defaults[f"openai_gateway_{key}"], key
-        assert getattr(read(render(openai_gateway_models=[MODEL], **{f"openai_gateway_{key}": 7})), key) == 7
+        other = 2048 if key == "max_body_bytes" else 7
+        assert getattr(read(render(openai_gateway_models=[MODEL], **{f"openai_gateway_{key}": other})), key) == other
     assert list(plain.cors_origins) == defaults["openai_gateway_cors_origins"] == []
     named = read(render(openai_gateway_models=[MODEL], openai_gateway_cors_origins=["https://chat.example"]))
     assert list(named.cors_origins) == ["https://chat.example"]
@@ -92,19 +99,41 @@ def test_what_a_host_sets_reaches_the_gateway() -> None:
 
 
 def test_keys_are_pointed_at_and_never_written_down() -> None:
-    text = render(openai_gateway_models=[MODEL], openai_gateway_api_keys=["sk-secret"])
+    clients = [{"name": "alice", "key": "sk-secret"}]
+    text = render(openai_gateway_models=[MODEL], openai_gateway_api_keys=["sk-secret"], openai_gateway_clients=clients)
     assert "sk-secret" not in text
-    assert read(text).api_keys_file == Path("/etc/trtllm/openai-gateway/keys")
-    unit = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
-    # The unit asks whether there are keys; only the task that writes them reads them.
-    uses = [line for line in str(unit).split() if "openai_gateway_api_keys" in line]
-    assert len(uses) == 1
-    keys = next(
-        task
-        for task in yaml.safe_load((ROLE / "tasks" / "configure.yml").read_text())
-        if "openai_gateway_api_keys" in str(task)
+    assert read(text).api_keys_file == Path("/etc/trtllm/openai_gateway/clients")
+    tasks = yaml.safe_load((ROLE / "tasks" / "configure.yml").read_text())
+    for name in ("openai_gateway_clients", "openai_gateway_tls_key"):
+        written = next(task for task in tasks if name in str(task))
+        assert written["no_log"] is True and written["diff"] is False
+        assert written["ansible.builtin.copy"]["mode"] == "0400"
+    options = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+    assert options["openai_gateway_clients"]["no_log"] and options["openai_gateway_clients"]["options"]["key"]["no_log"]
+
+
+def test_a_certificate_comes_with_its_key() -> None:
+    config = read(
+        render(openai_gateway_models=[MODEL], openai_gateway_tls_certificate="/a", openai_gateway_tls_key="/b")
     )
-    assert keys["no_log"] is True and keys["diff"] is False and keys["ansible.builtin.copy"]["mode"] == "0400"
+    assert (config.tls_certificate, config.tls_key) == tuple(
+        Path(f"/etc/trtllm/openai_gateway/tls.{end}") for end in ("crt", "key")
+    )
+
+
+def test_a_model_has_the_affinity_of_all_unless_it_names_its_own() -> None:
+    models = [MODEL, {**MODEL, "name": "other", "prefix_affinity": 7}]
+    config = read(render(openai_gateway_models=models, openai_gateway_prefix_affinity=256))
+    assert [model.prefix_affinity for model in config.models] == [256, 7]
+
+
+def test_what_the_gateway_takes_over_is_not_what_restarts_it() -> None:
+    """The role takes away from the file what the gateway reads again; the rest decides about a restart."""
+    unit = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
+    left_out = set(re.findall(r"'(openai_gateway_\w+)':", unit["__openai_gateway_fixed"]))
+    variables = {"api_keys_file": {"api_keys", "clients"}, "models": {"models", "checkpoints"}}
+    live = {name for key in LIVE for name in variables.get(key, {key})}
+    assert left_out == {f"openai_gateway_{name}" for name in live}
 
 
 def test_every_variable_is_described() -> None:

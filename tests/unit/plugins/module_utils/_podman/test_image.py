@@ -167,6 +167,24 @@ def test_a_build_is_repeated_only_when_its_inputs_differ(host: Host, tmp_path: P
     assert ImageManager(request, check_mode=True).ensure()[0] is True
 
 
+def test_files_are_built_from_without_being_left_on_the_host(host: Host, tmp_path: Path) -> None:
+    files = {"Containerfile": "FROM x", "app/a.py": "print(1)"}
+    request = ImageRequest(NAME, source="build", context_files=files)
+    podman = host()
+    podman.after = image()
+    assert ImageManager(request).ensure()[0]
+    build = next(call for call in podman.calls if call[0] == "build")
+    assert not Path(build[-1]).exists()
+    label = build[build.index("--label") + 1].partition("=")[2]
+    podman.images[NAME] = image(labels={INPUTS: label})
+    assert ImageManager(request).ensure()[0] is False, "the same texts are the same inputs"
+    other = ImageRequest(NAME, source="build", context_files={**files, "app/a.py": "print(2)"})
+    assert ImageManager(other).ensure()[0] is True
+    for name in ("../x", "/x", ""):
+        with pytest.raises(FleetError, match="it takes paths below the context"):
+            ImageManager(ImageRequest(NAME, source="build", context_files={name: ""})).ensure()
+
+
 def test_a_build_without_a_containerfile_is_refused(host: Host, tmp_path: Path) -> None:
     host()
     with pytest.raises(FleetError, match=r"There is no .*Containerfile"):
