@@ -171,12 +171,14 @@ def gateways(host: ServiceHost, releases_dir: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name, text in units.items():
         known = ReleaseRecord(host.path(releases_dir), name).known(text)
-        for listen in known.get("listen") or []:
+        # The front that is Triton itself listens for Triton's own clients too; its first port is OpenAI's.
+        for listen in (known.get("listen") or [])[:1]:
             address, _colon, port = str(listen).rpartition(":")
             url = f"{known.get('scheme') or 'http'}://{host_of(address)}:{port}"
             active, config = states[name].active, _config(host, text)
             models = _models(config) or known.get("models") or []
-            found.append({"service": name, "url": url, "models": models, "active": active, "config": config})
+            one = {"service": name, "url": url, "models": models, "active": active, "config": config}
+            found.append({**one, "names": known.get("names") or {}})
     return found
 
 
