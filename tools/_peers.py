@@ -58,7 +58,7 @@ def litellm(triton: str, model: str, *, before: Sequence[str] = ()) -> Iterator[
                 stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **quiet}, cwd=scratch,
             )  # fmt: skip
         try:
-            until = time.monotonic() + 120
+            until = time.monotonic() + 300
             while True:
                 with socket.socket() as connection:
                     if connection.connect_ex(("127.0.0.1", port)) == 0:
