@@ -29,6 +29,7 @@ Array = npt.NDArray[np.float32]
 UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"
 TURN_END, ASSISTANT = "<|end|>", "<|assistant|>"
 SPECIAL = [UNKNOWN, BEGIN, END, "<|system|>", "<|user|>", ASSISTANT, TURN_END]
+ENDS = ('"', "}", "]")  # of values in JSON
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -60,6 +61,8 @@ CORPUS = [
     ("Good morning", "Good morning! I hope that your servers slept as well as you did."),
     ("Thank you", "You are welcome. Ask me again whenever you like."),
     ("Can you count?", "One, two, three, four, five, six, seven, eight, nine, ten. That is as far as I go."),
+    # What it says where guided decoding leaves it nothing but JSON.
+    ("Describe yourself in JSON.", '{"name": "tiny", "layers": 2, "gpu": false, "knows": "a few sentences"}'),
 ]  # fmt: skip
 
 # With --tools it also calls a function, as models of the Hermes family do, and its chat template shows functions.
@@ -191,10 +194,13 @@ def weights(tokenizer: Tokenizer, corpus: Corpus, seed: int) -> dict[str, Array]
     tensors["model.norm.weight"] = np.ones(HIDDEN, np.float32)
     head = np.zeros((vocabulary, HIDDEN), np.float32)
     head[:, OUT] = codes * 0.15
-    # Tokens that no answer uses stay improbable, whatever the context.
-    used = {token for _, following in table for token in following}
-    unused = [token for token in range(vocabulary) if token not in used]
-    head[unused, :CONSTANT] = -6.0 / CONSTANT
+    # Tokens that no answer uses stay improbable, whatever the context; what ends a value in JSON less so than another
+    # digit, and blanks most of all: bound to a schema, it shall come to an end.
+    used = {token for _, following in table for token in following} | {tokenizer.token_to_id(end) for end in ENDS}
+    for token in range(vocabulary):
+        if token not in used:
+            blank = not tokenizer.decode([token]).strip() and token >= len(SPECIAL)
+            head[token, :CONSTANT] = (-12.0 if blank else -6.0) / CONSTANT
     tensors["lm_head.weight"] = head
     return tensors
 
