@@ -48,9 +48,9 @@ def litellm(triton: str, model: str, *, before: Sequence[str] = ()) -> Iterator[
     entries = [{"model_name": model, "litellm_params": {"model": f"triton/{model}", "api_base": url}}]
     with tempfile.TemporaryDirectory(prefix="litellm-") as scratch:
         config, log = Path(scratch) / "config.yaml", Path(scratch) / "log"
-        config.write_text(
-            json.dumps({"model_list": entries, "general_settings": {"master_key": key}}), encoding="utf-8"
-        )
+        # As its own words ask for: a parameter that it cannot pass on is left out, not refused.
+        settings = {"general_settings": {"master_key": key}, "litellm_settings": {"drop_params": True}}
+        config.write_text(json.dumps({"model_list": entries, **settings}), encoding="utf-8")
         quiet = {"LITELLM_TELEMETRY": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -58,7 +58,7 @@ def litellm(triton: str, model: str, *, before: Sequence[str] = ()) -> Iterator[
                 stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **quiet}, cwd=scratch,
             )  # fmt: skip
         try:
-            until = time.monotonic() + 120
+            until = time.monotonic() + 300
             while True:
                 with socket.socket() as connection:
                     if connection.connect_ex(("127.0.0.1", port)) == 0:

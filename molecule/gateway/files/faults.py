@@ -82,7 +82,7 @@ class Streams:
     def __init__(self, gateway: Gateway, count: int) -> None:
         self.texts = [""] * count
         self.ended = [0.0] * count
-        more = {"stream": True, "max_tokens": 400, "ignore_eos": True, "temperature": 0}
+        more = {"stream": True, "max_tokens": 900, "ignore_eos": True, "temperature": 0}
         self._threads = [threading.Thread(target=self._read, args=(gateway, i, more)) for i in range(count)]
         for thread in self._threads:
             thread.start()
@@ -182,12 +182,13 @@ def queue(gateway: Gateway) -> Found:
 
 def abandoned(gateway: Gateway) -> Found:
     """Clients that send a long request and go."""
+    calm = gateway.ask()["seconds"]
     for stream in (False, True):
         for _ in range(ABANDONED // 2):
             gateway.begin({"max_tokens": 450, "ignore_eos": True, "stream": stream}).close()
     answer = gateway.ask()
     idle = until(lambda: not any(state["outstanding"] for state in gateway.replicas()), 30)
-    found = {"next_answer": answer["seconds"], "idle_after": idle}
+    found = {"next_answer": answer["seconds"], "without_them": calm, "idle_after": idle}
     return {"ok": answer["status"] == 200 and answer["seconds"] < NEXT_ANSWER and idle >= 0, "found": found}
 
 
