@@ -2,6 +2,7 @@
 """What is generated from one source: ``docs.py`` writes it, ``docs.py --check`` compares.
 
 * ``docs/reference.md``, the reference of all roles, from their argument specs;
+* what each flavour of the OpenAI gateway can do, in its page, from the table of flavours;
 * the supported platforms in roles' metadata and pages, from the table of platforms;
 * the documentation of an engine's options, from the table of options and those of the releases;
 * where things are kept on a host, in doc fragments, defaults and argument specs;
@@ -24,6 +25,7 @@ from _stages import REPO
 sys.path.insert(0, str(REPO / "collections"))
 
 import doc_engine_options
+import doc_flavours
 import doc_platforms
 import doc_replica
 import doc_root
@@ -109,6 +111,7 @@ def generated() -> dict[Path, str]:
     return {
         **specs,
         **doc_platforms.platform_texts(),
+        **doc_flavours.flavour_texts(),
         ENGINE_FRAGMENT: doc_engine_options.fragment(),
         OUT: reference(specs),
     }

@@ -68,7 +68,8 @@ replicas:
       previous: "2026-11-01T10:00:00Z"
       problem: ""
 gateways:
-  description: The OpenAI gateways of the host; C(config) is the text of its configuration.
+  description: The OpenAI gateways of the host; C(config) is the text of its configuration, C(names) what clients call
+    models where that is another name.
   returned: success
   type: list
   elements: dict
@@ -78,6 +79,7 @@ gateways:
       models: [codellama-13b]
       active: active
       config: "{port: 3000, models: [{name: codellama-13b, urls: ['http://127.0.0.1:8000']}]}"
+      names: {}
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -82,6 +82,12 @@ options:
       - With O(source=build), the build arguments. They are recorded in the image, so never give secrets.
     type: dict
     default: {}
+  base_images:
+    description:
+      - With O(source=build), other images to build on, for each image that the Containerfile names after C(FROM).
+        The file itself stays as it is.
+    type: dict
+    default: {}
   isolation:
     description:
       - With O(source=build), podman's isolation of the build.
@@ -148,6 +154,7 @@ def main() -> NoReturn:
             "context_files": {"type": "dict", "default": {}},
             "containerfile": {"type": "path"},
             "build_args": {"type": "dict", "default": {}},
+            "base_images": {"type": "dict", "default": {}},
             "isolation": {"type": "str", "choices": ["oci", "chroot"]},
         },
         supports_check_mode=True,

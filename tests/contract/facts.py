@@ -49,6 +49,18 @@ def engine_options() -> dict[str, dict[str, dict[str, Fact]]]:
 
 
 @cache
+def openai_frontend_options() -> dict[str, dict[str, Fact]]:
+    """Triton release (YY.MM) -> flag of its OpenAI frontend -> what its argparse says, oldest release first."""
+    recorded = _read("openai_frontend_options.json")
+    found: dict[str, dict[str, Fact]] = {triton: {} for triton in recorded["releases"]}
+    for flag, rows in recorded["options"].items():
+        for spans, fact in rows:
+            for triton in _within(spans, recorded["releases"]):
+                found[triton][flag] = fact
+    return found
+
+
+@cache
 def launch_commands() -> dict[str, dict[str, list[str]]]:
     """tag -> case -> the words that upstream's own launch script would have run."""
     return {

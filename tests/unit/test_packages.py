@@ -17,7 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_podman": {"_base", "_artifact"},
     "_host": {"_base", "_release", "_podman"},
     "_service": {"_base", "_podman"},
-    "_gateway": {"_base"},
+    "_gateway": {"_base", "_release", "_host", "_service"},
     "_engine": {"_base", "_release", "_artifact", "_checkpoint", "_podman", "_host"},
     "_repository": {"_base", "_release", "_artifact", "_checkpoint", "_podman"},
     "_triton": {"_base", "_release", "_podman", "_host", "_service"},

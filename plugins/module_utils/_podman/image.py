@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ from .._base.errors import FleetError
 from .._base.names import show
 from . import cli
 from .registry import check_registry
+
+# An image that a stage of a Containerfile is built on; a stage's own name may stand there too.
+BASE_IMAGE = re.compile(r"^(?P<before>\s*FROM\s+(?:--\S+\s+)*)(?P<image>\S+)", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass
@@ -35,6 +39,7 @@ class ImageRequest:
     context_files: Mapping[str, str] = field(default_factory=dict)
     containerfile: str | None = None
     build_args: Mapping[str, str] = field(default_factory=dict)
+    base_images: Mapping[str, str] = field(default_factory=dict)
     isolation: str | None = None
 
 
@@ -73,6 +78,24 @@ def inspect(name: str) -> Image | None:
         labels=found.get("Labels") or {},
         size=int(found.get("Size") or 0),
     )
+
+
+def rebased(text: str, base_images: Mapping[str, str], path: str) -> str:
+    """The Containerfile *text* of *path* on other base images: its own image -> the one to take."""
+    found: set[str] = set()
+
+    def other(line: re.Match[str]) -> str:
+        found.add(line["image"])
+        return line["before"] + base_images.get(line["image"], line["image"])
+
+    text = BASE_IMAGE.sub(other, text)
+    for image in base_images:
+        if image not in found:
+            raise FleetError(
+                f"base_images has {image!r}, but {path} is not built on it, only on {', '.join(sorted(found))}; name "
+                "one of these."
+            )
+    return text
 
 
 class ImageManager:
@@ -145,11 +168,14 @@ class ImageManager:
             if self.check_mode and not os.path.isdir(context):
                 return True, before, f"{context} is not there yet"
             raise FleetError(f"There is no {containerfile}; give containerfile, the path of the file to build from.")
+        text = rebased(containerfile.read_text(encoding="utf-8"), self.request.base_images, str(containerfile))
         inputs = fingerprint(
             {
                 "context": tree_digest(Path(context), None).digest,
                 "containerfile": file_sha256(containerfile),
                 "build_args": dict(self.request.build_args),
+                # Said only where it says something: images that were built before it could be said are still right.
+                **({"base_images": dict(self.request.base_images)} if self.request.base_images else {}),
             }
         )
         if before is not None and base_labels.read(before.labels, "inputs") == inputs:
@@ -157,12 +183,15 @@ class ImageManager:
         if self.check_mode:
             return True, before, "would be built"
         argv = ["build", "--quiet", "--tag", self.request.name, "--label", f"{base_labels.INPUTS}={inputs}"]
-        argv += ["--file", str(containerfile), f"--tls-verify={str(self.request.tls_verify).lower()}"]
+        argv.append(f"--tls-verify={str(self.request.tls_verify).lower()}")
         if self.request.isolation:
             argv += ["--isolation", self.request.isolation]
         for key, value in sorted(self.request.build_args.items()):
             argv += ["--build-arg", f"{key}={value}"]
-        cli.check([*argv, context], what=f"build {self.request.name!r}")
+        with tempfile.NamedTemporaryFile("w", prefix="Containerfile-", encoding="utf-8") as written:
+            written.write(text)
+            written.flush()
+            cli.check([*argv, "--file", written.name, context], what=f"build {self.request.name!r}")
         return True, inspect(self.request.name), "built"
 
 

@@ -32,6 +32,7 @@ class Podman:
         self.failure: str | None = None
         self.unreadable = "image not known"
         self.calls: list[list[str]] = []
+        self.built: list[str] = []  # the Containerfiles, which may be gone later
 
     def run(self, arguments: Sequence[str], *, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
         argv = list(arguments)
@@ -43,6 +44,8 @@ class Podman:
             return subprocess.CompletedProcess(argv, 0, json.dumps([image]), "")
         if self.failure:
             return subprocess.CompletedProcess(argv, 125, "", f"noise\nError: {self.failure}\n")
+        if argv[0] == "build":
+            self.built.append(Path(argv[argv.index("--file") + 1]).read_text())
         if self.after:
             self.images[NAME] = self.after
         return subprocess.CompletedProcess(argv, 0, "", "")
@@ -203,6 +206,28 @@ def test_of_the_containerfile_nothing_but_its_content_counts(host: Host, tmp_pat
     request = ImageRequest(NAME, source="build", context=str(context), containerfile=containerfile)
     host().after = image()
     assert ImageManager(request).ensure()[0] is True
+
+
+def test_a_build_can_stand_on_other_base_images(host: Host, tmp_path: Path) -> None:
+    text = "FROM --platform=linux/amd64 rust:1.74 as chef\nRUN true # FROM rust:1.74\nfrom debian:12\nFROM chef\n"
+    (tmp_path / "Dockerfile").write_text(text)
+    given: Any = {"source": "build", "context": str(tmp_path), "containerfile": str(tmp_path / "Dockerfile")}
+    plain = ImageRequest(NAME, **given)
+    rebased = ImageRequest(NAME, **given, base_images={"rust:1.74": "reg/rust:9", "debian:12": "reg/debian:12"})
+    built = []
+    for request in (plain, rebased):
+        podman = host()
+        podman.after = image()
+        assert ImageManager(request).ensure()[0] is True
+        built += podman.built
+    assert built[0] == text
+    assert built[1] == text.replace(" rust:1.74 as", " reg/rust:9 as").replace("from debian", "from reg/debian")
+    assert (tmp_path / "Dockerfile").read_text() == text
+    host()
+    with pytest.raises(
+        FleetError, match=r"base_images has 'rust:1', but .* is not built on it, only on chef, debian:12"
+    ):
+        ImageManager(ImageRequest(NAME, **given, base_images={"rust:1": "x"})).ensure()
 
 
 def test_an_image_that_cannot_be_read_is_not_taken_for_a_missing_one(host: Host) -> None:
