@@ -15,7 +15,8 @@ from ansible_collections.trtllm.fleet.plugins.plugin_utils._filters import as_fi
 
 def gateway_flavour(name: str) -> dict[str, Any]:
     """A row of the table of flavours."""
-    return dataclasses.asdict(flavours.flavour_of(name))
+    found = dataclasses.asdict(flavours.flavour_of(name))
+    return {**found, "check": list(found["check"])}
 
 
 def gateway_refusal(name: str, settings: Mapping[str, Any]) -> str:
