@@ -6,6 +6,8 @@ tools/conformance.py setup                        the virtual environment with t
 tools/conformance.py run --base-url http://gateway:3000 --model tiny-llama [--offers all] [-- pytest's own options]
 tools/conformance.py fuzz --base-url ...          requests made from the server's own OpenAPI document: no 5xx
 tools/conformance.py peers --triton http://...    the suite for the gateway and for LiteLLM before one Triton
+
+Where a server wants a key, run takes it from OPENAI_API_KEY.
 """
 
 from __future__ import annotations

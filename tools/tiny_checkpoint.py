@@ -65,18 +65,19 @@ CORPUS = [
     ("Describe yourself in JSON.", '{"name": "tiny", "layers": 2, "gpu": false, "knows": "a few sentences"}'),
 ]  # fmt: skip
 
+# No line ends: the model shall not take to them where guided decoding would let it.
 # With --tools it also calls a function, as models of the Hermes family do, and its chat template shows functions.
 TOOL_CORPUS = [
     ("What is the weather in Paris?",
-     '<tool_call>\n{"arguments": {"city": "Paris"}, "name": "get_weather"}\n</tool_call>'),
+     '<tool_call>{"arguments": {"city": "Paris"}, "name": "get_weather"}</tool_call>'),
     # It goes on so where the server has begun the call.
-    ('"arguments":', ' {"city": "Paris"}, "name": "get_weather"}\n</tool_call>'),
+    ('"arguments":', ' {"city": "Paris"}, "name": "get_weather"}</tool_call>'),
     ("sunny, 21 degrees", "The sun shines in Paris and the air is warm."),
 ]  # fmt: skip
 TOOL_TEMPLATE = (
     "{% if tools %}<|system|>Functions:{% for tool in tools %} {{ tool.function.name }}{% endfor %}<|end|>{% endif %}"
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
-    "{% for call in message.tool_calls or [] %}{{ '<tool_call>\n' + call.function | tojson + '\n</tool_call>' }}"
+    "{% for call in message.tool_calls or [] %}{{ '<tool_call>' + call.function | tojson + '</tool_call>' }}"
     "{% endfor %}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )

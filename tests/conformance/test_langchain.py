@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from conformance_api import Api
@@ -14,7 +14,7 @@ from langchain_openai import ChatOpenAI, OpenAI
 
 
 @tool
-def get_weather(city: str) -> str:
+def get_weather(city: Literal["Paris", "Rome"]) -> str:
     """The weather in a city."""
     return f"sunny, 21 degrees in {city}"
 
@@ -117,8 +117,8 @@ def test_it_speaks_the_newer_api(api: Api, answer: str) -> None:
 @pytest.mark.needs("guided")
 def test_it_binds_answers_to_a_schema(chat: ChatOpenAI, api: Api) -> None:
     schema = {
-        "title": "Person", "description": "Somebody", "type": "object", "required": ["name"],
-        "properties": {"name": {"type": "string"}}, "additionalProperties": False,
+        "title": "Person", "description": "Somebody", "type": "object", "required": ["size"],
+        "properties": {"size": {"enum": ["small", "large"]}}, "additionalProperties": False,
     }  # fmt: skip
     made = chat.with_structured_output(schema, method="json_schema").invoke(api.question)
-    assert isinstance(made["name"], str)
+    assert made["size"] in ("small", "large")

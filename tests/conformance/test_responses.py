@@ -17,7 +17,7 @@ WEATHER: dict[str, Any] = {
     "type": "function",
     "name": "get_weather",
     "description": "The weather in a city",
-    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    "parameters": {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]},
     "strict": False,
 }
 

@@ -11,7 +11,7 @@ from conformance_api import Api, refused
 
 pytestmark = pytest.mark.needs("tools")
 
-CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+CITY = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}
 WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {"name": "get_weather", "description": "The weather in a city", "parameters": CITY},

@@ -57,7 +57,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         if not message.get("more_body"):
             break
     asked = json.loads(body)
-    count = asked["max_tokens"]
+    count = asked["max_tokens"] if "max_tokens" in asked else asked["parameters"]["max_tokens"]  # as LiteLLM sends it
     if path.endswith("/generate"):
         return await _json(send, response(" word" * count, count))
     kind = [(b"content-type", b"text/event-stream; charset=utf-8")]
