@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.trtllm.fleet.plugins.filter.flavours import gateway_flavour
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._gateway import front
 from ansible_collections.trtllm.fleet.plugins.module_utils._gateway.flavours import (
@@ -174,6 +176,12 @@ def test_one_of_each_is_what_the_others_take() -> None:
         "openai_gateway_api_keys has 2 elements",
     ]
     assert not list(refusals(GATEWAY, {**two, "models": [MODEL, MODEL]}))
+
+
+@pytest.mark.parametrize("name", list(FLAVOURS))
+def test_a_play_gets_lists_that_it_can_add_to(name: str) -> None:
+    row = gateway_flavour(name)
+    assert json.loads(json.dumps(row)) == row
 
 
 def test_only_what_has_a_source_is_built() -> None:
