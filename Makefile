@@ -10,7 +10,7 @@ unexport ANSIBLE_INVENTORY ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH
 .PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution images docs changelog build clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## make the controller's virtual environment (.venv)
 	@tools/setup
@@ -52,11 +52,14 @@ bench-modules: setup-hosts ## fingerprints against stat and sha256sum; the demo'
 	@.venv/bin/python tests/bench/bench_fingerprint.py
 	@.venv/bin/python tests/bench/bench_serving.py demo
 
-bench-gateway: setup ## the gateway against a pass-through and the bare backend
+bench-gateway: setup ## the gateway against a pass-through, the bare backend and LiteLLM
 	@.venv/bin/python tests/bench/bench_gateway.py
 
 bench-distribution: setup ## an engine from host to host against rsync and scp; four hosts against one
 	@.venv/bin/python tests/bench/bench_distribution.py
+
+conformance: setup ## the conformance suite for the demo's gateway, and for LiteLLM before the same Triton (make demo first)
+	@.venv/bin/python tools/conformance.py peers
 
 docs: setup ## write what comes from one source: references, documentation of options, platforms
 	@.venv/bin/python tools/docs.py

@@ -111,7 +111,7 @@ def pytest_stage(name: str, *paths: str) -> Stage:
 
 
 def preparations() -> list[Stage]:
-    """What the scenarios need: the testbed, the images in its registry, and a checkpoint."""
+    """What the scenarios need: the testbed, the images in its registry, a checkpoint, and clients of the gateway."""
     stages = [
         Stage("testbed", [str(demo.TESTBED), "prepare"]),
         Stage("registry", [str(demo.TESTBED), "registry", "up"]),
@@ -121,6 +121,7 @@ def preparations() -> list[Stage]:
         stages.append(Stage(f"push {name}", [str(demo.TESTBED), "push", reference]))
     checkpoint = cache_dir() / "demo" / demo.MODEL
     stages.append(Stage("checkpoint", [str(PYTHON), "tools/tiny_checkpoint.py", str(checkpoint)]))
+    stages.append(Stage("clients", [str(PYTHON), "tools/conformance.py", "setup"]))
     return stages
 
 

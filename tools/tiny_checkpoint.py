@@ -29,6 +29,7 @@ Array = npt.NDArray[np.float32]
 UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"
 TURN_END, ASSISTANT = "<|end|>", "<|assistant|>"
 SPECIAL = [UNKNOWN, BEGIN, END, "<|system|>", "<|user|>", ASSISTANT, TURN_END]
+ENDS = ('"', "}", "]")  # of values in JSON
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -60,7 +61,27 @@ CORPUS = [
     ("Good morning", "Good morning! I hope that your servers slept as well as you did."),
     ("Thank you", "You are welcome. Ask me again whenever you like."),
     ("Can you count?", "One, two, three, four, five, six, seven, eight, nine, ten. That is as far as I go."),
+    # What it says where guided decoding leaves it nothing but JSON.
+    ("Describe yourself in JSON.", '{"name": "tiny", "layers": 2, "gpu": false, "knows": "a few sentences"}'),
 ]  # fmt: skip
+
+# With --tools it also calls a function, as models of the Hermes family do, and its chat template shows functions.
+TOOL_CORPUS = [
+    ("What is the weather in Paris?",
+     '<tool_call>\n{"arguments": {"city": "Paris"}, "name": "get_weather"}\n</tool_call>'),
+    # It goes on so where the server has begun the call.
+    ('"arguments":', ' {"city": "Paris"}, "name": "get_weather"}\n</tool_call>'),
+    ("sunny, 21 degrees", "The sun shines in Paris and the air is warm."),
+]  # fmt: skip
+TOOL_TEMPLATE = (
+    "{% if tools %}<|system|>Functions:{% for tool in tools %} {{ tool.function.name }}{% endfor %}<|end|>{% endif %}"
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
+    "{% for call in message.tool_calls or [] %}{{ '<tool_call>\n' + call.function | tojson + '\n</tool_call>' }}"
+    "{% endfor %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+TOOL_TOKENS = ["<tool_call>", "</tool_call>"]  # that are text for the client, not special
+Corpus = list[tuple[str, str]]
 
 BLOCK = 64  # dimensions of one token's code
 CONSTANT = 4  # of them, how many are 1 in every code
@@ -74,7 +95,7 @@ STRENGTH = {4: 4.0, 2: 1.5, 1: 0.75, 0: 0.2}  # of what a context says about the
 ROPE_BASE = 10000.0
 
 
-def make_tokenizer() -> Tokenizer:
+def make_tokenizer(corpus: Corpus) -> Tokenizer:
     """A byte-level BPE that knows the corpus's words whole and every other text byte by byte."""
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -86,15 +107,16 @@ def make_tokenizer() -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    lines = [text for question, answer in CORPUS for text in (question, f" {question}", answer, f" {answer}")]
+    lines = [text for question, answer in corpus for text in (question, f" {question}", answer, f" {answer}")]
     tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.add_tokens([token for token in TOOL_TOKENS if any(token in answer for _, answer in corpus)])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A", special_tokens=[(BEGIN, SPECIAL.index(BEGIN))]
     )
     return tokenizer
 
 
-def sequences(tokenizer: Tokenizer) -> list[tuple[list[int], int]]:
+def sequences(tokenizer: Tokenizer, corpus: Corpus) -> list[tuple[list[int], int]]:
     """Token sequences and, of each, where the part begins that the model shall produce."""
 
     def ids(text: str) -> list[int]:
@@ -102,7 +124,7 @@ def sequences(tokenizer: Tokenizer) -> list[tuple[list[int], int]]:
 
     begin, end = SPECIAL.index(BEGIN), SPECIAL.index(END)
     result = []
-    for question, answer in CORPUS:
+    for question, answer in corpus:
         plain = [begin, *ids(question)]
         turn = [begin, SPECIAL.index("<|user|>"), *ids(question), SPECIAL.index(TURN_END), SPECIAL.index(ASSISTANT)]
         both = [([*plain, *ids(f" {answer}"), end], len(plain)), ([*turn, *ids(answer), end], len(turn))]
@@ -111,10 +133,10 @@ def sequences(tokenizer: Tokenizer) -> list[tuple[list[int], int]]:
     return result
 
 
-def contexts(tokenizer: Tokenizer) -> list[tuple[tuple[int, ...], dict[int, float]]]:
+def contexts(tokenizer: Tokenizer, corpus: Corpus) -> list[tuple[tuple[int, ...], dict[int, float]]]:
     """Each context (latest token first) with the probabilities of what follows it."""
     following: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
-    for tokens, start in sequences(tokenizer):
+    for tokens, start in sequences(tokenizer, corpus):
         for place in range(start, len(tokens)):
             for order in ORDERS:
                 if place >= order:
@@ -142,12 +164,12 @@ def looking_back(distance: int, sharpness: float) -> Array:
     return (sharpness * np.concatenate([np.cos(angles), np.sin(angles)])).astype(np.float32)
 
 
-def weights(tokenizer: Tokenizer, seed: int) -> dict[str, Array]:
+def weights(tokenizer: Tokenizer, corpus: Corpus, seed: int) -> dict[str, Array]:
     """All tensors under Hugging Face's names."""
     random = np.random.RandomState(seed)
     vocabulary = tokenizer.get_vocab_size()
     codes = token_codes(vocabulary, random)
-    table = contexts(tokenizer)
+    table = contexts(tokenizer, corpus)
     inner = -(-len(table) // 64) * 64
 
     def noise(*shape: int) -> Array:
@@ -172,10 +194,13 @@ def weights(tokenizer: Tokenizer, seed: int) -> dict[str, Array]:
     tensors["model.norm.weight"] = np.ones(HIDDEN, np.float32)
     head = np.zeros((vocabulary, HIDDEN), np.float32)
     head[:, OUT] = codes * 0.15
-    # Tokens that no answer uses stay improbable, whatever the context.
-    used = {token for _, following in table for token in following}
-    unused = [token for token in range(vocabulary) if token not in used]
-    head[unused, :CONSTANT] = -6.0 / CONSTANT
+    # Tokens that no answer uses stay improbable, whatever the context; what ends a value in JSON less so than another
+    # digit, and blanks most of all: bound to a schema, it shall come to an end.
+    used = {token for _, following in table for token in following} | {tokenizer.token_to_id(end) for end in ENDS}
+    for token in range(vocabulary):
+        if token not in used:
+            blank = not tokenizer.decode([token]).strip() and token >= len(SPECIAL)
+            head[token, :CONSTANT] = (-12.0 if blank else -6.0) / CONSTANT
     tensors["lm_head.weight"] = head
     return tensors
 
@@ -261,11 +286,12 @@ def write_weights(out: Path, tensors: dict[str, Array], shards: int) -> None:
     write_json(out / "model.safetensors.index.json", index)
 
 
-def write_checkpoint(out: Path, seed: int = 0, shards: int = 2, dtype: str = "float16") -> None:
+def write_checkpoint(out: Path, seed: int = 0, shards: int = 2, dtype: str = "float16", *, tools: bool = False) -> None:
     """The whole directory."""
+    corpus = [*CORPUS, *TOOL_CORPUS] if tools else CORPUS
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = make_tokenizer()
-    tensors = {name: tensor.astype(dtype) for name, tensor in weights(tokenizer, seed).items()}
+    tokenizer = make_tokenizer(corpus)
+    tensors = {name: tensor.astype(dtype) for name, tensor in weights(tokenizer, corpus, seed).items()}
     vocabulary, inner = tokenizer.get_vocab_size(), tensors["model.layers.0.mlp.up_proj.weight"].shape[0]
     write_weights(out, tensors, shards)
     write_json(out / "config.json", config_json(vocabulary, inner, dtype))
@@ -283,7 +309,8 @@ def write_checkpoint(out: Path, seed: int = 0, shards: int = 2, dtype: str = "fl
         out / "tokenizer_config.json",
         {
             **names, "added_tokens_decoder": added, "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": 2048, "clean_up_tokenization_spaces": False, "chat_template": CHAT_TEMPLATE,
+            "model_max_length": 2048, "clean_up_tokenization_spaces": False,
+            "chat_template": TOOL_TEMPLATE if tools else CHAT_TEMPLATE,
         },
     )  # fmt: skip
 
@@ -294,8 +321,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="another seed, other weights (default: %(default)s)")
     parser.add_argument("--shards", type=int, default=2, help="number of weight files (default: %(default)s)")
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="(default: %(default)s)")
+    parser.add_argument("--tools", action="store_true", help="one that calls a function where it is offered")
     options = parser.parse_args()
-    write_checkpoint(options.out, options.seed, options.shards, options.dtype)
+    write_checkpoint(options.out, options.seed, options.shards, options.dtype, tools=options.tools)
 
 
 if __name__ == "__main__":

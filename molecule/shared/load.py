@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Ask gateways with the official client until told to stop, and count what a user would have noticed.
 
-load.py --model M --seconds N --out FILE URL [URL...]: half of the threads ask for whole answers, the others for
-streams. Ends at SIGTERM or after N seconds, whichever is first, and writes one JSON object: requests and streams that
-were asked, that failed and that broke off, the slowest of each, and the first errors.
+load.py --model M --seconds N --out FILE [--until FILE] URL [URL...]: half of the threads ask for whole answers, the
+others for streams. Ends at SIGTERM, when the file of --until is there, or after N seconds, whichever is first, and
+writes one JSON object: requests and streams that were asked, that failed and that broke off, the slowest of each, and
+the first errors.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=900)
     parser.add_argument("--pause", type=float, default=0.2, help="seconds between two questions of a thread")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--until", type=Path, default=Path("/nonexistent"), help="a file whose coming ends the load")
     parser.add_argument("urls", nargs="+", metavar="URL")
     options = parser.parse_args()
     counts, stop = Counts(), threading.Event()
@@ -99,7 +101,10 @@ def main() -> None:
     ]
     for thread in threads:
         thread.start()
-    stop.wait(options.seconds)
+    deadline = time.monotonic() + options.seconds
+    while time.monotonic() < deadline and not options.until.exists():
+        if stop.wait(0.5):
+            break
     stop.set()
     for thread in threads:
         thread.join()

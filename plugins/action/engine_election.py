@@ -36,6 +36,8 @@ class ActionModule(ActionBase):
                 offers[host] = known["engine_offer"]
         builders = self._task.args.get("builders") or []
         result.update(elect(offers, [host for host in batch if host in offers], set(builders)), changed=False)
+        # ansible_check_mode is that of the command line, and a play may set another one.
+        result["check_mode"] = bool(self._task.check_mode)
         for line in result["table"]:
             display.display(line)
         return result

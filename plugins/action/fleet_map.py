@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
@@ -67,6 +67,7 @@ class Fleet:
         """Every host with a gateway: those of the group, else all that serve."""
         return {
             name: {
+                "asked": name in self.alive and "gateway_config" in self._told(name, "__fleet_held"),
                 "fronts": ALL if self.group else str(self._value(name, "trtllm_gateway_fronts", OWN)),
                 "root": (self._plan(name) or {}).get("root") or str(self._value(name, "trtllm_root", DEFAULT_ROOT)),
                 "config": gateway_config(self._told(name, "__fleet_held").get("gateway_config")),
@@ -105,7 +106,13 @@ class Fleet:
 
     def _value(self, name: str, variable: str, default: Any = None) -> Any:
         """A variable of a host as its tasks would see it."""
-        return self.hostvars[name].get(variable, default) if variable in self._variables(name) else default
+        try:
+            return self.hostvars[name].get(variable, default) if variable in self._variables(name) else default
+        except AnsibleError as error:
+            raise FleetError(
+                f"{variable} of {name} cannot be worked out: {error}; correct it, though the run may be "
+                "limited to other hosts: gateways front this one too."
+            ) from error
 
     def _told(self, name: str, variable: str) -> Mapping[str, Any]:
         """What a task has registered for a host; empty where it did not run there, or was skipped."""

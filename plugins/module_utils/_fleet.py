@@ -66,9 +66,9 @@ def fleet_map(hosts: Found, gateways: Found) -> Item:
 
     *hosts*: by the name of each serving host its ``plan``, ``planned`` (whether this run asks it), ``lost``,
     ``reached_at``, ``max_seq_len`` and ``checkpoints`` (digests) by model where they are known, and ``tokenizers`` that
-    were read there. *gateways*: by the name of each host with a gateway its ``root``, ``fronts`` (its own host or all)
-    and ``config``, what it has now, or None. Their order is that of a gateway's replicas. Raises `FleetError` for
-    what no gateway could front.
+    were read there. *gateways*: by the name of each host with a gateway its ``root``, ``fronts`` (its own host or all),
+    ``asked`` (whether it was looked at), and ``config``, what it has now, or None. The order of hosts is that of a
+    gateway's replicas. Raises `FleetError` for what no gateway could front.
     """
     wide = [name for name, gateway in gateways.items() if gateway["fronts"] == ALL]
     if wide:
@@ -79,14 +79,18 @@ def fleet_map(hosts: Found, gateways: Found) -> Item:
     for name, gateway in gateways.items():
         own = hosts[name]["plan"]["gateway_models"] if name in hosts else []
         if gateway["fronts"] == ALL:
-            models = _models(gateway, hosts, served, own, known)
+            models = [
+                model
+                for model in _models(gateway, hosts, served, own, known)
+                if _has_tokenizer(name, gateway, model, hosts)
+            ]
         else:
             models = [_with_length(model, [hosts[name]]) for model in own]
         fronted[name] = {"models": models, "tokenizers": _lacking(models, own, hosts)}
     return {
         "hosts": {name: _host(name, host, served[name], gateways) for name, host in hosts.items()},
         "gateways": fronted,
-        "tokenizers": _tokenizers(hosts, {name: gateways[name] for name in wide}),
+        "tokenizers": _tokenizers(hosts, wide),
     }
 
 
@@ -230,6 +234,20 @@ def _present(name: str, known: Sequence[Mapping[str, Any]]) -> Item:
     return next((dict(model) for config in known for model in config["models"] if model["name"] == name), {})
 
 
+def _has_tokenizer(name: str, gateway: Mapping[str, Any], model: Mapping[str, Any], hosts: Found) -> bool:
+    """Whether a gateway has the tokenizer of a model, or can get it. A model lost with all its hosts is left out."""
+    serving = [host for host, values in hosts.items() if _has(values, model["name"])]
+    if model["tokenizer_dir"] or any(hosts[host]["planned"] for host in serving):
+        return True
+    beyond = [host for host in serving if not hosts[host].get("lost")]
+    if beyond and gateway["asked"]:
+        raise FleetError(
+            f"{name} has no tokenizer of {model['name']} yet, and no host that serves it is in this run; add one to "
+            f"--limit, such as {beyond[0]}."
+        )
+    return False
+
+
 def _lacking(models: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]], hosts: Found) -> list[Item]:
     """The tokenizers that a gateway needs beside the checkpoints of its host, as far as they were read."""
     there = {model["name"] for model in own}
@@ -264,21 +282,21 @@ def _host(name: str, host: Mapping[str, Any], replicas: list[Item], gateways: Fo
     }
 
 
-def _tokenizers(hosts: Found, gateways: Found) -> dict[str, list[Item]]:
-    """By host the checkpoints whose tokenizers are to be read there, for gateways that have none of them.
+def _tokenizers(hosts: Found, gateways: Sequence[str]) -> dict[str, list[Item]]:
+    """By host the checkpoints whose tokenizers are to be read there: where gateways have none, or hosts may differ.
 
     One host for each checkpoint that differs: so all hosts of a model can be compared without asking all.
     """
-    found: dict[str, list[Item]] = {}
-    seen: set[tuple[str, str]] = set()
+    readers: dict[str, dict[str, tuple[str, str]]] = {}
     for name, host in hosts.items():
-        for model in host["plan"]["gateway_models"]:
-            called = model["name"]
-            digest = str((host.get("checkpoints") or {}).get(called) or "")
-            lacking = any(gateway not in hosts or not _has(hosts[gateway], called) for gateway in gateways)
-            if lacking and host["planned"] and (called, digest) not in seen:
-                seen.add((called, digest))
-                found.setdefault(name, []).append({"name": called, "path": model["tokenizer_dir"]})
+        for model in host["plan"]["gateway_models"] if host["planned"] else []:
+            digest = str((host.get("checkpoints") or {}).get(model["name"]) or "")
+            readers.setdefault(model["name"], {}).setdefault(digest, (name, model["tokenizer_dir"]))
+    found: dict[str, list[Item]] = {}
+    for called, by_checkpoint in readers.items():
+        lacking = any(gateway not in hosts or not _has(hosts[gateway], called) for gateway in gateways)
+        for name, path in by_checkpoint.values() if gateways and (lacking or len(by_checkpoint) > 1) else []:
+            found.setdefault(name, []).append({"name": called, "path": path})
     return found
 
 

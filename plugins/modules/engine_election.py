@@ -63,6 +63,10 @@ receivers:
   returned: success
   type: list
   elements: str
+check_mode:
+  description: Whether it was asked in check mode, in which nothing shall be built or handed on.
+  returned: success
+  type: bool
 table:
   description: A line for each engine that is shared.
   returned: success

@@ -20,6 +20,7 @@ description:
   - Run it on every gateway that sends to the replicas.
 extends_documentation_fragment:
   - trtllm.fleet.attributes
+  - trtllm.fleet.root.releases
 attributes:
   check_mode:
     support: full
@@ -58,12 +59,12 @@ options:
     type: int
     default: 120
   gateway_url:
-    description: Where the gateway is asked, from the host itself.
+    description: Where the gateway is asked, from the host itself. By default where the release record of the host's
+      gateway says that it listens, or C(http://127.0.0.1:3000).
     type: str
-    default: http://127.0.0.1:3000
   tls_verify:
-    description: Whether the certificate of a gateway that speaks https is verified. It is asked by an address that
-      the certificate may not have.
+    description: Whether the certificate of O(gateway_url) is verified. The host's own gateway, which is asked without
+      leaving the host, shows one for another name.
     type: bool
     default: true
   directory:
@@ -106,21 +107,36 @@ seconds:
 """
 
 from pathlib import Path
+from typing import Optional
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_RELEASES
 from ansible_collections.trtllm.fleet.plugins.module_utils._gateway import drain
 from ansible_collections.trtllm.fleet.plugins.module_utils._gateway.status import GatewayStatus
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.state import gateways
+
+DEFAULT_URL = "http://127.0.0.1:3000"
 
 ARGUMENT_SPEC = {
     "urls": {"type": "list", "elements": "str", "required": True},
     "state": {"type": "str", "choices": ["drained", "undrained"], "default": "drained"},
     "lease": {"type": "int", "default": 900},
     "timeout": {"type": "int", "default": 120},
-    "gateway_url": {"type": "str", "default": "http://127.0.0.1:3000"},
+    "gateway_url": {"type": "str"},
     "tls_verify": {"type": "bool", "default": True},
     "directory": {"type": "path", "default": drain.DEFAULT_DIRECTORY},
+    "releases_dir": {"type": "path", "default": DEFAULT_RELEASES},
 }
+
+
+def asked(url: Optional[str], tls_verify: bool, releases_dir: str) -> GatewayStatus:
+    """The gateway at *url*, or the one of this host."""
+    if url:
+        return GatewayStatus(url, tls_verify)
+    own = [gateway["url"] for gateway in gateways(ServiceHost(), releases_dir)]
+    return GatewayStatus(own[0] if own else DEFAULT_URL, tls_verify=False)
 
 
 def main() -> None:
@@ -129,7 +145,7 @@ def main() -> None:
     result = {"changed": False, "drained": False, "outstanding": {}, "seconds": 0.0}
     with one_sentence(module, result):
         wanted = drain.check_wanted(given["urls"], given["state"] == "drained", given["lease"])
-        status = GatewayStatus(given["gateway_url"], given["tls_verify"])
+        status = asked(given["gateway_url"], given["tls_verify"], given["releases_dir"])
         file = drain.DrainFile(Path(given["directory"]))
         waits = wanted.drained and given["timeout"] > 0
         if wanted.drained:

@@ -99,6 +99,9 @@ options:
       - For each model of the repository (C(tensorrt_llm), C(preprocessing), ...) a dictionary of parameters under
         upstream's names. Names that changed between releases are understood in either form. What is not given is
         derived, or left to upstream's default.
+      - C(guided_decoding_backend=xgrammar) of C(tensorrt_llm) switches guided decoding on, from release 0.19 on. The
+        file that upstream's backend reads of the tokenizer is made with the repository, unless
+        C(xgrammar_tokenizer_info_path) names one.
     type: dict
     default: {}
   gpu_memory_mib:

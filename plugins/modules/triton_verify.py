@@ -74,6 +74,10 @@ options:
   gateway_key:
     description: The API key for the gateway.
     type: str
+  gateway_tls_verify:
+    description: Whether the certificate of a gateway that speaks https is verified.
+    type: bool
+    default: true
   only_gateway:
     description: Ask for nothing but the chat completion, as of a gateway on another host than the replicas.
     type: bool
@@ -193,6 +197,7 @@ ARGUMENT_SPEC = {
     "gateway_url": {"type": "str"},
     "gateway_model": {"type": "str"},
     "gateway_key": {"type": "str", "no_log": True},
+    "gateway_tls_verify": {"type": "bool", "default": True},
     "only_gateway": {"type": "bool", "default": False},
     "timeout": {"type": "float", "default": 60},
     "gate": {"type": "dict", "default": {}, "options": GATE_SPEC},

@@ -231,7 +231,7 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="where the copies go (a real disk)")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     parser.add_argument("--size", type=int, default=1024, help="MiB of the engine")
-    parser.add_argument("--rate", type=int, default=64, help="MiB a second of each sender's card, for the chain")
+    parser.add_argument("--rate", type=int, default=96, help="MiB a second of each sender's card, for the chain")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-distribution-", dir=arguments.dir) as scratch:
         rows = measure(Path(scratch), arguments.size, arguments.rate * MB)

@@ -6,7 +6,8 @@
 
 All is on loopback. The backend answers at once, so what is measured is the gateway. Each server has the first core
 for itself where there are two; backend and load share the other one. Rounds go through all servers in turn. CPU time
-a request is what to compare: on a busy machine the rates are lower bounds.
+a request is what to compare: on a busy machine the rates are lower bounds. LiteLLM's proxy is in the same run where it
+can be installed; it gets a tenth of the requests.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[2]
 IMAGE = REPO / "images" / "openai_gateway"
 HERE = Path(__file__).resolve().parent / "gateway"
-sys.path[:0] = [str(IMAGE), str(IMAGE / "tests")]
+sys.path[:0] = [str(IMAGE), str(IMAGE / "tests"), str(REPO / "tools")]
 
 CORES = sorted(os.sched_getaffinity(0))
 WHOLE_TOKENS, STREAM_TOKENS = 20, 100
@@ -71,6 +72,8 @@ class Server:
     port: int
     pid: int
     path: str
+    key: str = "none"
+    share: int = 1  # of the requests it gets one in so many
 
     def request(self, case: Case) -> bytes:
         """The bytes of one request."""
@@ -79,13 +82,15 @@ class Server:
         if path.startswith("/v2"):
             body["text_input"] = PROMPT
             path += "generate_stream" if case.stream else "generate"
+        elif path.endswith("/chat/completions"):
+            body |= {"model": "tiny", "messages": [{"role": "user", "content": PROMPT}]}
         else:
             body |= {"model": "tiny", "prompt": PROMPT}
         data = json.dumps(body).encode()
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nAuthorization: Bearer {self.key}\r\n"
         )
-        return head.encode() + data
+        return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
     def cpu_seconds(self) -> float:
         """CPU time of the process so far."""
@@ -119,7 +124,7 @@ async def client(port: int, request: bytes, count: int, first: list[float]) -> N
 
 def measure(server: Server, case: Case, requests: int, into: Measure) -> None:
     """Put one case to one server."""
-    each = max(2, requests // case.at_once)
+    each = max(2, requests // server.share // case.at_once)
     request = server.request(case)
     first: list[float] = []
 
@@ -170,6 +175,20 @@ def uvicorn(target: str, port: int) -> list[str]:
     return ["-m", "uvicorn", target, "--port", str(port), *quiet]
 
 
+def peers(stack: contextlib.ExitStack, triton: str, core: int) -> list[Server]:
+    """LiteLLM's proxy, where it can be installed."""
+    from _peers import litellm
+    from _stages import StageError
+
+    try:
+        proxy = stack.enter_context(litellm(triton, "tiny", before=["taskset", "-c", str(core)]))
+    except StageError as error:
+        print(f"bench: LiteLLM is left out: {error}", file=sys.stderr)
+        return []
+    port = int(proxy.url.rpartition(":")[2])
+    return [Server("LiteLLM", port, proxy.pid, "/v1/chat/completions", proxy.key, share=10)]
+
+
 def resident_mib(pid: int) -> float:
     """Memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -199,6 +218,7 @@ def main() -> int:
         "--requests", type=int, default=600, help="whole answers per case and round; a fourth as streams"
     )
     parser.add_argument("--case", default="", help="only cases whose name contains this")
+    parser.add_argument("--alone", action="store_true", help="without LiteLLM")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     from openai_gateway_fakes import make_checkpoint
@@ -232,6 +252,9 @@ def main() -> int:
                 running("gateway", mine, ["-m", "openai_gateway", "--config", str(config)], ports[2], completions)
             ),
         ]
+        gateway = servers[-1]
+        if not options.alone:
+            servers += peers(stack, triton, mine)
         results = {server.name: {case.name: Measure() for case in cases} for server in servers}
         for round_ in range(options.rounds + 1):  # the first one warms up
             for case in cases:
@@ -239,7 +262,7 @@ def main() -> int:
                     count = options.requests // (4 if case.stream else 1) // (1 if round_ else 10)
                     measure(server, case, count, results[server.name][case.name] if round_ else Measure())
         table(results, cases)
-        print(f"memory of the gateway after all: {resident_mib(servers[-1].pid):.0f} MiB")
+        print(f"memory of the gateway after all: {resident_mib(gateway.pid):.0f} MiB")
         print(f"load average: {os.getloadavg()[0]:.1f}")
     if options.json:
         plain = {s: {c: vars(m) for c, m in by_case.items()} for s, by_case in results.items()}

@@ -43,10 +43,10 @@ CASES = [("tensorrt_llm_bls", True), ("tensorrt_llm_bls", False), ("ensemble", F
 IDS = ["bls accumulating", "bls", "ensemble"]
 
 
-def whole_server(room: Path, accumulate: bool) -> Server:
+def whole_server(room: Path, **more: Any) -> Server:
     """A server all of whose Python processes answer: on a busy machine Triton now and then loses one as it starts."""
     for _attempt in range(3):
-        triton = Server(room, 1, accumulate=accumulate)
+        triton = Server(room, 1, **more)
         with ThreadPoolExecutor(16) as pool:
             answers = list(pool.map(triton.post, ["tensorrt_llm_bls"] * 48, [DOCUMENTED] * 48))
         broken = {text for status, text in answers if status != 200}
@@ -59,7 +59,7 @@ def whole_server(room: Path, accumulate: bool) -> Server:
 @pytest.fixture(scope="module", params=CASES, ids=IDS)
 def served(request: pytest.FixtureRequest, room: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     entry, accumulate = request.param
-    triton = whole_server(room, accumulate)
+    triton = whole_server(room, accumulate=accumulate)
     model = {"name": "tiny", "entry_model": entry, "urls": [f"http://127.0.0.1:{triton.http}"]}
     model |= {"tokenizer_dir": str(room / "tiny"), "release": LAST, "max_seq_len": 512}
     try:

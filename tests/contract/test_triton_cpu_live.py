@@ -78,21 +78,36 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def fill(repository: Path, values: dict[str, str]) -> None:
+    """Make the image's own repository with *values* for its placeholders."""
+    shutil.copytree(SOURCE / "all_models/inflight_batcher_llm", repository)
+    for config in repository.glob("*/config.pbtxt"):
+        filled = re.sub(r"\$\{(\w+)\}", lambda name: values.get(name[1], name[0]), config.read_text())
+        config.write_text(filled)
+
+
 class Server:
     """A container that serves one engine."""
 
-    def __init__(self, room: Path, ranks: int, *, decoupled: bool = True, accumulate: bool = False) -> None:
+    def __init__(
+        self,
+        room: Path,
+        ranks: int,
+        *,
+        decoupled: bool = True,
+        accumulate: bool = False,
+        repository: Path | None = None,
+    ) -> None:
+        """*repository*: a rendered one below *room*; by default the image's, filled here."""
         self.name, self.http = f"triton-cpu-test-{uuid.uuid4().hex[:8]}", free_port()
         self.metrics = free_port()
-        repository = room / self.name
-        shutil.copytree(SOURCE / "all_models/inflight_batcher_llm", repository)
-        values = {
-            **FILLED, "engine_dir": str(room / f"e{ranks}"), "tokenizer_dir": str(room / "tiny"),
-            "decoupled_mode": str(decoupled).lower(), "accumulate_tokens": str(accumulate).lower(),
-        }  # fmt: skip
-        for config in repository.glob("*/config.pbtxt"):
-            filled = re.sub(r"\$\{(\w+)\}", lambda name: values.get(name[1], name[0]), config.read_text())
-            config.write_text(filled)
+        if repository is None:
+            repository = room / self.name
+            values = {
+                **FILLED, "engine_dir": str(room / f"e{ranks}"), "tokenizer_dir": str(room / "tiny"),
+                "decoupled_mode": str(decoupled).lower(), "accumulate_tokens": str(accumulate).lower(),
+            }  # fmt: skip
+            fill(repository, values)
         common = [
             "--disable-auto-complete-config", f"--http-port={self.http}", f"--metrics-port={self.metrics}",
             f"--grpc-port={free_port()}",

@@ -27,6 +27,7 @@ class Call:
     module: str
     args: dict[str, Any]
     content: str | None = None
+    check_mode: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,15 @@ class Recording:
 def record(
     directory: Path,
     hosts: Mapping[str, Mapping[str, Any]],
-    roles: Sequence[str],
+    roles: Sequence[str | Mapping[str, Any]],
     variables: Mapping[str, Any],
     arguments: Sequence[str] = (),
 ) -> Recording:
-    """Run *roles* on *hosts*, with *arguments* of ansible-playbook.
+    """Run *roles*, names or entries of a play's C(roles), on *hosts*, with *arguments* of ansible-playbook.
 
     A host is a mapping with C(looks), the facts that gpu_host_info gives one after the other (the last one for good),
-    C(answers), from the first word of a command to its standard output, and C(vars), its own variables.
+    C(modules), from other modules to their results, likewise, C(answers), from the first word of a command to its
+    standard output, and C(vars), its own variables.
     """
     log = directory / "calls"
     log.mkdir()
@@ -72,7 +74,13 @@ def record(
         }
     }
     (directory / "inventory.json").write_text(json.dumps(inventory))
-    play = [{"hosts": "all", "gather_facts": False, "roles": [{"role": name} for name in roles]}]
+    play = [
+        {
+            "hosts": "all",
+            "gather_facts": False,
+            "roles": [{"role": role} if isinstance(role, str) else dict(role) for role in roles],
+        }
+    ]
     (directory / "play.json").write_text(json.dumps(play))
     environment = {
         **os.environ,

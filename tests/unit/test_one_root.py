@@ -25,6 +25,7 @@ GENERATED = [
     "roles/engine/defaults/main.yml", "roles/engine/meta/argument_specs.yml",
     "roles/fleet/meta/argument_specs.yml",
     "roles/model_repository/defaults/main.yml", "roles/model_repository/meta/argument_specs.yml",
+    "roles/openai_gateway/defaults/main.yml", "roles/openai_gateway/meta/argument_specs.yml",
     "roles/tokenizer/defaults/main.yml", "roles/tokenizer/meta/argument_specs.yml",
     "roles/triton/defaults/main.yml", "roles/triton/meta/argument_specs.yml",
 ]  # fmt: skip

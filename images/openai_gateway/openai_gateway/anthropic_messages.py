@@ -43,6 +43,21 @@ class AnthropicToolChoice(BaseModel):
     disable_parallel_tool_use: bool | None = None
 
 
+class OutputFormat(BaseModel):
+    """``output_config.format``."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    type: Literal["json_schema"]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OutputConfig(BaseModel):
+    """``output_config``. The effort changes nothing here."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    format: OutputFormat | None = None
+
+
 class CountRequest(BaseModel):
     """``POST /v1/messages/count_tokens``."""
 
@@ -87,10 +102,15 @@ class MessagesRequest(CountRequest):
     top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     stop_sequences: list[str] | None = None
     stream: bool | None = None
+    output_config: OutputConfig | None = None
 
     def chat(self, **more: Any) -> ChatRequest:
         """The same as a chat completion. Raises ApiError 400."""
         given = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p", "top_k", "stream")}
+        wanted = self.output_config and self.output_config.format
+        if wanted:
+            schema = {"name": "output", "schema": wanted.schema_}
+            given["response_format"] = {"type": wanted.type, "json_schema": schema}
         return super().chat(**given, stop=self.stop_sequences, **more)
 
 

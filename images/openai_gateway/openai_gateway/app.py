@@ -371,7 +371,8 @@ def _handlers(gateway: Gateway) -> dict[str, Handler]:
 
     async def detokenize(http: Request) -> Response:
         body = await parse_body(http, DetokenizeRequest, limit)
-        return JSONResponse({"prompt": gateway.model(http, body.model).tokenizer.decode(body.tokens)})
+        tokenizer = gateway.model(http, body.model).tokenizer
+        return JSONResponse({"prompt": tokenizer.decode(tokenizer.known(body.tokens, "tokens"))})
 
     async def embeddings(_http: Request) -> Response:
         raise ApiError(400, "The models here write text and make no embeddings.", code="unsupported_endpoint")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
+from openai_gateway import guides
 from openai_gateway.config import ModelConfig
 from openai_gateway.errors import ApiError, unsupported
 from openai_gateway.interface import Interface
@@ -202,7 +203,8 @@ class ServedModel:
         assert self.http is not None
         client = TritonClient(self.http, replica.url)
         interface = replica.interface
-        if interface is None:
+        # A guide is worth another look: a replica may have been served anew without anybody noticing.
+        if interface is None or (guides.KIND in request.sampling and not interface.guided):
             interface = await client.interface(self.config.entry_model, self.config.release)
             replica.interface = interface
         prompt = self.tokenizer.prompt(request.text, interface.adds_special_tokens, chat=request.chat)

@@ -14,8 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from openai_gateway.errors import unsupported
+from openai_gateway.guides import INPUTS as GUIDE
 
+BLS = "tensorrt_llm_bls"
 GUIDES = {"xgrammar", "llguidance"}
+GUIDED_OFF = (
+    "needs guided decoding, which is off in this model's engine; set guided_decoding_backend of its model repository to"
+    " xgrammar"
+)
+GUIDED_UNKNOWN = (
+    "needs guided decoding, which this model's release does not have; serve it with release 0.19 or later and"
+    " guided_decoding_backend xgrammar"
+)
 TRUE_WORDS = {"true", "1", "t", "y", "yes"}
 FALSE_WORDS = {"false", "0", "f", "n", "no"}
 
@@ -103,19 +113,16 @@ class Interface:
         for parameter, value in sampling.items():
             name = self.tensor(parameter)
             param = (names or {}).get(parameter, parameter)
+            if parameter in GUIDE and not self.guided:
+                raise unsupported(param, GUIDED_OFF if name else GUIDED_UNKNOWN)
             if name is None:
                 raise unsupported(param, "is not an input of the model that serves this request")
-            if parameter == "guided_decoding_guide_type" and not self.guided:
-                raise unsupported(
-                    param, "needs guided decoding, which is off in this model's engine; set guided_decoding_backend "
-                    "of its model repository to xgrammar"
-                )  # fmt: skip
             if parameter == "bad_words" and self.row.words_are_csv and (len(value) > 1 or _unspeakable(value[0])):
                 raise unsupported(param, "may hold one word without commas and quotes in this release")
             body[name] = value
         for parameter, value in optional.items():
             name = self.tensor(parameter)
-            if name is not None:
+            if name is not None and (self.guided or parameter not in GUIDE):
                 body.setdefault(name, value)
         # Only a help: the engine stops early. What the client sees is cut by the gateway in any case.
         words = list(stop)
@@ -139,7 +146,10 @@ class Interface:
 def steps_of(entry: Mapping[str, Any]) -> list[str]:
     """The models an entry model calls: an ensemble's steps, or the names that a BLS model uses."""
     steps = [str(step.get("model_name")) for step in entry.get("ensemble_scheduling", {}).get("step", [])]
-    return steps or ["preprocessing", "tensorrt_llm", "postprocessing"]
+    # Several sets of models in one repository have prefixes.
+    name = str(entry.get("name", ""))
+    prefix = name.removesuffix(BLS) if name.endswith(BLS) else ""
+    return steps or [f"{prefix}{called}" for called in ("preprocessing", "tensorrt_llm", "postprocessing")]
 
 
 def describe(release: str, entry: Mapping[str, Any], called: Mapping[str, Mapping[str, Any] | None]) -> Interface:
@@ -162,7 +172,7 @@ def describe(release: str, entry: Mapping[str, Any], called: Mapping[str, Mappin
         decoupled=decoupled,
         cumulative=_flag(_parameter(entry, "accumulate_tokens")),
         adds_special_tokens=special,
-        guided=any(_parameter(config, "guided_decoding_backend") in GUIDES for config in called.values() if config),
+        guided=any(_guided(config) for config in [entry, *called.values()] if config),
     )
 
 
@@ -177,6 +187,13 @@ def _names(config: Mapping[str, Any], kind: str) -> frozenset[str]:
 
 def _parameter(config: Mapping[str, Any], key: str) -> Any:
     return config.get("parameters", {}).get(key, {}).get("string_value")
+
+
+def _guided(config: Mapping[str, Any]) -> bool:
+    """Whether a model's engine guides. The C++ backend leaves it off without its file of the tokenizer."""
+    path = str(_parameter(config, "xgrammar_tokenizer_info_path") or "")
+    can = config.get("backend") != "tensorrtllm" or (path and not path.startswith("${"))
+    return bool(can) and _parameter(config, "guided_decoding_backend") in GUIDES
 
 
 def _flag(value: Any, default: bool = False) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from openai_gateway.errors import ApiError, unsupported
 from openai_gateway.generation import GenerateRequest, ServedModel
+from openai_gateway.guides import call_guide
 from openai_gateway.schema import ChatRequest, CompletionRequest, GenerationRequest, NamedTool
 from openai_gateway.tools import FAMILIES, Family, demanded, family_of
 
@@ -77,6 +78,7 @@ def _chat(model: ServedModel, body: ChatRequest, request_id: str, trace: Mapping
     offered = body.tools if body.tools and body.tool_choice != "none" else None
     text = render(model, body)
     family, begun, named = None, "", False
+    guided: dict[str, str] = {}  # where the engine can
     if offered:
         family = FAMILIES[model.config.tool_call_parser or family_of(model.tokenizer.template(tools=True))]
         named = isinstance(body.tool_choice, NamedTool)
@@ -84,10 +86,16 @@ def _chat(model: ServedModel, body: ChatRequest, request_id: str, trace: Mapping
             if body.guide():
                 raise ApiError(400, "A demanded call and a bound answer exclude each other.", param="tool_choice")
             name = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else None
+            if name is None and len(offered) == 1:
+                name = offered[0].function.name
             begun = demanded(family, name)
+            functions = {tool.function.name: tool.function.parameters or {} for tool in offered}
+            guided = call_guide(family, functions, name).inputs()
     if body.truncate_prompt_tokens:
         raise unsupported("truncate_prompt_tokens", "would cut a conversation anywhere; leave out messages instead")
     base = _base(model, body, text + begun, request_id, trace, stream=stream, logprobs=bool(body.logprobs))
+    if guided:
+        base = replace(base, optional=guided)
     return Plan(
         _answers(model, base, body, body.choices),
         body.choices,
@@ -172,14 +180,14 @@ def _answers(model: ServedModel, base: GenerateRequest, body: GenerationRequest,
         more["embedding_bias_weights"] = list(body.logit_bias.values())
         names.update(dict.fromkeys(more, "logit_bias"))
     if guide := body.guide():
-        more["guided_decoding_guide_type"] = guide.kind
-        if guide.text:
-            more["guided_decoding_guide"] = guide.text
-        names.update(guided_decoding_guide_type=guide.param, guided_decoding_guide=guide.param)
+        more.update(guide.inputs())
+        names.update(dict.fromkeys(guide.inputs(), guide.param))
     requests = []
     for choice in range(count):
         sampling, optional = body.sampling(choice)
-        requests.append(replace(base, sampling={**sampling, **more}, optional=optional, names=names))
+        requests.append(
+            replace(base, sampling={**sampling, **more}, optional={**base.optional, **optional}, names=names)
+        )
     return requests
 
 

@@ -73,7 +73,7 @@ class ChatReader:
         self._reasoning = ReasoningReader(thinking=plan.thinking) if plan.thinks and not plan.begun else None
         self._tools: ToolCallReader | None = None
         if plan.family:
-            self._tools = ToolCallReader(plan.family, plan.functions, only_one=plan.only_one)
+            self._tools = ToolCallReader(plan.family, plan.functions, only_one=plan.only_one, demanded=bool(plan.begun))
             self._tools.feed(plan.begun)
         self._named = plan.named
 

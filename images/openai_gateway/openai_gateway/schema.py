@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import random
-import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from openai_gateway.errors import ApiError, unsupported
+from openai_gateway.guides import Guide, StructuredOutputs, given, schema_guide
 
 RANDOM = random.Random()
 MAX_STOPS = 16
@@ -68,14 +68,6 @@ class ResponseFormat(BaseModel):
         return self
 
 
-class Guide(NamedTuple):
-    """What an answer is bound to, in the words of the engine's guided decoding."""
-
-    kind: str
-    text: str
-    param: str  # the client's parameter that says so
-
-
 class GenerationRequest(BaseModel):
     """What completions and chat completions have in common. null is "not given" everywhere."""
 
@@ -111,6 +103,7 @@ class GenerationRequest(BaseModel):
     guided_regex: str | None = None
     guided_choice: Annotated[list[str], Field(min_length=1)] | None = None
     guided_grammar: str | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     @field_validator("stop", "bad_words", mode="before")
     @classmethod
@@ -193,16 +186,16 @@ class GenerationRequest(BaseModel):
         if wanted and wanted.type == "json_object":
             found.append(Guide("json", "", "response_format"))
         if wanted and wanted.json_schema:
-            found.append(Guide("json_schema", _as_json(wanted.json_schema.schema_), "response_format"))
-        if self.guided_json is not None:
-            found.append(Guide("json_schema", _as_json(self.guided_json), "guided_json"))
-        if self.guided_regex is not None:
-            found.append(Guide("regex", self.guided_regex, "guided_regex"))
-        if self.guided_choice is not None:
-            text = "|".join(re.escape(choice) for choice in self.guided_choice)
-            found.append(Guide("regex", f"({text})", "guided_choice"))
-        if self.guided_grammar is not None:
-            found.append(Guide("ebnf_grammar", self.guided_grammar, "guided_grammar"))
+            found.append(schema_guide(wanted.json_schema.schema_, "response_format"))
+        found += given(
+            "guided_",
+            json=self.guided_json,
+            regex=self.guided_regex,
+            choice=self.guided_choice,
+            grammar=self.guided_grammar,
+        )
+        if self.structured_outputs is not None:
+            found += self.structured_outputs.guides()
         if len(found) > 1:
             names = " and ".join(guide.param for guide in found)
             raise ApiError(400, f"Only one of {names} can bind an answer.", param=found[1].param)
@@ -417,7 +410,3 @@ def _part(where: str, part: Any) -> str:
     if not isinstance(text, str):
         raise ApiError(400, f"'{where}' must be a part of type text; others are not supported.", param=where)
     return text
-
-
-def _as_json(schema: dict[str, Any] | str) -> str:
-    return schema if isinstance(schema, str) else json.dumps(schema, separators=(",", ":"))

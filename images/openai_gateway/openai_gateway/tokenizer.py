@@ -112,12 +112,16 @@ class CheckpointTokenizer:
         """The text of tokens, special ones included."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
-    def text_of(self, ids: Sequence[int], param: str) -> str:
-        """The text that Triton's preprocessing turns into these tokens; raise 400 where there is none."""
+    def known(self, ids: Sequence[int], param: str) -> Sequence[int]:
+        """*ids*; raise 400 where one is no token."""
         unknown = next((i for i in ids if self._tokenizer.id_to_token(i) is None), None)
         if unknown is not None:
             raise ApiError(400, f"'{param}' holds {unknown}, which is no token of this model.", param=param)
-        text = self.decode(ids)
+        return ids
+
+    def text_of(self, ids: Sequence[int], param: str) -> str:
+        """The text that Triton's preprocessing turns into these tokens; raise 400 where there is none."""
+        text = self.decode(self.known(ids, param))
         if self.encode(text) != list(ids):
             raise ApiError(
                 400,

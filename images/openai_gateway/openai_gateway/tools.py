@@ -26,13 +26,14 @@ class Family:
     end: str  # after each call; "" where nothing is, and begin a special token, which postprocessing may leave out
     arguments: str  # the key of the arguments
     before: str  # what the answer starts with when a call is demanded: up to the object itself
+    after: str  # and what ends it behind the object
 
 
 FAMILIES = {
-    "hermes": Family("<tool_call>", "</tool_call>", "arguments", "<tool_call>\n"),  # Hermes, Qwen
-    "mistral": Family("[TOOL_CALLS]", "", "arguments", "[TOOL_CALLS]["),
-    "llama3": Family("<|python_tag|>", "", "parameters", ""),
-    "json": Family("", "", "arguments", ""),
+    "hermes": Family("<tool_call>", "</tool_call>", "arguments", "<tool_call>\n", "\n</tool_call>"),  # Hermes, Qwen
+    "mistral": Family("[TOOL_CALLS]", "", "arguments", "[TOOL_CALLS][", "]"),
+    "llama3": Family("<|python_tag|>", "", "parameters", "", ""),
+    "json": Family("", "", "arguments", "", ""),
 }
 
 
@@ -57,9 +58,14 @@ class ToolCallReader:
     What looks like a call and is none is text.
     """
 
-    def __init__(self, family: Family, names: Collection[str], *, only_one: bool = False) -> None:
-        """*names*: the functions that were offered; *only_one*: leave out further calls."""
-        self._family, self._names, self._only_one = family, names, only_one
+    def __init__(
+        self, family: Family, names: Collection[str], *, only_one: bool = False, demanded: bool = False
+    ) -> None:
+        """*names*: the functions that were offered; *only_one*: leave out further calls.
+
+        *demanded*: the answer is a call, so that one which ends with its arguments is complete.
+        """
+        self._family, self._names, self._only_one, self._demanded = family, names, only_one, demanded
         self._held = ""
         self._started = False  # something that is no blank was seen
         self._inside = False  # of what may be a call
@@ -75,7 +81,10 @@ class ToolCallReader:
         held, self._held = self._held, ""
         if not self._inside:
             return [held] if held else []
-        found = [*self._read(held.removeprefix(self._family.begin))]
+        text = held.removeprefix(self._family.begin)
+        found = [*self._read(text)]
+        if not found and self._demanded:
+            found = [*self._read(text.lstrip(" \n[") + "}")]
         return [*found] if found or not held else [held]
 
     def _delimited(self) -> Iterator[str | ToolCall]:

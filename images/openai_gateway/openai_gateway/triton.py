@@ -29,6 +29,8 @@ LATE = 0.1
 FAULTS: tuple[tuple[re.Pattern[str], int, str], ...] = tuple(
     (re.compile(words, re.IGNORECASE), status, code)
     for words, status, code in (
+        # The client's own words follow, which may sound like anything.
+        (r"guided_decoding_guide(_type)? is ", 400, ""),
         # Too much work at once: another replica, or the same one later.
         (r"maximum queue size|queue is full|request timeout expired|too many requests", 503, "overloaded"),
         # Broken for everybody.
@@ -109,7 +111,9 @@ class TritonClient:
         answer = await self._send("POST", url, self._http.timeout, data=body, headers={**JSON, **headers})
         try:
             if answer.status != 200 or not stream:
-                yield [_response(answer.status, await answer.read())]
+                said = await answer.read()
+                # A stream that begins with an error has its status, but is an event all the same.
+                yield [_response(answer.status, _data(said) or said)]
                 return
             rest = b""
             # Lines end at "\n" alone: Triton does not escape U+2028 and the like inside its JSON, so that a splitter

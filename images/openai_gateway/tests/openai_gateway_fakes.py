@@ -207,7 +207,8 @@ class FakeTriton:
         body = await request.json()
         self.seen.append(body)
         if self.fail:
-            return JSONResponse({"error": self.fail[1]}, self.fail[0])
+            said = f"data: {json.dumps({'error': self.fail[1]})}\n\n"
+            return Response(said, self.fail[0], media_type="text/event-stream")
         if body.get("stream") and not self.decoupled:
             words = "Streaming is only supported with model transaction policy decoupled"
             return JSONResponse({"error": words}, 400)

@@ -25,6 +25,9 @@ WEATHER = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
 }
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+BEGUN, BONN = '<tool_call>\n{"name": "', '{"city": "Bonn"}'
+NAMED = {"type": "function", "function": {"name": "weather"}}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>'
 
 
@@ -194,46 +197,6 @@ def test_a_prompt_is_cut_to_its_last_tokens(send: Gateway, triton: FakeTriton) -
     assert len(triton.tokenizer.encode(cut, add_special_tokens=False).ids) == 2
 
 
-SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
-
-
-@pytest.mark.parametrize(
-    ("more", "kind", "guide"),
-    [
-        ({"response_format": {"type": "json_object"}}, "json", None),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}},
-            "json_schema",
-            SCHEMA,
-        ),
-        ({"guided_json": SCHEMA}, "json_schema", SCHEMA),
-        ({"guided_regex": "[ab]+"}, "regex", "[ab]+"),
-        ({"guided_choice": ["a+b", "c"]}, "regex", r"(a\+b|c)"),
-        ({"guided_grammar": 'root ::= "a"'}, "ebnf_grammar", 'root ::= "a"'),
-    ],
-)
-def test_an_answer_is_bound_where_the_engine_can(checkpoint: Path, more: dict[str, Any], kind: str, guide: Any) -> None:
-    triton = FakeTriton(checkpoint, guided="xgrammar")
-    send = gateway(Network(a=triton), model_entry(checkpoint, A))
-    ok(send("/v1/chat/completions", chat(**more)))
-    sent = triton.seen[0]
-    assert sent["guided_decoding_guide_type"] == kind
-    found = sent.get("guided_decoding_guide")
-    assert (json.loads(found) if isinstance(guide, dict) else found) == guide
-    off = gateway(Network(a=FakeTriton(checkpoint)), model_entry(checkpoint, A))
-    refused = off("/v1/chat/completions", chat(**more))
-    error = refused.json()["error"]
-    assert refused.status_code == 400 and error["param"] == next(iter(more))
-    assert "guided_decoding_backend" in error["message"], "it says what would make it possible"
-
-
-def test_plain_text_needs_no_guided_decoding(send: Gateway, triton: FakeTriton) -> None:
-    ok(send("/v1/chat/completions", chat(response_format={"type": "text"})))
-    assert "guided_decoding_guide_type" not in triton.seen[0]
-    both = chat(guided_regex="a", guided_choice=["a"])
-    assert send("/v1/chat/completions", both).status_code == 400
-
-
 def tools_gateway(checkpoint: Path, reply: str, **more: Any) -> tuple[Gateway, FakeTriton]:
     triton = FakeTriton(checkpoint, reply)
     return gateway(Network(a=triton), model_entry(checkpoint, A, max_seq_len=4096, **more)), triton
@@ -275,21 +238,32 @@ def test_calls_and_results_of_the_history_are_rendered(tool_checkpoint: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("choice", "begun", "reply", "reason"),
+    ("tools", "choice", "begun", "reply", "reason"),
     [
-        ("required", '<tool_call>\n{"name": "', 'weather", "arguments": {"city": "Bonn"}}\n</tool_call>', "tool_calls"),
-        (
-            {"type": "function", "function": {"name": "weather"}},
-            '<tool_call>\n{"name": "weather", "arguments": ',
-            '{"city": "Bonn"}}\n</tool_call>',
-            "stop",
-        ),
+        ([WEATHER, CLOCK], "required", BEGUN, f'weather", "arguments": {BONN}}}\n</tool_call>', "tool_calls"),
+        ([WEATHER], "required", f'{BEGUN}weather", "arguments": ', f"{BONN}}}\n</tool_call>", "tool_calls"),
+        ([WEATHER, CLOCK], NAMED, f'{BEGUN}weather", "arguments": ', f"{BONN}}}\n</tool_call>", "stop"),
+        ([WEATHER, CLOCK], NAMED, f'{BEGUN}weather", "arguments": ', BONN, "stop"),
     ],
 )
-def test_a_call_can_be_demanded(tool_checkpoint: Path, choice: Any, begun: str, reply: str, reason: str) -> None:
-    send, triton = tools_gateway(tool_checkpoint, reply)
-    answer = ok(send("/v1/chat/completions", chat(tools=[WEATHER], tool_choice=choice, max_tokens=200)))["choices"][0]
-    assert triton.seen[0]["text_input"].endswith(f"<|assistant|>{begun}")
+@pytest.mark.parametrize("guided", ["xgrammar", ""])
+def test_a_call_can_be_demanded(
+    tool_checkpoint: Path, tools: list[Any], choice: Any, begun: str, reply: str, reason: str, guided: str
+) -> None:
+    """It is begun by the gateway, and bound where the engine can: by its schema where the function is known."""
+    triton = FakeTriton(tool_checkpoint, reply, guided=guided)
+    send = gateway(Network(a=triton), model_entry(tool_checkpoint, A, max_seq_len=4096))
+    answer = ok(send("/v1/chat/completions", chat(tools=tools, tool_choice=choice, max_tokens=200)))["choices"][0]
+    sent = triton.seen[0]
+    assert sent["text_input"].endswith(f"<|assistant|>{begun}")
+    kind = sent.get("guided_decoding_guide_type")
+    assert kind == (None if not guided else "ebnf_grammar" if begun == BEGUN else "json_schema")
+    if kind == "json_schema":
+        assert json.loads(sent["guided_decoding_guide"]) == WEATHER["function"]["parameters"]
+    elif kind:
+        assert (
+            '("weather" | "clock") "\\", \\"arguments\\": " object "}\\n</tool_call>"' in sent["guided_decoding_guide"]
+        )
     (call,) = answer["message"]["tool_calls"]
     assert json.loads(call["function"]["arguments"]) == {"city": "Bonn"}
     assert answer["message"]["content"] is None and answer["finish_reason"] == reason

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,11 +181,18 @@ class TestMessages:
         text = triton.seen[1]["text_input"]
         assert '<tool_call>{"name": "weather", "arguments": {"city": "Köln"}}</tool_call><|tool|>dry' in text
 
+    def test_an_output_format_binds_the_answer(self, claude: anthropic.Anthropic, triton: FakeTriton) -> None:
+        config: Any = {"effort": "low", "format": {"type": "json_schema", "schema": PARAMETERS}}
+        claude.messages.create(model="tiny", max_tokens=300, messages=HI, output_config=config)
+        assert triton.seen[0]["guided_decoding_guide_type"] == "json_schema"
+        assert json.loads(triton.seen[0]["guided_decoding_guide"]) == PARAMETERS
+        triton.guided = ""
+        claude.messages.create(model="tiny", max_tokens=300, messages=HI, output_config={"effort": "low"})
+        assert "guided_decoding_guide" not in triton.seen[1]
+
     @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}, {"type": "none"}])
     def test_a_tool_can_be_demanded(self, claude: anthropic.Anthropic, triton: FakeTriton, choice: Any) -> None:
         triton.reply = '{"city": "Bonn"}}\n</tool_call>'
-        if choice["type"] == "any":
-            triton.reply = f'weather", "arguments": {triton.reply}'
         tools: Any = [{"name": "weather", "input_schema": PARAMETERS}]
         answer = claude.messages.create(model="tiny", max_tokens=300, messages=HI, tools=tools, tool_choice=choice)
         kinds = [block.type for block in answer.content]
@@ -240,6 +248,8 @@ def test_tokens_of_a_text_and_back(checkpoint: Path) -> None:
     plain = send("/tokenize", {"model": "tiny", "prompt": "Hello €", "add_special_tokens": False}).json()
     assert plain["tokens"] == answer["tokens"][1:]
     assert send("/detokenize", {"model": "tiny", "tokens": plain["tokens"]}).json() == {"prompt": "Hello €"}
+    unknown = send("/detokenize", {"model": "tiny", "tokens": [plain["tokens"][0], 2_000_000_000]})
+    assert unknown.status_code == 400 and unknown.json()["error"]["param"] == "tokens"
     talk = send("/tokenize", {"model": "tiny", "messages": HI}).json()
     whole = send("/v1/chat/completions", {"model": "tiny", "messages": HI}).json()
     assert talk["count"] == whole["usage"]["prompt_tokens"]

@@ -175,7 +175,6 @@ def test_words_and_bias_arrive(serve: Serve) -> None:
         ({"lora_task_id": [1]}, "LoRA is not implemented"),
         ({"draft_input_ids": [[1, 2]]}, "speculative decoding"),
         ({"prompt_embedding_table": np.zeros((1, 2, 3))}, "prompt tuning"),
-        ({"guided_decoding_guide": [[b"{}"]]}, "guided decoding"),
     ],
 )
 def test_requests_that_cannot_be_served_get_one_error(serve: Serve, tensors: dict[str, Any], text: str) -> None:

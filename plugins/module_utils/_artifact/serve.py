@@ -185,10 +185,20 @@ def local_address(name: str) -> str:
     with contextlib.suppress(ValueError):
         return str(ipaddress.ip_address(name))
     try:
-        return str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
+        found = [str(entry[4][0]) for entry in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError):
-        raise FleetError(f"address is {name!r}, which is no IP address and is not resolved on this host; give an IP "
-                         "address of this host.") from None  # fmt: skip
+        raise FleetError(
+            f"address is {name!r}, which is no IP address and is not resolved on this host; give an IP address of this "
+            "host."
+        ) from None
+    # Debian's installer enters a host's own name as 127.0.1.1.
+    outside = [address for address in found if not ipaddress.ip_address(address.partition("%")[0]).is_loopback]
+    if not outside:
+        raise FleetError(
+            f"address is {name!r}, which is {found[0]} on this host, where no other host reaches it; give an IP "
+            "address of this host."
+        )
+    return outside[0]
 
 
 class Sender:

@@ -94,6 +94,7 @@ class Transfer:
                 self.over.wait(max(0.0, self.begun + self.spec["time_limit"] - time.monotonic()))
         except (FleetError, OSError) as error:
             self.tell("failed", sentence(error, str(self.store.root)))
+            print(self.message, file=sys.stderr)  # the journal has it too, as the disk may be full
             return 1
         finally:
             self.over.set()

@@ -139,6 +139,7 @@ class TransferUnit:
             ]
         )  # fmt: skip
         if said.rc:
+            self.stop()
             raise FleetError(f"The transfer of {self.name} cannot be started: {_last(said)}")
         self._begun(spec)
 
@@ -156,7 +157,7 @@ class TransferUnit:
         raise FleetError(f"The transfer of {self.name} does not begin; see 'journalctl -u {self.unit}'.")
 
     def refuse_failure(self) -> None:
-        """Raise what the process said when it failed, or that it is gone without a word."""
+        """Raise what the process said when it failed, or that it is gone."""
         alive = self.running()
         said = self.status()
         if said.get("state") == "failed":
@@ -164,8 +165,8 @@ class TransferUnit:
             raise FleetError(said.get("message") or f"The transfer of {self.name} failed.", {"transfer": said})
         if not alive and said.get("state") not in ("published", "serving"):
             raise FleetError(
-                f"The transfer of {self.name} ended without a word; see 'journalctl -u {self.unit}'. What was verified "
-                "is kept, so run again."
+                f"The transfer of {self.name} ended too early: its time_limit was over, or it was stopped or killed; "
+                f"see 'journalctl -u {self.unit}'. What was verified is kept, so run again."
             )
 
     def waited(self, poll: float) -> dict[str, Any]:

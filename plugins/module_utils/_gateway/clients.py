@@ -66,5 +66,5 @@ def _problems(client: Mapping[str, Any]) -> Iterator[str]:
         yield f"models is {show(models)}; it takes a list of names of models"
     for limit in LIMITS:
         value = client.get(limit, 1)
-        if type(value) is not int or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             yield f"{limit} is {show(value)}; it takes a whole number from 1"

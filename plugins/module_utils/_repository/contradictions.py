@@ -14,7 +14,7 @@ from .._base.versions import version_key
 from .._checkpoint.tokenizer import Tokenizer
 from .._release.releases import Release
 from .engine import Engine
-from .entry import BLS, LLM, Resolved, conflict
+from .entry import BLS, INFO_PATH, LLM, Resolved, conflict
 from .schema import parameters_of
 from .schema_values import id_lists, is_true
 
@@ -146,7 +146,7 @@ def _check_guided(rel: Release, entry: Resolved) -> None:
     guided = entry.get(LLM, "guided_decoding_backend")
     if not guided:
         return
-    needed = "tokenizer_dir" if entry.backend == "python" else "xgrammar_tokenizer_info_path"
+    needed = "tokenizer_dir" if entry.backend == "python" else INFO_PATH
     if not entry.get(LLM, needed):
         where = f"{entry.request.label}.{LLM}"
         raise FleetError(

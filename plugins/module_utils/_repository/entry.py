@@ -17,6 +17,9 @@ from .schema_values import KINDS, NO_LIMITS
 LLM, BLS, PRE, POST, ENSEMBLE = "tensorrt_llm", "tensorrt_llm_bls", "preprocessing", "postprocessing", "ensemble"
 # The models that clients send requests to.
 ENTRIES = (ENSEMBLE, BLS)
+# Stands for the repository's own directory, which its fingerprint names and so is known last.
+OWN_DIRECTORY = "@repository_dir@"
+INFO_PATH = "xgrammar_tokenizer_info_path"
 
 
 class NotBuiltYet(FleetError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
@@ -17,10 +17,11 @@ from .._artifact.artifact_store import ArtifactStore
 from .._artifact.fingerprint import fingerprint
 from .._base.errors import FleetError
 from .._checkpoint.tokenizer import Tokenizer, read_tokenizer
+from .._checkpoint.xgrammar import INFO_FILE, tokenizer_info
 from .._podman import cli
 from .._release.releases import Release, release
 from .engine import Engine, check_release, engine_directory, read_engine
-from .entry import LLM, PRE, EntryRequest, NotBuiltYet, Resolved, given_directory
+from .entry import INFO_PATH, LLM, OWN_DIRECTORY, PRE, EntryRequest, NotBuiltYet, Resolved, given_directory
 from .facts import inflight_facts, llmapi_facts
 from .gpus import assign_gpus
 from .llmapi import MODEL_YAML, LlmApi, render_config, resolve_llmapi
@@ -82,6 +83,7 @@ class Repository:
             facts = {"repository_dir": str(self.store.root / self.request.name / "pending")}
             return Outcome(True, self.awaited, {**facts, **model_names(self.request)})
         target = self.store.path(self.request.name, rendered.fingerprint)
+        rendered = _placed(rendered, target)
         problems = self._problems(target, rendered)
         facts = {**rendered.facts, "repository_dir": str(target), "fingerprint": rendered.fingerprint}
         if problems == []:
@@ -250,13 +252,15 @@ def render_inflight(
     """Fill the templates in *directory* with what was resolved, and check the repository as a whole."""
     entries: list[Resolved] = []
     models: dict[str, RenderedModel] = {}
-    for request in resolved:
+    for request, tokenizer in zip(resolved, tokenizers):
         templates = read_templates(directory, request.request.models)
         entry = fit(rel, request, templates)
         entries.append(entry)
         for template in templates.values():
             model = render_model(rel, entry, template)
             models[model.name] = model
+        if tokenizer and (entry.text(LLM, INFO_PATH) or "").startswith(OWN_DIRECTORY):
+            models[entry.model_name(LLM)].files[INFO_FILE] = tokenizer_info(tokenizer)
     check_repository(models)
     files, directories = repository_files(models)
     record = {
@@ -288,6 +292,23 @@ def _address(files: Mapping[str, bytes], record: Mapping[str, Any]) -> str:
     """The fingerprint: over every byte of the repository, and which engines it serves."""
     digests = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
     return fingerprint({"renderer": RENDERER, "files": digests, **record})
+
+
+def _placed(rendered: Rendered, target: Path) -> Rendered:
+    """*rendered* with the name of its own directory where that stands in a configuration or a derived value."""
+    token, place = OWN_DIRECTORY.encode(), os.fsencode(target)
+    files = {
+        path: content.replace(token, place) if _is_configuration(path) else content
+        for path, content in rendered.files.items()
+    }
+    derived = {
+        model: {
+            name: {**value, "value": value["value"].replace(OWN_DIRECTORY, str(target))}
+            for name, value in values.items()
+        }
+        for model, values in rendered.facts["derived"].items()
+    }
+    return replace(rendered, files=files, facts={**rendered.facts, "derived": derived})
 
 
 def _is_configuration(path: str) -> bool:

@@ -7,10 +7,24 @@ from __future__ import annotations
 
 from .._base.errors import FleetError
 from .._checkpoint.tokenizer import Tokenizer
+from .._checkpoint.xgrammar import INFO_FILE
 from .._release.releases import Release
 from .contradictions import check_contradictions
 from .engine import Engine
-from .entry import BLS, ENSEMBLE, LLM, POST, PRE, EntryRequest, Resolved, Value, conflict, given_directory
+from .entry import (
+    BLS,
+    ENSEMBLE,
+    INFO_PATH,
+    LLM,
+    OWN_DIRECTORY,
+    POST,
+    PRE,
+    EntryRequest,
+    Resolved,
+    Value,
+    conflict,
+    given_directory,
+)
 from .schema import MULTIMODAL, check_model_names, normalise, parameters_of
 from .schema_values import is_true
 
@@ -100,8 +114,13 @@ class Resolver:
                 "both have to use the same tokenizer",
             )  # fmt: skip
         guided = self.entry.get(LLM, "guided_decoding_backend")
-        if guided and tokenizer_dir and self.entry.backend == "python":
-            self.put(LLM, "tokenizer_dir", tokenizer_dir, f"{guided.source}, which needs it")
+        if guided and tokenizer_dir:
+            source = f"{guided.source}, which needs it"
+            if self.entry.backend == "python":
+                self.put(LLM, "tokenizer_dir", tokenizer_dir, source)
+            else:
+                own = f"{OWN_DIRECTORY}/{self.request.model_name(LLM)}/{INFO_FILE}"
+                self.put(LLM, INFO_PATH, own, source, needed=True)
 
     def _engine_directories(self) -> None:
         """Of a pair of encoder and decoder the decoder's directory is the engine's, the encoder stands beside it."""

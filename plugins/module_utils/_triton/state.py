@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any, Optional
 
 from .._base.tables import columns
-from .._host import nvidia_smi
+from .._host import nvidia_smi, yaml
 from .._host.system import System
 from .._podman import cli
 from .._service.host import ServiceHost, UnitState
@@ -156,6 +156,14 @@ def _config(host: ServiceHost, unit: str) -> str:
     return ""
 
 
+def _models(config: str) -> list[str]:
+    """The models of a configuration, which changes without the unit and its record; empty where it cannot be read."""
+    try:
+        return [str(model["name"]) for model in yaml.load(config)["models"]]
+    except (yaml.YamlError, TypeError, KeyError):
+        return []
+
+
 def gateways(host: ServiceHost, releases_dir: str) -> list[dict[str, Any]]:
     """The OpenAI gateways of the host: where they are reached from the host itself, and the models they serve."""
     units = own_units(host, GATEWAY_PREFIX)
@@ -167,8 +175,8 @@ def gateways(host: ServiceHost, releases_dir: str) -> list[dict[str, Any]]:
         for listen in (known.get("listen") or [])[:1]:
             address, _colon, port = str(listen).rpartition(":")
             url = f"{known.get('scheme') or 'http'}://{host_of(address)}:{port}"
-            models = known.get("models") or []
             active, config = states[name].active, _config(host, text)
+            models = _models(config) or known.get("models") or []
             one = {"service": name, "url": url, "models": models, "active": active, "config": config}
             found.append({**one, "names": known.get("names") or {}})
     return found

@@ -77,6 +77,7 @@ class Target:
     gateway_url: Optional[str] = None
     gateway_model: Optional[str] = None
     gateway_key: str = "none"
+    gateway_tls_verify: bool = True
     only_gateway: bool = False
     timeout: float = 60
     early_stop_ms: int = 300
@@ -462,6 +463,7 @@ class Verification:
         client = openai.OpenAI(
             base_url=f"{str(self.target.gateway_url).rstrip('/')}/v1", api_key=self.target.gateway_key,
             timeout=self.target.timeout, max_retries=0,
+            http_client=openai.DefaultHttpxClient(verify=self.target.gateway_tls_verify),
         )  # fmt: skip
         try:
             model = self.target.gateway_model or client.models.list().data[0].id

@@ -37,6 +37,9 @@ def written(host: str, module: str) -> int:
 
 def answer(host: str, module: str, args: dict[str, Any]) -> dict[str, Any]:
     recorded = HOSTS[host]
+    said = recorded.get("modules", {}).get(module)
+    if said:
+        return dict(said[min(written(host, module), len(said) - 1)])
     if module == "gpu_host_info":
         looks = recorded["looks"]
         return {"changed": False, "host": looks[min(written(host, module), len(looks) - 1)]}
@@ -63,8 +66,9 @@ def execute(
     result = answer(host, name, args)
     content = transferred.pop(str(args.get("src")), None) if name == "copy" else None
     shown = {key: value for key, value in args.items() if not key.startswith("_ansible") and value is not None}
+    call = {"module": name, "args": shown, "content": content, "check_mode": bool(self._task.check_mode)}
     with (DIRECTORY / "calls" / host).open("a") as stream:
-        stream.write(json.dumps({"module": name, "args": shown, "content": content}, default=str) + "\n")
+        stream.write(json.dumps(call, default=str) + "\n")
     return result
 
 

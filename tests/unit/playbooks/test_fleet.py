@@ -133,3 +133,7 @@ def test_a_host_that_is_left_out_of_the_run_must_fit_too(inventory: Inventory) -
     status, text = inventory.run("check.yml", "--limit", "g1,w1")
     assert status == 2 and "UNREACHABLE" not in text
     assert "g2: trtllm_models[0].engine.tp_sise is not an option; did you mean 'tp_size'?" in " ".join(text.split())
+    inventory.hosts["g2"] = {"trtllm_port_base": "{{ nowhere }}"}
+    status, text = inventory.run("check.yml", "--limit", "g1,w1")
+    assert status == 2 and "UNREACHABLE" not in text
+    assert "trtllm_port_base of g2 cannot be worked out: 'nowhere' is undefined; correct it" in " ".join(text.split())

@@ -232,6 +232,18 @@ def test_what_only_looks_has_a_host_that_does_not_answer_in_its_report(
     assert [line for line in lines(text, "h2") if " : ok=" not in line]
 
 
+@pytest.mark.parametrize("playbook", ["preflight.yml", "verify.yml"])
+def test_a_host_that_an_earlier_stage_lost_is_in_the_report_too(fleet: Fleet, closed_port: int, playbook: str) -> None:
+    fleet.variables["trtllm_max_lost"] = "100%"
+    stages = [{"ansible.builtin.import_playbook": f"{fleet.repo}/playbooks/{name}"} for name in ("check.yml", playbook)]
+    (fleet.tmp / "site.yml").write_text(json.dumps(stages))
+    status, text = fleet.run(str(fleet.tmp / "site.yml"), {"h1": unreachable(closed_port), "h2": {}})
+    assert status in (2, 4)
+    assert "has no attribute" not in text
+    row = [line for line in lines(text, "h1") if " : ok=" not in line and "is lost" not in line]
+    assert row == ["h1: -"] or "it could not be looked at" in row[0]
+
+
 @pytest.mark.parametrize("playbook", ["model.yml", "serve.yml"])
 def test_a_stage_alone_stops_before_it_changes_anything(fleet: Fleet, closed_port: int, playbook: str) -> None:
     fleet.variables["triton_image_name"] = "registry.example.com/a:1"

@@ -17,6 +17,7 @@ import numpy as np
 
 from .communicator import Communicator
 from .errors import TrtllmError
+from .guided import Guide
 from .kv_cache import BlockAllocator
 from .llama import Chunk, Llama
 from .safetensors_file import Float32
@@ -66,6 +67,7 @@ class Request:
     stop_words: list[list[int]] = field(default_factory=list)
     bad_words: list[list[int]] = field(default_factory=list)
     bias: Float32 | None = None
+    guide: Guide | None = None
     streaming: bool = False
     return_context_logits: bool = False
     return_generation_logits: bool = False
@@ -348,16 +350,17 @@ class Executor:
 
     def _extend(self, sequence: _Sequence, logits: Float32) -> None:
         """Draw the next token and report or finish."""
-        request = sequence.request
+        request, guide = sequence.request, sequence.request.guide
+        allowed = guide.allowed() if guide else None
         try:
-            token, log_prob = sequence.sampler.draw(logits, sequence.tokens, sequence.generated)
+            token, log_prob = sequence.sampler.draw(logits, sequence.tokens, sequence.generated, allowed)
         except TrtllmError as e:
             self._finish(sequence, error=str(e))
             return
         now = time.monotonic_ns()
         sequence.timing.first_token = sequence.timing.first_token or now
         sequence.timing.last_token = now
-        if token == request.end_id:
+        if token == request.end_id or (guide and not guide.advance(token)):
             self._finish(sequence)
             return
         sequence.tokens.append(token)

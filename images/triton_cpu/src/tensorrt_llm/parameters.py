@@ -31,6 +31,8 @@ class Parameters:
     chunked_context: bool = False
     cancellation_check_ms: int = 100
     stats_check_ms: int = 100
+    # What guides are read with: the tokenizer's information file or its directory. Without it there are none.
+    guided_tokenizer: str | None = None
 
 
 class _Reader:
@@ -97,6 +99,18 @@ def read_parameters(config: dict[str, Any], warn: Callable[[str], None]) -> Para
     if read.text("cross_kv_cache_fraction") is not None:
         raise TrtllmError("Assertion failed: Do not set crossKvCacheFraction for decoder-only model")
     read.choice("decoding_mode", _DECODING_MODES, "auto")
+    guided = read.text("guided_decoding_backend")
+    # The C++ backend takes the file that was made of the tokenizer and leaves guides off without it, the Python one
+    # takes the tokenizer itself.
+    python = config.get("backend") == "python"
+    tokenizer = read.text("tokenizer_dir" if python else "xgrammar_tokenizer_info_path") if guided else None
+    if tokenizer and guided != "xgrammar":
+        raise TrtllmError(
+            "Guided decoding is currently supported with 'xgrammar' backend. Invalid guided_decoding_backend parameter"
+            " provided."
+        )
+    if guided and python and not tokenizer:
+        raise TrtllmError("Guided decoding requires tokenizer's information. Please provide 'tokenizer_dir'.")
     cache = read.convert("max_tokens_in_paged_kv_cache", _positive, "a whole number above 0", 0)
     return Parameters(
         engine_dir=engine_dir,
@@ -111,4 +125,5 @@ def read_parameters(config: dict[str, Any], warn: Callable[[str], None]) -> Para
         chunked_context=read.flag("enable_chunked_context"),
         cancellation_check_ms=read.convert("cancellation_check_period_ms", _positive, "milliseconds above 0", 100),
         stats_check_ms=read.convert("stats_check_period_ms", _positive, "milliseconds above 0", 100),
+        guided_tokenizer=tokenizer,
     )

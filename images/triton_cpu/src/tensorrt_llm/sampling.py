@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """From logits to the next token, in the order that TensorRT-LLM's decoder works in.
 
-bias, temperature, penalties, minimum length, bad words; then top-k, top-p and the draw. With neither top_k nor
-top_p a request is greedy. Draws come from a generator of the request's own seed, so an answer does not depend
-on what else runs.
+The guide's mask, bias, temperature, penalties, minimum length, bad words; then top-k, top-p and the draw. With
+neither top_k nor top_p a request is greedy. Draws come from a generator of the request's own seed, so an answer does
+not depend on what else runs.
 """
 
 from __future__ import annotations
@@ -73,12 +73,15 @@ class Sampler:
         self._random = np.random.default_rng(params.seed)
         self._top_p = params.top_p
 
-    def draw(self, logits: Float32, tokens: list[int], generated: int) -> tuple[int, float]:
+    def draw(
+        self, logits: Float32, tokens: list[int], generated: int, allowed: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[int, float]:
         """The next token after `tokens` (prompt and answer so far, `generated` of them) and its log probability.
 
-        The probability is that of the distribution after penalties and temperature, before top-k and top-p.
+        The probability is that of the distribution after penalties and temperature, before top-k and top-p. Tokens
+        that are not `allowed` have none.
         """
-        x = self._adjusted(logits, tokens, generated)
+        x = self._adjusted(logits if allowed is None else np.where(allowed, logits, -np.inf), tokens, generated)
         log_p = x - _log_sum_exp(x)
         token = int(np.argmax(x)) if self._params.greedy else self._pick(log_p)
         if self._params.top_p_decay < 1:
@@ -108,7 +111,7 @@ class Sampler:
             if word[-1] < len(x) and (not head or tokens[-len(head) :] == head):
                 x[word[-1]] = -np.inf
         if not np.isfinite(x.max()):
-            raise TrtllmError("bad words leave no token that could follow; allow at least one")
+            raise TrtllmError("guide, min_tokens and bad words leave no token that could follow; allow at least one")
         return x
 
     def _pick(self, log_p: Logits) -> int:

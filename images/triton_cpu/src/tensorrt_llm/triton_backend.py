@@ -27,6 +27,7 @@ from .communicator import is_orchestrator, join_world
 from .engine import read_engine_config
 from .errors import TrtllmError
 from .executor import Executor, Request, Result, serve_steps
+from .guided import NOT_SET_UP, Guide, GuidedDecoder, load_decoder
 from .loading import load_model
 from .mapping import Mapping
 from .metrics import Metrics
@@ -41,7 +42,6 @@ UNSUPPORTED = {
     "prompt_embedding_table": "prompt tuning",
     "lora_task_id": "LoRA",
     "lora_weights": "LoRA",
-    "guided_decoding_guide": "guided decoding",
     "encoder_input_features": "encoder-decoder models",
     "context_phase_params": "disaggregated serving",
 }
@@ -62,6 +62,8 @@ class TritonPythonModel:
                 for rank in range(1, comm.size):
                     comm.send(self._parameters, rank)
             model, limits, allocator = load_model(self._parameters, comm, log.log_warn)
+            guides = None if comm.rank else self._parameters.guided_tokenizer
+            self._guided = load_decoder(guides, limits.vocab_size)
         except TrtllmError as e:
             # Upstream's runtime speaks through its own log before Triton reports the failed load.
             for line in str(e).splitlines():
@@ -110,6 +112,7 @@ class TritonPythonModel:
             self._send(sender, Result([], [], 0.0, True, 0), OutputOptions(0, True, False, False), final=True)
             return
         request, options = read_request(inputs, self._parameters, self._decoupled)
+        request.guide = read_guide(inputs, self._guided)
         request.name = triton_request.request_id()
         request.cancelled = triton_request.is_cancelled
         request.deliver = lambda result: self._answer(sender, result, request, options)
@@ -230,6 +233,17 @@ def read_request(inputs: Inputs, parameters: Parameters, decoupled: bool) -> tup
         perf_metrics=inputs.flag("return_perf_metrics"),
     )
     return request, options
+
+
+def read_guide(inputs: Inputs, decoder: GuidedDecoder | None) -> Guide | None:
+    """What the answer is bound to. A guide without its type binds nothing, as in upstream's backend."""
+    kind, guide = inputs.scalar("guided_decoding_guide_type"), inputs.scalar("guided_decoding_guide")
+    if kind is None:
+        return None
+    if decoder is None:
+        raise TrtllmError(NOT_SET_UP)
+    text = None if guide is None else guide.decode("utf-8", "replace")
+    return decoder.guide(kind.decode("utf-8", "replace"), text)
 
 
 def read_sampling(inputs: Inputs) -> SamplingParams:

@@ -32,7 +32,7 @@ def host(name: str, *models: dict[str, Any], planned: bool = True, **extra: Any)
 
 
 def gateway(config: Any = None, fronts: str = "fleet") -> dict[str, Any]:
-    return {"fronts": fronts, "root": "/var/lib/trtllm", "config": config}
+    return {"fronts": fronts, "asked": True, "root": "/var/lib/trtllm", "config": config}
 
 
 def config(*models: tuple[str, list[str]], **extra: Any) -> dict[str, Any]:
@@ -175,11 +175,25 @@ def test_a_lost_host_that_no_gateway_knows_has_nothing_to_front() -> None:
 
 
 def test_hosts_beyond_the_limit_are_fronted_as_described_where_no_gateway_knows_them() -> None:
-    hosts = {"g1": host("g1", model("a"), planned=False), "g2": host("g2", model("a"), planned=False)}
-    both = {"a": ["http://10.0.0.1:8000", "http://10.0.0.2:8000"]}
-    assert urls(fleet_map(hosts, {"w1": gateway()})) == both
+    hosts = {name: host(name, model("a"), planned=name == "g3") for name in ("g1", "g2", "g3")}
+    both = ["http://10.0.0.1:8000", "http://10.0.0.2:8000", "http://10.0.0.3:8000"]
+    assert urls(fleet_map(hosts, {"w1": gateway()})) == {"a": both}
     moved = config(("a", ["http://10.0.0.1:9000"]))
-    assert urls(fleet_map(hosts, {"w1": gateway(moved)})) == {"a": ["http://10.0.0.1:9000", "http://10.0.0.2:8000"]}
+    assert urls(fleet_map(hosts, {"w1": gateway(moved)})) == {"a": ["http://10.0.0.1:9000", *both[1:]]}
+
+
+def test_a_new_gateway_needs_a_host_that_has_the_tokenizer() -> None:
+    hosts = {"g1": host("g1", model("a"), planned=False), "g2": host("g2", model("a"), planned=False)}
+    has = config(("a", ["http://10.0.0.1:8000"]), tokenizer_dir="/old")
+    assert urls(fleet_map(hosts, {"w1": gateway(has)})) == {"a": ["http://10.0.0.1:8000", "http://10.0.0.2:8000"]}
+    with pytest.raises(FleetError) as refused:
+        fleet_map(hosts, {"w1": gateway(has), "w2": gateway()})
+    assert str(refused.value) == (
+        "w2 has no tokenizer of a yet, and no host that serves it is in this run; add one to --limit, such as g1."
+    )
+    # Where they are lost, the other models are fronted all the same.
+    hosts = {"g1": host("g1", model("a"), planned=False, lost=True), "g2": host("g2", model("b"))}
+    assert urls(fleet_map(hosts, {"w1": gateway(has), "w2": gateway()}), "w2") == {"b": ["http://10.0.0.2:8000"]}
 
 
 def test_a_host_and_a_model_that_are_gone_leave_the_gateways() -> None:
@@ -195,7 +209,9 @@ def test_tokenizers_are_read_on_one_host_for_each_checkpoint() -> None:
     source = [{"name": "a", "path": directory}]
     assert fleet_map(hosts, {"w1": gateway()})["tokenizers"] == {"g1": source, "g3": source}
     # Who serves a model has all of it.
-    assert fleet_map(hosts, {"g1": gateway(), "g2": gateway()})["tokenizers"] == {}
+    assert fleet_map({"g1": hosts["g1"]}, {"g1": gateway()})["tokenizers"] == {}
+    # Two checkpoints are compared all the same.
+    assert fleet_map(hosts, {name: gateway() for name in names})["tokenizers"] == {"g1": source, "g3": source}
 
 
 def test_a_tokenizer_has_a_directory_of_its_own_by_content() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,6 +148,19 @@ def test_a_receiver_that_was_killed_is_taken_up(systemd: FakeSystemd, source: Pa
     done = fetch(host, served)
     assert done["kept"] >= PIECE
     assert done["kept"] + done["received"] == served["size"]
+
+
+def test_a_unit_that_is_killed_or_cannot_be_started(systemd: FakeSystemd, source: Path, host: Path) -> None:
+    pieces(source)
+    served = serve(source, port=free_port(), rate=1)
+    waiting = threading.Timer(2, systemd.kill)
+    waiting.start()
+    failed = fetch(host, served)
+    assert failed["msg"].startswith("The transfer of tiny ended too early: its time_limit was over, or it was stopped ")
+    waiting.join()
+    (systemd.units.parent / "commands" / "systemd-run").write_text("#!/bin/sh\necho no bus >&2\nexit 1\n")
+    assert fetch(host, served)["msg"] == "The transfer of tiny cannot be started: no bus."
+    assert list((host / "transfers").iterdir()) == [], "no secret is left behind"
 
 
 def test_what_goes_wrong_is_one_sentence(systemd: FakeSystemd, source: Path, host: Path) -> None:

@@ -28,9 +28,10 @@ ROOT = {"root": "ROOT"}
 MODEL = {"trtllm_release": LAST, "trtllm_models": [{"name": "m", "checkpoint": {"path": "/srv/m"}}]}
 ENGINE = {**ROOT, "name": "m", "checkpoint": "/srv/m", "release": LAST, "gpus": [], "image": "i"}
 REPOSITORY = {**ROOT, "name": "m", "release": LAST, "image": "i"}
-SERVED = {**ROOT, "name": "m", "fingerprint": "0" * 64, "address": "127.0.0.1", "token": "a secret of the test"}
+SERVED = {**ROOT, "name": "m", "fingerprint": "0" * 64, "address": "127.0.0.1", "token": "no secret at all"}
 FETCHED = {
-    **ROOT, "name": "m", "fingerprint": "0" * 64, "pieces": "0" * 64, "sources": ["http://127.0.0.1:1"], "token": "a secret of the test",
+    **ROOT, "name": "m", "fingerprint": "0" * 64, "pieces": "0" * 64, "sources": ["http://127.0.0.1:1"],
+    "token": "no secret at all",
 }  # fmt: skip
 SERVICES = {"releases_dir": "ROOT/releases"}
 UNIT = {"services": [{"name": "x", "unit": {"Container": {"Image": "i"}}}]}
@@ -121,7 +122,7 @@ WITH_PATHS: dict[str, dict[str, Any]] = {
     "container_service": UNIT,
     "container_service_rollback": {"names": ["x"]},
     "fleet_plan": MODEL,
-    "openai_gateway_drain": {"urls": ["http://127.0.0.1:8000"], "timeout": 0},
+    "openai_gateway_drain": {"urls": ["http://127.0.0.1:8000"], "timeout": 0, "gateway_url": "http://127.0.0.1:1"},
     "port_check": LISTEN,
     "repository_key": {"source": "/x", "dest": "/x"},
     "rollout_lock": {"id": "r"},

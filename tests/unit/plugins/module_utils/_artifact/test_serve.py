@@ -99,6 +99,8 @@ def test_a_port_that_is_taken_and_an_address_that_is_none(tmp_path: Path) -> Non
         Sender(offer, "192.0.2.1", 1, TOKEN)
     with pytest.raises(FleetError, match=r"^address is 'no\.such\.host\.invalid', which is no IP address"):
         Sender(offer, "no.such.host.invalid", 1, TOKEN)
+    with pytest.raises(FleetError, match=r"^address is 'localhost', which is \S+ on this host, where no other host"):
+        Sender(offer, "localhost", 1, TOKEN)
     with pytest.raises(FleetError, match="token is empty"):
         Sender(offer, "127.0.0.1", 0, "")
 

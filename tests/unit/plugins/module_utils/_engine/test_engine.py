@@ -231,6 +231,9 @@ def test_kill_9_in_a_phase_and_then_a_run_that_ends_right(host: FakeHost, phase:
     begun = host.engine(environment={"FAKE": f"{phase}:sleep8"}).present()
     assert begun["building"]
     host.wait_until(lambda: host.log_says(f"{phase} begins\nsleeping"))
+    children = Path(f"/proc/{host.container_pid()}/task/{host.container_pid()}/children").read_text().split()
+    lowered = {os.getpriority(os.PRIO_PROCESS, int(pid)) for pid in children or [host.container_pid()]}
+    assert lowered == {min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)}, "what serves goes first"
     os.killpg(host.container_pid(), signal.SIGKILL)
     runner = Path(f"/proc/{host.container_pid()}")
     host.wait_until(lambda: not runner.exists() or "Z" in (runner / "stat").read_text().split(")")[1].split()[0])

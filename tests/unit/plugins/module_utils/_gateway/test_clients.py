@@ -16,7 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[5] / "images" / "openai_
 
 from openai_gateway.clients import Clients, hash_key
 
-LIMITED = {"name": "alice", "key": "sk-alice", "models": ["a"], "max_requests": 2, "requests_per_minute": None}
+
+class Tagged(int):
+    """A number as Ansible's templates hand it over."""
+
+
+LIMITED = {"name": "alice", "key": "sk-alice", "models": ["a"], "max_requests": Tagged(2), "requests_per_minute": None}
 
 
 def test_the_gateway_reads_it_and_no_key_is_in_it(tmp_path: Path) -> None:
@@ -50,6 +55,7 @@ def test_it_is_the_same_in_each_run_and_two_clients_with_one_key_differ() -> Non
         ([{"name": "b", "key": "sk-1\n"}], "key takes a text without blanks around it."),
         ([{"name": "b", "key": "sk-1", "request_per_minute": 3}], "did you mean 'requests_per_minute'?"),
         ([{"name": "b", "key": "sk-1", "max_requests": "3"}], "max_requests is '3'; it takes a whole number from 1."),
+        ([{"name": "b", "key": "sk-1", "max_requests": True}], "max_requests is True; it takes a whole number from 1."),
         ([{"name": "b", "key": "sk-1", "models": "a"}], "models is 'a'; it takes a list of names of models."),
         ([LIMITED, LIMITED], "the name 'alice' is given 2 times."),
     ],

@@ -15,6 +15,7 @@ import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._gateway import drain
 from ansible_collections.trtllm.fleet.plugins.module_utils._gateway.status import GatewayStatus
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton import state
 from unit import modules
 
 A, B = "http://10.0.0.7:8000", "http://10.0.0.8:8000"
@@ -138,8 +139,8 @@ def test_an_old_gateway_and_a_broken_file_are_told(gateway: tuple[FakeGateway, s
     assert "(it answers 404); install a newer image of it." in call(gateway)["msg"]
     fake.status = 200
     fake.file.write_text(f"{B} soon\n")
-    for state in ("drained", "undrained"):
-        assert f"has the line '{B} soon', which the gateway does not read either" in call(gateway, state=state)["msg"]
+    for wanted in ("drained", "undrained"):
+        assert f"has the line '{B} soon', which the gateway does not read either" in call(gateway, state=wanted)["msg"]
     assert fake.file.read_text() == f"{B} soon\n"
 
 
@@ -166,6 +167,13 @@ def test_a_gateway_that_restarts_is_asked_again(gateway: tuple[FakeGateway, str]
     fake.status, now[0] = 503, -10.0
     with pytest.raises(FleetError, match="it answers 503"):
         drain.wait(wanted, GatewayStatus(url), 2, clock=lambda: now[0], sleep=sleep)
+
+
+def test_the_hosts_own_gateway_is_found(gateway: tuple[FakeGateway, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it listens; the release record tells."""
+    listens = [{"service": "openai-gateway", "url": gateway[1], "models": ["tiny"], "active": "active"}]
+    monkeypatch.setattr(state, "gateways", lambda *_: listens)
+    assert call(gateway, gateway_url=None)["drained"]
 
 
 def test_two_that_drain_at_once_do_not_lose_each_other(gateway: tuple[FakeGateway, str]) -> None:

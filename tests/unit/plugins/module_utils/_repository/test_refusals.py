@@ -194,7 +194,6 @@ CONTRADICTIONS: list[tuple[Act, str]] = [
     ),
     (parameters(tensorrt_llm={"decoding_mode": "lookahead"}), "but lookahead_window_size and lookahead_ngram_size and"),
     (parameters(tensorrt_llm={"decoding_mode": "top_k", "medusa_choices": "{0}"}), "with decoding_mode medusa only"),
-    (parameters(tensorrt_llm={"guided_decoding_backend": "xgrammar"}), "xgrammar_tokenizer_info_path is not given"),
     # types and directories that have to agree
     (
         parameters(tensorrt_llm={"logits_datatype": "TYPE_FP32"}, ensemble={"logits_datatype": "TYPE_FP16"}),
@@ -361,7 +360,18 @@ EARLY: list[tuple[dict[str, Any], str]] = [
     ({"entries": [{"parameters": {POST: {"tokenizer_dir": "/other"}}}]}, "both have to use the same tokenizer"),
     ({"entries": [{"parameters": {LLM: {"engine_dir": "/other"}}}]}, "contradicts '/e' (from the option engine_dir)"),
     ({"entries": [{"parameters": {LLM: {"decoding_mode": "lookahead"}}}]}, "upstream has no default for them"),
-    ({"entries": [{"parameters": {LLM: {"guided_decoding_backend": "xgrammar"}}}]}, "xgrammar_tokenizer_info_path is"),
+    (
+        {
+            "entries": [
+                {
+                    "models": (LLM,),
+                    "tokenizer_dir": None,
+                    "parameters": {LLM: {"guided_decoding_backend": "xgrammar"}},
+                }
+            ]
+        },
+        "xgrammar_tokenizer_info_path is not given",
+    ),
     ({"entries": [{"parameters": {LLM: {"gpu_device_ids": "0;1"}}}]}, "for 2 instances, but the template"),
     ({"entries": [{"parameters": {BLS: {"tensorrt_llm_draft_model_name": "draft"}}}]}, "tensorrt_llm_bls calls draft"),
     ({"entries": [{"models": (LLM, POST, BLS)}]}, "tensorrt_llm_bls calls preprocessing"),

@@ -33,6 +33,21 @@ def test_the_configuration_is_the_file_that_the_unit_names(host: FakeHost) -> No
     assert state.gateways(host, RELEASES)[0]["config"] == CONFIG
 
 
+def test_a_gateway_is_found_where_it_listens_and_by_what_it_speaks(host: FakeHost) -> None:
+    assert state.gateways(host, RELEASES)[0]["url"] == "http://127.0.0.1:8000"
+    record = {"models": ["a"], "scheme": "https"}
+    deploy(host, service("openai-gateway", port=3443, record=record))
+    assert state.gateways(host, RELEASES)[0]["url"] == "https://127.0.0.1:3443"
+
+
+def test_a_model_that_came_without_a_new_unit_is_told(host: FakeHost) -> None:
+    """The record is of the unit, which a new configuration does not change."""
+    host.path(FILE).write_text(CONFIG + "- name: b\n  urls: [http://10.0.0.1:8010]\n")
+    assert state.gateways(host, RELEASES)[0]["models"] == ["a", "b"]
+    host.path(FILE).write_text("models: &x [")
+    assert state.gateways(host, RELEASES)[0]["models"] == ["a"]
+
+
 def test_a_host_without_gateway_or_without_its_file_tells_nothing(host: FakeHost, tmp_path: Path) -> None:
     host.path(FILE).unlink()
     assert state.gateway_config(host) == ""
