@@ -62,6 +62,7 @@ def test_openai_trtllm_is_told_all_on_its_command_line_but_the_key() -> None:
     plain = service(OPENAI_TRTLLM)
     assert words(plain) == ["--host", "0.0.0.0", "--port", "3000", "--triton-endpoint", "http://127.0.0.1:8011"]
     assert plain["unit"]["Container"]["StopSignal"] == "SIGINT"
+    assert plain["unit"]["Container"]["Environment"] == {"RUST_LOG": "warn"}
     keyed = service(OPENAI_TRTLLM, api_keys=["sk-secret"], history_template="/srv/llama3.liquid")
     assert keyed["unit"]["Container"]["Entrypoint"] == "/bin/sh"
     assert words(keyed)[3] == SETTINGS["key_file"]
