@@ -26,6 +26,8 @@ URL = re.compile(r"(https?)://(\[[^\]]+\]|[^:/]+):(\d+)/?")
 # What starts openai_trtllm with its key: the file is read in the container, so that neither its command line nor what
 # podman knows of it has the key.
 WITH_KEY = 'set -a; . "$1"; shift; exec /app/openai_trtllm "$@"'
+# At its own level, info, openai_trtllm logs every request with its prompt and its key.
+ENVIRONMENT = {"RUST_LOG": "warn"}
 # Option of Triton's frontend -> the first Triton whose frontend has it.
 FRONTEND_OPTIONS: Mapping[str, str] = {
     "model-repository": "24.11",
@@ -123,7 +125,7 @@ def _openai_trtllm(settings: Settings, model: Mapping[str, Any]) -> tuple[dict[s
     if settings.get("api_keys"):
         files.append(settings["key_file"])
         start = {"Entrypoint": "/bin/sh", "Exec": ["-c", WITH_KEY, "openai_trtllm", settings["key_file"], *words]}
-    user = {"User": f"{settings['user']}:{settings['user']}", "ReadOnly": True}
+    user = {"User": f"{settings['user']}:{settings['user']}", "ReadOnly": True, "Environment": ENVIRONMENT}
     return {**user, "Volume": [_mount(path) for path in files], **start}, {}
 
 

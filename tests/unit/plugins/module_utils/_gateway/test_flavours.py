@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.trtllm.fleet.plugins.filter.flavours import gateway_flavour
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._gateway import front
 from ansible_collections.trtllm.fleet.plugins.module_utils._gateway.flavours import (
@@ -60,6 +62,7 @@ def test_openai_trtllm_is_told_all_on_its_command_line_but_the_key() -> None:
     plain = service(OPENAI_TRTLLM)
     assert words(plain) == ["--host", "0.0.0.0", "--port", "3000", "--triton-endpoint", "http://127.0.0.1:8011"]
     assert plain["unit"]["Container"]["StopSignal"] == "SIGINT"
+    assert plain["unit"]["Container"]["Environment"] == {"RUST_LOG": "warn"}
     keyed = service(OPENAI_TRTLLM, api_keys=["sk-secret"], history_template="/srv/llama3.liquid")
     assert keyed["unit"]["Container"]["Entrypoint"] == "/bin/sh"
     assert words(keyed)[3] == SETTINGS["key_file"]
@@ -174,6 +177,12 @@ def test_one_of_each_is_what_the_others_take() -> None:
         "openai_gateway_api_keys has 2 elements",
     ]
     assert not list(refusals(GATEWAY, {**two, "models": [MODEL, MODEL]}))
+
+
+@pytest.mark.parametrize("name", list(FLAVOURS))
+def test_a_play_gets_lists_that_it_can_add_to(name: str) -> None:
+    row = gateway_flavour(name)
+    assert json.loads(json.dumps(row)) == row
 
 
 def test_only_what_has_a_source_is_built() -> None:
