@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from .._base.errors import FleetError
 
-PASSED, FAILED, LOST = "passed", "failed", "lost"
+# failed: it went back; broken: it could not even do that.
+PASSED, FAILED, BROKEN, LOST = "passed", "failed", "broken", "lost"
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,19 @@ def judge(batch: Sequence[str], outcomes: Mapping[str, str], failed_before: int,
     if isinstance(max_failed, bool) or not isinstance(max_failed, int) or max_failed < 0:
         raise FleetError(f"rollout_max_failed is {max_failed!r}; give a number of hosts, 0 or more.")
     state = {host: outcomes.get(host, LOST) for host in batch}
-    failed = [host for host in batch if state[host] == FAILED]
+    failed = [host for host in batch if state[host] in (FAILED, BROKEN)]
     lost = [host for host in batch if state[host] == LOST]
     if not failed or failed_before + len(failed) <= max_failed:
         return Verdict(failed, lost, [], "")
     passed = [host for host in batch if state[host] == PASSED]
     total = failed_before + len(failed)
-    end = (
-        f"{', '.join(failed)} failed and {'is' if len(failed) == 1 else 'are'} rolled back"
-        + (f", and with {'it' if len(failed) == 1 else 'them'} {', '.join(passed)}" if passed else "")
-        + f"; {total} failed in all, and rollout_max_failed allows {max_failed}. Mend what failed and run the rollout "
-        "again: it goes on from here."
-    )
+    back = [host for host in failed if state[host] == FAILED]
+    broken = [host for host in failed if state[host] == BROKEN]
+    told = [
+        f"{', '.join(broken)} failed and could not go back" if broken else "",
+        f"{', '.join(back)} failed and {'is' if len(back) == 1 else 'are'} rolled back" if back else "",
+        f"{', '.join(passed)} of the same batch {'goes' if len(passed) == 1 else 'go'} back too" if passed else "",
+        f"{total} failed in all, and rollout_max_failed allows {max_failed}",
+    ]
+    end = f"{'; '.join(filter(None, told))}. Mend what failed and run the rollout again: it goes on from here."
     return Verdict(failed, lost, passed, end)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.batches import Change, batches, interrupted, size_of
-from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.verdict import FAILED, PASSED, judge
+from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.verdict import BROKEN, FAILED, PASSED, judge
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,7 +87,11 @@ class TestVerdict:
     def test_one_failure_takes_its_batch_back_and_ends_the_rollout(self) -> None:
         found = judge(["a", "b", "c"], {"a": FAILED, "b": PASSED, "c": PASSED}, 0, 0)
         assert (found.failed, found.roll_back) == (["a"], ["b", "c"])
-        assert found.end.startswith("a failed and is rolled back, and with it b, c; 1 failed in all")
+        assert found.end.startswith("a failed and is rolled back; b, c of the same batch go back too; 1 failed in all")
+
+    def test_a_host_that_could_not_go_back_is_said_to_be_so(self) -> None:
+        found = judge(["a", "b"], {"a": BROKEN, "b": FAILED}, 0, 0)
+        assert found.end.startswith("a failed and could not go back; b failed and is rolled back; 2 failed in all")
 
     def test_failures_are_counted_over_the_whole_rollout(self) -> None:
         outcomes = {"a": FAILED, "b": PASSED}
