@@ -77,7 +77,10 @@ class ArtifactStore(Store):
 
     def _rename(self, name: str, fingerprint: str) -> Path:
         """The rename. A crash in between leaves a sealed partial, which `recover` publishes."""
-        return self._put(self.path(name, fingerprint))
+        path = self._put(self.path(name, fingerprint))
+        # What began to come from elsewhere is of no use any more.
+        files.remove(self.incoming(name, fingerprint))
+        return path
 
     def adopt(self, name: str, fingerprint: str) -> Path:
         """Publish what has arrived, whose bytes the caller has verified; an artefact already there is replaced.

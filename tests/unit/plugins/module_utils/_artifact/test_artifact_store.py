@@ -84,6 +84,14 @@ def test_a_rebuild_replaces_the_artefact(store: ArtifactStore) -> None:
     assert sorted(p.name for p in path.parent.iterdir()) == [FP]
 
 
+def test_what_began_to_arrive_goes_when_the_artefact_is_made_here(store: ArtifactStore) -> None:
+    arriving = store.incoming("m", FP)
+    arriving.mkdir(parents=True)
+    (arriving / "rank0.engine").write_bytes(b"half")
+    publish(store)
+    assert not arriving.exists()
+
+
 def test_a_sealed_partial_is_published_by_the_next_run(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(self: ArtifactStore, name: str, fingerprint: str) -> Path:
         raise KeyboardInterrupt
