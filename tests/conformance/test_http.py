@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -164,8 +165,10 @@ def raw(api: Api, data: bytes, *, wait: float = 30) -> bytes:
     """Send bytes as they are, and read until the server closes or nothing comes."""
     parts = urlsplit(api.url)
     with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=wait) as connection:
-        connection.sendall(data)
         received = b""
+        # a server that refuses what is still being sent may close before it has all
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            connection.sendall(data)
         try:
             while piece := connection.recv(65536):
                 received += piece
