@@ -40,8 +40,9 @@ options:
   to:
     description:
       - By service the sha256 of the unit that shall serve, as C(before_sha256) of
-        RV(trtllm.fleet.container_service#module:services) and the release record tell it. A service that has this unit and runs is left
-        as it is; one for which it is empty is taken out of service, as it did not exist then.
+        RV(trtllm.fleet.container_service#module:services) and the release record tell it.
+      - A service that has this unit and runs is left as it is; one for which it is empty is taken out of service, as it
+        did not exist then.
       - Services that are not named here go back to what served before.
     type: dict
     default: {}
