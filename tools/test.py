@@ -216,10 +216,12 @@ def run_lanes(reading: list[Stage], preparing: list[Stage], scenarios: list[Stag
     """Run what reads code beside what boots hosts.
 
     Scenarios wait for others (boots, probes, connections) most of their time, so two run at once on two cores. They
-    begin when all is prepared; a failed preparation ends them.
+    begin when all is prepared, and after the contract tests: those serve with a Triton that takes a process of its own
+    for dead which does not get the processor for a second. A failed preparation ends them.
     """
     OUTPUT.mkdir(parents=True, exist_ok=True)
     printing, prepared, finished = threading.Lock(), threading.Event(), threading.Event()
+    quiet_over = threading.Event()
 
     def go(stage: Stage) -> bool:
         passed = stage.run()
@@ -232,6 +234,8 @@ def run_lanes(reading: list[Stage], preparing: list[Stage], scenarios: list[Stag
             ready = all(go(stage) for stage in preparing)
         finally:
             prepared.set()
+        if CONTRACT in [stage.name for stage in reading]:
+            quiet_over.wait()
         if ready:
             threading.Thread(target=restart_lost_hosts, args=(finished,), daemon=True).start()
             with ThreadPoolExecutor(2) as pool:
@@ -244,6 +248,8 @@ def run_lanes(reading: list[Stage], preparing: list[Stage], scenarios: list[Stag
             if stage.name == CONTRACT and preparing:
                 prepared.wait()
             go(stage)
+            if stage.name == CONTRACT:
+                quiet_over.set()
         booting.result()
         finished.set()
     stages = [*reading, *preparing, *scenarios]
@@ -264,13 +270,15 @@ def run(what: str, scenarios: list[str]) -> int:
     unit = pytest_stage("unit tests", "tests/unit", "images")
     contract = pytest_stage(CONTRACT, "tests/contract")
     quick = pytest_stage("quick unit tests", "-m", "not slow", "tests/unit", "images")
+    fast = [stage for stage in lint_stages() if stage.name not in SLOW_LINTERS]
+    slow = [stage for stage in lint_stages() if stage.name in SLOW_LINTERS]
     if what in ("all", "molecule"):
         demo.preflight()
     hosts = molecule_stages(scenarios or all_scenarios())
     reading, preparing, booting = {
-        "all": ([*lint_stages(), unit, contract], preparations(), hosts),
-        "quick": ([*(s for s in lint_stages() if s.name not in SLOW_LINTERS), quick], [], []),
-        "lint": (lint_stages(), [], []),
+        "all": ([*fast, contract, *slow, unit], preparations(), hosts),
+        "quick": ([*fast, quick], [], []),
+        "lint": ([*fast, *slow], [], []),
         "unit": ([unit], [], []),
         "contract": ([contract], [], []),
         "molecule": ([], preparations(), hosts),
