@@ -181,7 +181,8 @@ class TransferUnit:
         ran = self.running()
         if ran:
             done = run_command(["systemctl", "stop", "--", self.unit])
-            if done.rc:
+            # One that ended by itself meanwhile is not known to systemd any more, which is as good.
+            if done.rc and self.running():
                 raise FleetError(f"'systemctl stop {self.unit}' failed: {_last(done)}")
         said = self.status()
         files.remove(self.directory)

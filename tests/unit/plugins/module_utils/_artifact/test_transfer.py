@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact import fetch
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact import fetch, transfer_unit
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fetch import Receiver, Source, Sources
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pieces import Pieces
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer import Transfer
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.command import Answer
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from unit.transfer_fakes import (
     FINGERPRINT,
@@ -366,3 +367,9 @@ def test_a_limit_on_file_sizes_is_one_too(source: Path, host: Path) -> None:
 def test_a_url_that_is_no_source(url: str) -> None:
     with pytest.raises(FleetError, match=r"is not a source; expected http://ADDRESS:PORT\.$"):
         Source(url)
+
+
+def test_a_transfer_that_ends_as_it_is_stopped_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([Answer(0, "active\n", ""), Answer(5, "", "Unit not loaded."), Answer(3, "inactive\n", "")])
+    monkeypatch.setattr(transfer_unit, "run_command", lambda argv: next(answers))
+    assert transfer_unit.TransferUnit(str(tmp_path), "engine", NAME, FINGERPRINT).stop() == {}
