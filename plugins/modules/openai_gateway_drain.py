@@ -104,6 +104,12 @@ seconds:
   description: How long the module waited.
   returned: always
   type: float
+can_drain:
+  description:
+    - V(false) where the module fails because the gateway does not run, does not know the replicas, or is of a version
+      that does not drain.
+  returned: failure
+  type: bool
 """
 
 from pathlib import Path

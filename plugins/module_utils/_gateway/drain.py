@@ -20,7 +20,7 @@ from typing import Optional
 from .._base.errors import FleetError
 from .._base.files import write_atomically
 from .._base.names import show
-from .status import GatewayStatus, ReplicaStatus, check_url
+from .status import CANNOT_DRAIN, GatewayStatus, ReplicaStatus, check_url
 
 FILE, LOCK = "draining", ".draining.lock"
 DEFAULT_DIRECTORY = "/etc/trtllm/openai_gateway"
@@ -83,7 +83,8 @@ class DrainFile:
         if not self.path.parent.is_dir():
             raise FleetError(
                 f"{self.path.parent} does not exist on this host, so no gateway reads it; run the role openai_gateway "
-                "first, or correct directory."
+                "first, or correct directory.",
+                CANNOT_DRAIN,
             )
 
     @contextlib.contextmanager
@@ -114,7 +115,8 @@ def check_known(wanted: Wanted, found: Mapping[str, ReplicaStatus]) -> None:
     if unknown:
         raise FleetError(
             f"The gateway has no replica {', '.join(unknown)}; it has {', '.join(sorted(found)) or 'none'}: give the "
-            "address as its configuration does."
+            "address as its configuration does.",
+            CANNOT_DRAIN,
         )
 
 

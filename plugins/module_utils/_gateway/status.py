@@ -17,6 +17,8 @@ from .._base.errors import FleetError
 from .._base.names import show
 
 TIMEOUT = 5.0  # seconds; the answer needs no replica
+# Beside the refusal where the gateway sends nothing to the replicas in any case, or never heard of draining.
+CANNOT_DRAIN = {"can_drain": False}
 URL = re.compile(r"https?://[^\s/?#]+")
 
 
@@ -63,13 +65,18 @@ class GatewayStatus:
                 for one in found["replicas"]
             }
         except urllib.error.HTTPError as error:
-            raise self._silent(f"it answers {error.code}", "install a newer image of it") from None
+            older = error.code == 404
+            raise self._silent(f"it answers {error.code}", "install a newer image of it", older) from None
         except (ValueError, KeyError, TypeError):
             raise self._silent("its answer is not a gateway's", "correct gateway_url") from None
         except urllib.error.URLError as error:
-            raise self._silent(str(getattr(error.reason, "strerror", None) or error.reason)) from None
+            down = isinstance(error.reason, ConnectionRefusedError)
+            raise self._silent(str(getattr(error.reason, "strerror", None) or error.reason), cannot=down) from None
         except OSError as error:
             raise self._silent(error.strerror or str(error) or type(error).__name__) from None
 
-    def _silent(self, why: str, remedy: str = "start it, or correct gateway_url") -> FleetError:
-        return FleetError(f"The gateway {self._url} does not say what its replicas work on ({why}); {remedy}.")
+    def _silent(self, why: str, remedy: str = "start it, or correct gateway_url", cannot: bool = False) -> FleetError:
+        return FleetError(
+            f"The gateway {self._url} does not say what its replicas work on ({why}); {remedy}.",
+            CANNOT_DRAIN if cannot else None,
+        )
