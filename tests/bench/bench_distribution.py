@@ -4,7 +4,12 @@
 
 One copy over loopback against rsync and scp: seconds, and seconds of the processor of both sides together. rsync and
 scp prove nothing; with a sha256sum of what arrived they do. Then one source with a card of --rate, which one and four
-hosts receive from: how much longer four take, and how often the source sends the engine.
+hosts receive from: how much longer four take, and how often the source sends the engine. Beside it stands the least
+that this machine could do with the same bytes: a bare relay, in which each host hashes, writes and passes on every
+byte at once, without pieces, resumption or a second source.
+
+All hosts are on this machine. Without a limit its cores are shared by all of them, so that only the comparison with the
+bare relay says anything there.
 
 Needs about seven times --size of disk. Without rsync, or sshd, what needs it is left out and named.
 """
@@ -13,10 +18,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
+import multiprocessing
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,7 +36,8 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPO / "collections"), str(REPO / "tests")]
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pieces import pieces_of
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pieces import BLOCK, pieces_of
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.serve import Bucket
 from unit.transfer_fakes import FINGERPRINT, NAME, Process, free_port, store_of
 
 MB = 1 << 20
@@ -110,6 +119,58 @@ def chain(root: Path, source: Path, hosts: int, rate: int) -> tuple[Cost, int]:
     return Cost(seconds, cpu() - before), sent
 
 
+def bare_source(place: Path, url: tuple[str, int], rate: int) -> None:
+    """Send all files as one stream."""
+    bucket = Bucket(rate)
+    with socket.create_connection(url) as out:
+        for path in sorted(place.rglob("rank*")):
+            with open(path, "rb") as stream:
+                at = 0
+                while count := out.sendfile(stream, at, bucket.chunk):
+                    at += count
+                    bucket.take(count)
+
+
+def bare_host(listener: socket.socket, target: Path, onwards: tuple[str, int] | None, rate: int) -> None:
+    """Hash, write and pass on what comes, at once."""
+    digest, view, bucket = hashlib.sha256(), memoryview(bytearray(BLOCK)), Bucket(rate)
+    with contextlib.ExitStack() as held:
+        out = held.enter_context(socket.create_connection(onwards)) if onwards else None
+        connection = held.enter_context(listener.accept()[0])
+        stream = held.enter_context(open(target, "wb", buffering=0))
+        while count := connection.recv_into(view):
+            digest.update(view[:count])
+            stream.write(view[:count])
+            if out is not None:
+                out.sendall(view[:count])
+                bucket.take(count)
+        os.fsync(stream.fileno())
+
+
+def bare(root: Path, place: Path, hosts: int, rate: int) -> Cost:
+    """The same bytes through a bare relay of *hosts*."""
+    before, begun, fork = cpu(), time.monotonic(), multiprocessing.get_context("fork")
+    listeners = [socket.create_server((ADDRESS, 0)) for _ in range(hosts)]
+    urls = [listener.getsockname() for listener in listeners]
+    targets = [root / f"bare{number}" for number in range(hosts)]
+    processes = [
+        fork.Process(target=bare_host, args=(listeners[number], targets[number], onwards, rate))
+        for number, onwards in enumerate([*urls[1:], None])
+    ]
+    processes.append(fork.Process(target=bare_source, args=(place, urls[0], rate)))
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0, "the bare relay has failed"
+    seconds = time.monotonic() - begun
+    for listener, target in zip(listeners, targets):
+        listener.close()
+        assert target.stat().st_size >= sum(path.stat().st_size for path in place.rglob("rank*"))
+        target.unlink()
+    return Cost(seconds, cpu() - before)
+
+
 def command(argv: list[str], target: Path) -> Cost:
     """What a command takes that copies to *target*, and what it takes to prove what arrived."""
     target.mkdir()
@@ -185,11 +246,20 @@ def measure(root: Path, size: int, rate: int) -> list[Row]:
     rows = [Row(f"one copy of {total / MB:.0f} MiB, verified", str(one)), *against(root, place, one)]
     single, _ = chain(root, source, 1, rate)
     many, sent = chain(root, source, HOSTS, rate)
+    bare_one, bare_many = bare(root, place, 1, rate), bare(root, place, HOSTS, rate)
+    free_many, _ = chain(root, source, HOSTS, 0)
+    bare_free = bare(root, place, HOSTS, 0)
     ratio = many.seconds / single.seconds
     share = sent / total
     rows += [
         Row(f"{HOSTS} hosts, senders held to {rate / MB:.0f} MiB/s", str(many), f"one host: {single}", ratio,
             "<= 1.6", ratio <= 1.6),
+        Row("", "", f"bare relay, {HOSTS} hosts: {bare_many}", many.seconds / bare_many.seconds),
+        Row(f"bare relay, {HOSTS} hosts", str(bare_many), f"one host: {bare_one}",
+            bare_many.seconds / bare_one.seconds),
+        Row(f"{HOSTS} hosts, no limit", str(free_many), f"bare relay: {bare_free}",
+            free_many.seconds / bare_free.seconds),
+        Row("", "", f"one host: {one}", free_many.seconds / one.seconds),
         Row("sent by the source", f"{sent / MB:.0f} MiB", f"the engine times {HOSTS}: {total * HOSTS / MB:.0f} MiB",
             sent / (total * HOSTS)),
         Row("", "", "the engine once", share, "<= 1.3", share <= 1.3),

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from .._base import files
 from .._base.errors import FleetError
-from .._base.sizes import gib
+from .._base.sizes import MIB, gib
 from .fingerprint import walk
 from .pieces import BLOCK, Pieces, Span, hash_span
 from .serve import WAIT
@@ -36,7 +36,7 @@ SILENCE = 30.0  # seconds for which a source may say nothing; longer than it hol
 PATIENCE = 15.0  # seconds for which a source that is about to begin is waited for, before the next one is asked
 GIVE_UP = 60.0  # seconds without one byte of a file from any source
 REST = (0.3, 5.0)  # seconds that a source which failed is left alone: first, at most
-LAG = 8  # pieces that are written after one before its pages are given back: by then they are on disk
+LAG = 256 * MIB  # what a thread writes after a piece before its pages are given back: by then they are on disk
 LARGEST_LIST = 64 << 20
 REFUSALS = {
     401: "refuses the token",
@@ -287,7 +287,7 @@ class Receiver:
                 if not right:
                     self._fetch(span, link, view)
                     written.append(span)
-                    if len(written) > LAG:
+                    if len(written) * self.pieces.piece > LAG:
                         self._give_back(written.pop(0))
                 with self._news:
                     self.kept += span.size if right else 0

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The pieces of a published artefact, as one host hands it to another.
 
-A manifest has the sha256 of whole files, which one core computes one after the other. Digests of pieces of 32 MiB
+A manifest has the sha256 of whole files, which one core computes one after the other. Digests of pieces of 8 MiB
 are computed on all cores, tell right from wrong while an artefact arrives, and tell what of a broken transfer is
 good. They are computed once, in one read with the whole files' sha256, so that they stand for what the manifest says.
 """
@@ -27,8 +27,10 @@ from .artifact_store import MANIFEST, ArtifactStore
 from .fingerprint import MAX_THREADS, canonical_json, usable_cpus, walk
 from .pagecache import CacheState
 
-PIECE = 32 * MIB
-BLOCK = MIB
+# A host hands on a piece once all of it is right, so a chain is late by some pieces for each of its hosts.
+PIECE = 8 * MIB
+# What is hashed and then written stays in the caches of a core in between.
+BLOCK = MIB // 4
 VERSION = 1
 DIGEST = re.compile(r"[0-9a-f]{64}")
 

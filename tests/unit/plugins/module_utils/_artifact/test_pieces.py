@@ -25,7 +25,7 @@ def test_every_piece_and_every_file_has_its_digest(tmp_path: Path) -> None:
     assert found.files["1/empty"].pieces == ()
     assert found.size == sum(SIZES.values()) + (path / "manifest.json").stat().st_size
     assert sum(span.size for span in found.spans()) == found.size
-    assert DEFAULT == 32 << 20
+    assert DEFAULT == 8 << 20
 
 
 def test_they_are_computed_once_and_kept_beside_the_artefact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
