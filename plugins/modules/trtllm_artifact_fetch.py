@@ -12,7 +12,7 @@ version_added: "0.1.0"
 author:
   - The trtllm.fleet authors (@trtllm-fleet)
 description:
-  - Receives a published artefact in pieces of 32 MiB from hosts where M(trtllm.fleet.trtllm_artifact_serve), or another
+  - Receives a published artefact in pieces of 8 MiB from hosts where M(trtllm.fleet.trtllm_artifact_serve), or another
     reception, hands it out. Each piece is verified by its sha256 as it arrives; from a source that fails or sends a
     wrong piece, the next one takes over.
   - It arrives beside its place and is put there by one rename, as a build of this host would be, once every piece is
@@ -25,6 +25,7 @@ extends_documentation_fragment:
   - trtllm.fleet.attributes
   - trtllm.fleet.attributes.actiongroup_fleet
   - trtllm.fleet.root
+  - trtllm.fleet.artifact
 attributes:
   check_mode:
     support: full
@@ -35,19 +36,6 @@ attributes:
   idempotent:
     support: full
 options:
-  name:
-    description: Name of the artefact; its directory below that of its O(kind).
-    type: str
-    required: true
-  fingerprint:
-    description: Which artefact of that name, as RV(trtllm.fleet.trtllm_engine#module:fingerprint) says it.
-    type: str
-    required: true
-  kind:
-    description: What it is. An V(engine) stands in C(<root>/engines), a model V(repository) in C(<root>/repositories).
-    type: str
-    choices: [engine, repository]
-    default: engine
   pieces:
     description: The RV(trtllm.fleet.trtllm_artifact_serve#module:pieces) of the host that has it. Nothing else is
       taken.
@@ -67,22 +55,10 @@ options:
       M(trtllm.fleet.trtllm_artifact_serve) with C(state=stopped). Without it nothing is handed on.
     type: str
     default: ""
-  port:
-    description: Port to listen on, with O(address).
-    type: int
-    default: 18800
-  rate:
-    description: Megabytes a second that are handed on at most. V(0) means no limit.
-    type: int
-    default: 0
   threads:
     description: Pieces that are received at the same time. Four fill a network of 10 Gbit/s.
     type: int
     default: 4
-  time_limit:
-    description: Seconds after which it ends by itself.
-    type: int
-    default: 7200
   wait:
     description: Wait until the artefact is published. Otherwise it is only started, and a later run waits for it.
     type: bool
@@ -142,26 +118,19 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fetch import Source
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pieces import DIGEST
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer import KINDS
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer_unit import TransferUnit
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer_unit import ARGUMENTS, TransferUnit
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT, show
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import show
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.sizes import MB
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
-    "name": {"type": "str", "required": True},
-    "fingerprint": {"type": "str", "required": True},
-    "kind": {"type": "str", "choices": list(KINDS), "default": "engine"},
-    "root": {"type": "path", "default": DEFAULT_ROOT},
+    **ARGUMENTS,
     "pieces": {"type": "str", "required": True},
     "sources": {"type": "list", "elements": "str", "required": True},
     "token": {"type": "str", "required": True, "no_log": True},
     "address": {"type": "str", "default": ""},
-    "port": {"type": "int", "default": 18800},
-    "rate": {"type": "int", "default": 0},
     "threads": {"type": "int", "default": 4},
-    "time_limit": {"type": "int", "default": 7200},
     "wait": {"type": "bool", "default": True},
     "poll": {"type": "int", "default": 1},
 }
@@ -203,7 +172,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     with one_sentence(module):
         params = module.params
-        unit = TransferUnit(params["root"], params["kind"], params["name"], params["fingerprint"])
+        unit = TransferUnit.of(params)
         module.exit_json(artifact_dir=str(unit.path), unit=unit.unit, **run(unit, params, module.check_mode))
 
 

@@ -14,7 +14,7 @@ author:
 description:
   - Starts a transient systemd unit that hands out one published artefact, and nothing else, over HTTP to who has the
     token. M(trtllm.fleet.trtllm_artifact_fetch) receives it.
-  - The artefact is read once, to compute the sha256 of its pieces of 32 MiB; they are kept beside it. One that was
+  - The artefact is read once, to compute the sha256 of its pieces of 8 MiB; they are kept beside it. One that was
     altered since it was published is not handed out.
   - The unit has a low priority for processor and disk, and systemd ends it after O(time_limit), whatever became of the
     controller.
@@ -24,6 +24,7 @@ extends_documentation_fragment:
   - trtllm.fleet.attributes
   - trtllm.fleet.attributes.actiongroup_fleet
   - trtllm.fleet.root
+  - trtllm.fleet.artifact
 attributes:
   check_mode:
     support: full
@@ -34,19 +35,6 @@ attributes:
   idempotent:
     support: full
 options:
-  name:
-    description: Name of the artefact; its directory below that of its O(kind).
-    type: str
-    required: true
-  fingerprint:
-    description: Which artefact of that name, as RV(trtllm.fleet.trtllm_engine#module:fingerprint) says it.
-    type: str
-    required: true
-  kind:
-    description: What it is. An V(engine) stands in C(<root>/engines), a model V(repository) in C(<root>/repositories).
-    type: str
-    choices: [engine, repository]
-    default: engine
   state:
     description:
       - V(started) hands it out.
@@ -57,22 +45,10 @@ options:
   address:
     description: Address of this host to listen on. Required with O(state=started).
     type: str
-  port:
-    description: Port to listen on.
-    type: int
-    default: 18800
   token:
     description: Secret that receivers have to know. It stands in no command line, log or unit. Required with
       O(state=started).
     type: str
-  rate:
-    description: Megabytes a second that are sent at most, to all receivers together. V(0) means no limit.
-    type: int
-    default: 0
-  time_limit:
-    description: Seconds after which it ends by itself.
-    type: int
-    default: 7200
 seealso:
   - module: trtllm.fleet.trtllm_artifact_fetch
   - module: trtllm.fleet.trtllm_engine
@@ -129,23 +105,15 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pieces import pieces_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.serve import url_of
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer import KINDS
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer_unit import TransferUnit
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer_unit import ARGUMENTS, TransferUnit
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
-from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.sizes import MB
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
-    "name": {"type": "str", "required": True},
-    "fingerprint": {"type": "str", "required": True},
-    "kind": {"type": "str", "choices": list(KINDS), "default": "engine"},
-    "root": {"type": "path", "default": DEFAULT_ROOT},
+    **ARGUMENTS,
     "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
     "address": {"type": "str"},
-    "port": {"type": "int", "default": 18800},
     "token": {"type": "str", "no_log": True},
-    "rate": {"type": "int", "default": 0},
-    "time_limit": {"type": "int", "default": 7200},
 }
 
 
@@ -179,7 +147,7 @@ def main() -> None:
     )
     with one_sentence(module):
         params = module.params
-        unit = TransferUnit(params["root"], params["kind"], params["name"], params["fingerprint"])
+        unit = TransferUnit.of(params)
         result = (
             started(unit, params, module.check_mode)
             if params["state"] == "started"

@@ -16,16 +16,28 @@ import json
 import sys
 import time
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .._base import files
 from .._base.command import Answer, run_command
 from .._base.errors import FleetError
-from .._base.names import check_name, check_path
+from .._base.names import DEFAULT_ROOT, check_name, check_path
 from . import transfer
 from .artifact_store import ArtifactStore
 from .transfer import KINDS, SPEC, STATUS, TOKEN
+
+# What both sides are told; plugins/doc_fragments/artifact.py documents it.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "required": True},
+    "fingerprint": {"type": "str", "required": True},
+    "kind": {"type": "str", "choices": list(KINDS), "default": "engine"},
+    "root": {"type": "path", "default": DEFAULT_ROOT},
+    "port": {"type": "int", "default": 18800},
+    "rate": {"type": "int", "default": 0},
+    "time_limit": {"type": "int", "default": 7200},
+}
 
 # What the process is made of, besides the standard library.
 CODE = (
@@ -75,6 +87,11 @@ class TransferUnit:
         identity = f"{kind}-{name}-{fingerprint[:SHORT]}"
         self.directory = self.root / "transfers" / identity
         self.unit = f"trtllm-transfer-{identity}.service"
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> TransferUnit:
+        """From a module's parameters."""
+        return cls(params["root"], params["kind"], params["name"], params["fingerprint"])
 
     @property
     def is_there(self) -> bool:
