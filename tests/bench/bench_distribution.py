@@ -8,8 +8,8 @@ hosts receive from: how much longer four take, and how often the source sends th
 that this machine could do with the same bytes: a bare relay, in which each host hashes, writes and passes on every
 byte at once, without pieces, resumption or a second source.
 
-All hosts are on this machine. Without a limit its cores are shared by all of them, so that only the comparison with the
-bare relay says anything there.
+All hosts are on this machine. --rate is such that its cores, which all of them share, are not the limit; where they
+are, and without a limit, only the comparison with the bare relay says anything.
 
 Needs about seven times --size of disk. Without rsync, or sshd, what needs it is left out and named.
 """
@@ -301,7 +301,7 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="where the copies go (a real disk)")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     parser.add_argument("--size", type=int, default=1024, help="MiB of the engine")
-    parser.add_argument("--rate", type=int, default=96, help="MiB a second of each sender's card, for the chain")
+    parser.add_argument("--rate", type=int, default=48, help="MiB a second of each sender's card, for the chain")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-distribution-", dir=arguments.dir) as scratch:
         rows = measure(Path(scratch), arguments.size, arguments.rate * MB)

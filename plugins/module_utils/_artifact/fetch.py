@@ -36,7 +36,7 @@ SILENCE = 30.0  # seconds for which a source may say nothing; longer than it hol
 PATIENCE = 15.0  # seconds for which a source that is about to begin is waited for, before the next one is asked
 GIVE_UP = 60.0  # seconds without one byte of a file from any source
 REST = (0.3, 5.0)  # seconds that a source which failed is left alone: first, at most
-LAG = 256 * MIB  # what a thread writes after a piece before its pages are given back: by then they are on disk
+LAG = 64 * MIB  # what a thread writes after a piece before its pages are given back: by then they are on disk
 LARGEST_LIST = 64 << 20
 REFUSALS = {
     401: "refuses the token",
@@ -286,6 +286,7 @@ class Receiver:
                 right = self._is_right(span)
                 if not right:
                     self._fetch(span, link, view)
+                    self._give_back(span)  # what is not on disk yet begins to be written, and stays
                     written.append(span)
                     if len(written) * self.pieces.piece > LAG:
                         self._give_back(written.pop(0))
