@@ -164,6 +164,8 @@ def run(unit: TransferUnit, params: dict[str, Any], check_mode: bool) -> dict[st
     if not runs and not (params["wait"] and unit.failed(spec)):
         unit.start(spec, params["token"])
     said = unit.waited(params["poll"]) if params["wait"] else unit.status()
+    if params["wait"] and not params["address"]:
+        unit.stop()  # it has nothing left to do, and what it did is told once
     found = {key: said.get(key, 0) for key in REPORTED}
     return {**result, **found, "changed": True, "receiving": said.get("state") != "published"}
 
