@@ -199,14 +199,16 @@ def restart_lost_hosts(finished: threading.Event) -> None:
     """Start hosts again that rebooted and did not come back, until *finished*.
 
     A host that reboots is a container that ends, and podman's restart policy brings it back within a second. Seen
-    once in some hundred reboots with podman 4.3: the restart was begun and never done.
+    once in some hundred reboots with podman 4.3: the restart was begun and never done. Hosts that a scenario powered
+    off are left so.
     """
+    off = cache_dir() / "testbed" / "off"
     listing = [str(REPO / "tests" / "testbed" / "podman"), "ps", "--all", "--filter", "label=trtllm.testbed=host"]
     listing += ["--filter", "status=exited", "--format", "{{.Names}}"]
     before: set[str] = set()
     while not finished.wait(5):
         found = subprocess.run(listing, capture_output=True, text=True, check=False)
-        now = set(found.stdout.split())
+        now = {name for name in found.stdout.split() if not (off / name).exists()}
         for name in sorted(now & before):
             subprocess.run([str(demo.TESTBED), "start", name], capture_output=True, check=False)
         before = now

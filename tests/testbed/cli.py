@@ -47,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
     down.add_argument("--all", action="store_true", help="all hosts, the registry's host, the network, the API service")
     verb("purge", "down --all, and remove the images, what was pushed, and the cache")
     for name, text in (
-        ("stop", "power hosts off"), ("start", "power hosts on and wait for them"),
+        ("stop", "power hosts off"), ("cut", "take the power from hosts, whatever they do"),
+        ("start", "power hosts on and wait for them"),
         ("pause", "freeze hosts: the address answers ping, nothing else"), ("unpause", "let frozen hosts go on"),
     ):  # fmt: skip
         verb(name, text).add_argument("hosts", nargs="+", metavar="NAME")
@@ -249,5 +250,5 @@ COMMANDS: dict[str, Any] = {
     "doctor": _doctor,
 } | {
     action: lambda settings, arguments: hosts.act(settings, arguments.verb, arguments.hosts)
-    for action in ("stop", "start", "pause", "unpause")
+    for action in ("stop", "cut", "start", "pause", "unpause")
 }  # fmt: skip

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import engine, files, network, rootfs
+from . import engine, files, network, outer, rootfs
 from .errors import TestbedError
 from .settings import DYNAMIC_RANGE, LABEL, NETWORK, REGISTRY_HOST, REGISTRY_VOLUME, Settings
 
@@ -84,12 +84,14 @@ def up(settings: Settings, hosts: Sequence[Host], recreate: bool = False) -> lis
     if not rootfs.exists(settings, image):
         raise TestbedError("the image of the test hosts is missing or older than this checkout; run `testbed prepare`.")
     client = engine.connect(settings)
+    outer.ensure_inotify()
     boots: list[Boot] = []
     try:
         with files.lock(settings.cache / "hosts.lock"):
             network.ensure(settings, client)
             existing = {c.name: c for c in client.containers.list(all=True)}
             for host in hosts:
+                (settings.off / host.name).unlink(missing_ok=True)
                 boots.append(_place(settings, client, host, image, existing, recreate))
         with ThreadPoolExecutor(max_workers=max(len(boots), 1)) as pool:
             for _ in pool.map(_boot, boots):
@@ -291,13 +293,18 @@ def down(settings: Settings, names: Iterable[str] | None) -> list[str]:
 
 
 def act(settings: Settings, action: str, names: Sequence[str]) -> None:
-    """stop, start, pause or unpause hosts: a node that is lost and comes back."""
+    """stop, cut, start, pause or unpause hosts: a node that is lost and comes back."""
     client = engine.connect(settings)
     for container in find(client, names):
+        off = settings.off / container.name
         if action == "start":
+            off.unlink(missing_ok=True)
             _boot(Boot(container.name, address(container), container, created=False))
-        elif action == "stop":
-            container.stop(timeout=10)
+        elif action in ("stop", "cut"):
+            # so that nobody takes it for one that rebooted and did not come back
+            off.parent.mkdir(exist_ok=True)
+            off.touch()
+            container.stop(timeout=10 if action == "stop" else 0)
         else:
             getattr(container, action)()
 

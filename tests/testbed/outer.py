@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -60,6 +61,8 @@ def podman(settings: Settings, *arguments: str, check: bool = True) -> subproces
 
 # what podman and its runtime keep until the machine starts anew, and /run may outlive its processes (a container)
 UNTIL_BOOT = (Path("/run/libpod/alive"), Path("/dev/shm/libpod_lock"), Path("/run/containers/networks"))
+# The systemd of each host takes eight or nine, all of them for root: Linux allows 128, which is enough for 15 hosts.
+INOTIFY, INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances"), 1024
 LIVE = ("running", "paused", "stopping")
 INSPECT = "{{.Id}} {{.State.Status}} {{.State.ConmonPid}} {{.NetworkSettings.SandboxKey}}"
 
@@ -117,6 +120,13 @@ def forget_lost(settings: Settings) -> list[str]:
             else:
                 path.unlink(missing_ok=True)
     return [identity for identity, _ in gone]
+
+
+def ensure_inotify(path: Path = INOTIFY) -> None:
+    """Raise the machine's limit for root where it is too low; where it cannot be raised, `up` names what failed."""
+    with contextlib.suppress(OSError):
+        if int(path.read_text()) < INOTIFY_INSTANCES:
+            path.write_text(str(INOTIFY_INSTANCES))
 
 
 def _mounted(path: Path, kind: str) -> bool:

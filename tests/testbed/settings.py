@@ -54,6 +54,11 @@ class Settings:
         return f"{self.registry_ip}:{REGISTRY_PORT}"
 
     @property
+    def off(self) -> Path:
+        """Directory with an empty file for each host that was powered off and shall stay so."""
+        return self.cache / "off"
+
+    @property
     def key(self) -> Path:
         """Private ssh key that every host accepts for root."""
         return self.cache / "id_ed25519"

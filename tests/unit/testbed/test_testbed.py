@@ -119,6 +119,17 @@ class TestWorkarounds:
         assert probes.probe().cgroup in ("unified", "hybrid", "legacy")
 
 
+class TestInotify:
+    @pytest.mark.parametrize(("before", "after"), [("128", "1024"), ("8192", "8192")])
+    def test_a_limit_that_is_too_low_is_raised(self, tmp_path: Path, before: str, after: str) -> None:
+        (tmp_path / "limit").write_text(f"{before}\n")
+        outer.ensure_inotify(tmp_path / "limit")
+        assert (tmp_path / "limit").read_text().strip() == after
+
+    def test_one_that_cannot_be_raised_is_left(self, tmp_path: Path) -> None:
+        outer.ensure_inotify(tmp_path / "none")
+
+
 class TestSettings:
     def test_cache_follows_the_environment(self) -> None:
         read = settings.from_environment
