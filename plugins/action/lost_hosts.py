@@ -29,14 +29,17 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables, args = task_vars or {}, self._task.args
-        everyone, left = list(variables["ansible_play_hosts_all"]), set(variables["ansible_play_hosts"])
+        known_of = variables["hostvars"].raw_get
+        # A member of a batch that is no host (rollout.yml) is neither lost nor left.
+        everyone = [host for host in variables["ansible_play_hosts_all"] if not known_of(host).get("fleet_placeholder")]
+        left = {host for host in everyone if host in variables["ansible_play_hosts"]}
         leaving = boolean(args.get("leaving", False))
         if leaving:
-            left -= {host for host in left if variables["hostvars"].raw_get(host).get("fleet_lost")}
+            left -= {host for host in left if known_of(host).get("fleet_lost")}
         # What was found out once is handed on: the plays that follow know less.
         known = dict(variables.get("fleet_lost_hosts", {}).get("lost") or {})
         gone = [host for host in everyone if host not in left]
-        lost = {host: known.get(host) or self._why(variables["hostvars"].raw_get(host)) for host in gone}
+        lost = {host: known.get(host) or self._why(known_of(host)) for host in gone}
         try:
             refusal = None if leaving else too_many(lost, args.get("max_lost", MAX_LOST), len(everyone))
         except FleetError as error:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Callable, Optional
 
+from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.batches import members, slices, too_few
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.history import history_table
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.plan import STARTED, SWITCHED, host_from, plan
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.verdict import judge
@@ -36,7 +37,19 @@ def rollout_plan(
         "replicas": {host.name: [replica.service for replica in host.taken_out()] for host in hosts},
         "urls": {host.name: [replica.url for replica in host.taken_out()] for host in hosts},
         "table": list(rollout.table),
+        "counts": {
+            "switched": {host: dict(models) for host, models in rollout.switched.items()},
+            "serving": {host: dict(models) for host, models in rollout.serving.items()},
+            "at_least": dict(rollout.at_least),
+        },
     }
+
+
+def rollout_too_few(rollout: Mapping[str, Any], batch: Sequence[str], left: Sequence[str]) -> str:
+    """Why the batch is not switched, where too few replicas would stay in service by now."""
+    counts, gone = rollout["counts"], set(rollout["switched"]) - set(left)
+    serving = {host: models for host, models in counts["serving"].items() if host not in gone}
+    return too_few([host for host in batch if host not in gone], counts["switched"], serving, counts["at_least"])
 
 
 def rollout_verdict(
@@ -45,6 +58,15 @@ def rollout_verdict(
     """Whether the rollout goes on after a batch, and what goes back."""
     known = {host: str(outcome) for host, outcome in outcomes.items() if outcome}
     return asdict(judge(list(batch), known, failed_before, max_failed))
+
+
+def rollout_members(hosts: Sequence[str], serial: Any, placeholder: str = "") -> dict[str, Any]:
+    """The members of the batches of a play, and the sizes of the batches."""
+    batches = slices(list(hosts), serial if isinstance(serial, list) else [serial], "rollout_gateway_serial")
+    return {
+        "members": members(batches, placeholder),
+        "sizes": [len(batch) + bool(placeholder) for batch in batches] or [1],
+    }
 
 
 def gate_expectations(
@@ -58,5 +80,5 @@ class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        found = (rollout_plan, rollout_verdict, gate_expectations, history_table)
+        found = (rollout_plan, rollout_members, rollout_too_few, rollout_verdict, gate_expectations, history_table)
         return {work.__name__: as_filter_error(work) for work in found}

@@ -1,7 +1,7 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which hosts are switched together, so that enough replicas of every model stay in service."""
+"""Which hosts are changed together, so that enough replicas of every model stay in service."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def batches(
     in service at any time. Raises `FleetError` where a host cannot be switched without going below that.
     """
     sizes = [size_of(count, len(changes), "rollout_serial") for count in (serial or DEFAULT_SERIAL)]
-    at_least = _at_least(changes, in_service, min_available)
+    at_least = kept(changes, in_service, min_available)
     waiting = list(changes)
     found: list[list[str]] = []
     while waiting:
@@ -65,16 +65,64 @@ def batches(
     return found
 
 
+def too_few(
+    batch: Sequence[str],
+    switched: Mapping[str, Mapping[str, int]],
+    serving: Mapping[str, Mapping[str, int]],
+    at_least: Mapping[str, int],
+) -> str:
+    """Why the hosts of *batch* are not switched, as hosts were lost since the plan was made; or "".
+
+    By host the replicas of each model: *switched* that are taken out of service, *serving* on hosts that are left.
+    *at_least* is what `kept` said when all were there.
+    """
+    left = sum((Counter(models) for models in serving.values()), Counter[str]())
+    away = sum((Counter(switched.get(host, {})) for host in batch), Counter[str]())
+    for model in sorted(away):
+        if left[model] - away[model] < at_least.get(model, 0):
+            return (
+                f"{model} would have {max(left[model] - away[model], 0)} replicas in service while {', '.join(batch)} "
+                f"{'is' if len(batch) == 1 else 'are'} switched, as hosts are lost, and {at_least[model]} had to stay; "
+                "mend those hosts and run the rollout again: it goes on from here."
+            )
+    return ""
+
+
 def interrupted(
     changes: Sequence[Change], in_service: Mapping[str, int], min_available: Optional[int] = None
 ) -> list[str]:
     """The models that nothing serves while their host is switched, as one host has all of their replicas."""
-    at_least = _at_least(changes, in_service, min_available)
+    at_least = kept(changes, in_service, min_available)
     switched = {model for change in changes for model in change.switched}
     return sorted(model for model in switched if at_least[model] == 0)
 
 
-def _at_least(changes: Sequence[Change], in_service: Mapping[str, int], min_available: Optional[int]) -> dict[str, int]:
+def slices(hosts: Sequence[str], serial: Sequence[Count], option: str) -> list[list[str]]:
+    """*hosts* in batches as Ansible makes them of a play's ``serial``, the last size for all that follow."""
+    sizes = [size_of(count, len(hosts), option) for count in serial]
+    found: list[list[str]] = []
+    left = list(hosts)
+    while left:
+        size = sizes[min(len(found), len(sizes) - 1)]
+        found.append(left[:size])
+        left = left[size:]
+    return found
+
+
+def members(batches: Sequence[Sequence[str]], placeholder: str = "") -> list[dict[str, Any]]:
+    """The members of each batch, in the order that a play's ``serial`` follows: ``name``, ``placeholder``, ``batch``.
+
+    Ansible ends a run, without a word, where it has lost all members of a batch. So the last of each is no host, and is
+    not lost: *placeholder* with the number of the batch. Without a name for it there is none.
+    """
+    found: list[dict[str, Any]] = []
+    for number, batch in enumerate(batches, 1):
+        names = [*batch, f"{placeholder}-{number}"] if placeholder else list(batch)
+        found += [{"name": name, "placeholder": name not in batch, "batch": list(batch)} for name in names]
+    return found
+
+
+def kept(changes: Sequence[Change], in_service: Mapping[str, int], min_available: Optional[int]) -> dict[str, int]:
     """How many replicas of each model stay. What was asked for is refused where it cannot be kept, never lowered."""
     wanted = DEFAULT_MIN_AVAILABLE if min_available is None else min_available
     if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:

@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 from .._base.tables import columns
 from .._service.types import DONE, NONE, REMOVE, RESTART
-from .batches import Change, Count, batches, interrupted
+from .batches import Change, Count, batches, interrupted, kept
 
 # What happens to a host: nothing, a start of what does not serve yet, or a change of what serves.
 UNCHANGED, STARTED, SWITCHED = "unchanged", "started", "switched"
@@ -66,6 +66,10 @@ class Rollout:
     batches: Sequence[Sequence[str]]
     interrupted: Sequence[str]
     table: Sequence[str] = field(default_factory=list)
+    # By host the replicas of each model that are taken out of service, and that serve; by model those that stay.
+    switched: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    serving: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    at_least: Mapping[str, int] = field(default_factory=dict)
 
     def sizes(self) -> list[int]:
         """The sizes of the batches, as a play's ``serial`` takes them."""
@@ -106,7 +110,15 @@ def plan(hosts: Sequence[Host], serial: Optional[Sequence[Count]], min_available
     ]
     found = batches(changes, in_service, serial, min_available)
     without = interrupted(changes, in_service, min_available)
-    return Rollout(kinds, found, without, _table(hosts, kinds, found, without))
+    return Rollout(
+        kinds,
+        found,
+        without,
+        _table(hosts, kinds, found, without),
+        {change.host: change.switched for change in changes},
+        {host.name: Counter(replica.model for replica in host.replicas if replica.serves) for host in hosts},
+        kept(changes, in_service, min_available),
+    )
 
 
 def _table(

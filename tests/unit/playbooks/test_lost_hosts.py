@@ -64,6 +64,32 @@ ROLES = """
       vars: {{stage_name: Run the second, stage_role: second, second_word: given}}
     - ansible.builtin.import_tasks: {playbooks}/tasks/lost_hosts.yml
 """
+# One host after the other, as rollout.yml changes them.
+BATCHES = """
+- name: Plan
+  hosts: gpu_hosts
+  gather_facts: false
+  tasks:
+    - ansible.builtin.set_fact: {{rollout: {{}}, rollout_id: r, rollout_held: []}}
+    - ansible.builtin.include_tasks: {playbooks}/tasks/batches.yml
+      vars: {{batches_group: rollout_switched, batches_hosts: "{{{{ ansible_play_hosts }}}}", batches_serial: 1}}
+      run_once: true
+- name: Change
+  hosts: rollout_switched
+  gather_facts: false
+  serial: "{{{{ hostvars[groups['rollout_switched'] | first].rollout_sizes }}}}"
+  tasks:
+    - ansible.builtin.import_tasks: {playbooks}/tasks/rollout_lost.yml
+    - ansible.builtin.include_tasks: {playbooks}/tasks/stage.yml
+      vars: {{stage_name: Run the first, stage_role: first}}
+      when: not fleet_placeholder
+- name: End
+  hosts: gpu_hosts
+  gather_facts: false
+  tasks:
+    - ansible.builtin.debug: {{msg: "SECOND on {{{{ inventory_hostname }}}}"}}
+    - ansible.builtin.import_tasks: {playbooks}/tasks/lost_hosts.yml
+"""
 FIRST = """
 - ansible.builtin.command: {argv: [sh, -c, "{{ work | default('true') }}"]}
   register: first_done
@@ -110,12 +136,12 @@ class Fleet:
         self.repo, self.tmp = repo, tmp
         self.variables: dict[str, Any] = {"trtllm_models": [model], "trtllm_release": LAST}
 
-    def roles(self, hosts: Hosts, *argv: str) -> tuple[int, str]:
+    def roles(self, hosts: Hosts, *argv: str, playbook: str = ROLES) -> tuple[int, str]:
         """As `run`, for the two roles."""
         for role, tasks in (("first", FIRST), ("second", SECOND)):
             (self.tmp / "roles" / role / "tasks").mkdir(parents=True)
             (self.tmp / "roles" / role / "tasks" / "main.yml").write_text(tasks)
-        (self.tmp / "roles.yml").write_text(ROLES.format(playbooks=self.repo / "playbooks"))
+        (self.tmp / "roles.yml").write_text(playbook.format(playbooks=self.repo / "playbooks"))
         return self.run(str(self.tmp / "roles.yml"), hosts, *argv)
 
     def run(self, playbook: str, hosts: Hosts, *argv: str) -> tuple[int, str]:
@@ -278,6 +304,27 @@ def test_what_the_connection_said_of_a_host_lost_on_the_way_is_told(fleet: Fleet
     assert status == 4 and "SECOND given on h1" in text
     (line,) = lines(text, "h2 is lost:")
     assert line.startswith("h2 is lost: it does not answer: ") and line.endswith("Connection refused")
+
+
+def test_a_batch_that_is_lost_does_not_end_the_run(fleet: Fleet, closed_port: int) -> None:
+    hosts = {"h1": {"dies_on": closed_port, "ansible_host": "127.0.0.1"}, "h2": {}, "h3": {}}
+    status, text = fleet.roles(hosts, playbook=BATCHES)
+    assert status == 4 and "SECOND on h2" in text and "SECOND on h3" in text and "SECOND on h1" not in text
+    assert "Connection refused" in lines(text, "h1 is lost:")[-1]
+    assert "rollout-switched-1 is lost" not in text
+
+
+def test_members_of_batches_that_are_no_hosts_are_not_counted(fleet: Fleet, closed_port: int) -> None:
+    fleet.variables["trtllm_max_lost"] = "50%"
+    hosts: Hosts = {"h1": {"work": "exit 3"}, "h2": {"dies_on": closed_port, "ansible_host": "127.0.0.1"}, "h3": {}}
+    status, text = fleet.roles(hosts, playbook=BATCHES)
+    assert status != 0 and "SECOND" not in text
+    assert "2 of 3 hosts are lost (h1, h2), and trtllm_max_lost allows 1 (50%)" in " ".join(text.split())
+
+
+def test_a_limit_knows_no_members_that_are_no_hosts(fleet: Fleet) -> None:
+    status, text = fleet.roles({"h1": {}, "h2": {}, "h3": {}}, "--limit", "h1,h3", playbook=BATCHES)
+    assert status == 0 and "SECOND on h1" in text and "SECOND on h3" in text and "rollout-switched-1" not in text
 
 
 @pytest.mark.parametrize("playbook", ["preflight", "verify", "status"])

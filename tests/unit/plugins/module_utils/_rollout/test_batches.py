@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.batches import Change, batches, interrupted, size_of
+from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.batches import (
+    Change,
+    batches,
+    interrupted,
+    members,
+    size_of,
+    slices,
+    too_few,
+)
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.verdict import BROKEN, FAILED, PASSED, judge
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,6 +84,32 @@ def test_every_host_is_in_one_batch_and_the_minimum_holds(
     for batch in found:
         for name in set("abc") - set(without):
             assert in_service[name] - sum(by_name[host].get(name, 0) for host in batch) >= (in_service[name] > 0)
+
+
+@pytest.mark.parametrize(
+    ("serial", "found"), [([1], ["a", "b", "c"]), ([1, "100%"], ["a", "bc"]), ([2], ["ab", "c"]), ([9], ["abc"])]
+)
+def test_hosts_are_cut_as_ansible_cuts_them(serial: list[Any], found: list[str]) -> None:
+    assert slices(list("abc"), serial, "rollout_gateway_serial") == [list(batch) for batch in found]
+
+
+def test_a_batch_whose_hosts_are_all_lost_has_a_member_left() -> None:
+    found = members([["a", "b"], ["c"]], "rollout-switched")
+    assert [one["name"] for one in found] == ["a", "b", "rollout-switched-1", "c", "rollout-switched-2"]
+    assert [one["name"] for one in found if one["placeholder"]] == ["rollout-switched-1", "rollout-switched-2"]
+    assert [one["batch"] for one in found] == [["a", "b"]] * 3 + [["c"]] * 2
+    assert [one["name"] for one in members([["a", "b"], ["c"]])] == ["a", "b", "c"]
+
+
+def test_a_batch_waits_where_lost_hosts_leave_too_few() -> None:
+    one = {host: {"llama": 1} for host in "abc"}
+    left = {host: {"llama": 1} for host in "bc"}
+    assert too_few(["b"], one, left, {"llama": 1}) == ""
+    assert too_few(["c"], one, {"c": {"llama": 1}}, {"llama": 1}).startswith(
+        "llama would have 0 replicas in service while c is switched, as hosts are lost, and 1 had to stay; "
+    )
+    # What had no other replica from the beginning is switched all the same.
+    assert too_few(["c"], one, {"c": {"llama": 1}}, {"llama": 0}) == ""
 
 
 class TestVerdict:
