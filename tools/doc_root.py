@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_RELEASES, DEFAULT_ROOT
 
-_VARIABLE = "(?:trtllm|checkpoint|engine|model_repository|openai_gateway|tokenizer|triton)_root"
+_VARIABLE = "(?:trtllm|checkpoint|engine|model_repository|openai_gateway|tokenizer|triton|triton_image)_root"
 # Files, and in them what stands before the directory, the directory, and what follows it.
 PLACES = {
     "roles/*/defaults/main.yml": rf"^({_VARIABLE}: )(\S+)()$",

@@ -17,19 +17,13 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import duration
 
 display = Display()
 FIRST_POLL = 1.0  # seconds; small models are done soon, so the interval grows to O(poll)
 GROWTH = 1.5
 QUIET = 60.0  # seconds after which a line is shown although nothing has changed
 LOST_CONNECTION = 300.0  # seconds for which a lost connection is tried again
-
-
-def duration(seconds: float) -> str:
-    """``75`` -> ``1m15s``."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
 def line(host: str, name: str, progress: Mapping[str, Any]) -> str:

@@ -14,15 +14,19 @@ author:
 description:
   - Pulls, builds or loads an image with podman, or makes sure that it is there, and returns a reference by digest
     that a systemd unit can name.
-  - An image is never updated behind the operator's back, as a new image makes every engine stale. With
-    O(pull=always) the registry is asked each time.
+  - An image is never updated behind the operator's back, as a new image makes every engine stale. A tag is resolved to
+    a digest once, and the digest is kept; with O(pull=always) it is resolved each time.
+  - A pull, push or build is a unit of systemd that outlives a lost connection; a run that comes later joins it. What
+    may help is tried again. While it runs, the controller shows how far it is.
 extends_documentation_fragment:
   - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.actiongroup_fleet
+  - trtllm.fleet.root
 attributes:
   check_mode:
     support: full
     details: With O(source=pull) the registry is asked for an image that would be pulled. One that it does not have is
-      an error; a registry that cannot be asked is a warning.
+      an error, and so are credentials that it refuses; a registry that cannot be asked is a warning.
   diff_mode:
     support: full
     details:
@@ -41,14 +45,21 @@ options:
     description:
       - How the image gets onto the host.
     type: str
-    choices: [pull, build, archive, present]
+      - V(archive) is the former name of V(load).
+    type: str
+    choices: [pull, build, load, archive, present]
     default: pull
   pull:
     description:
-      - Whether the registry is asked only where the image is V(missing), or V(always).
+      - Whether a tag is resolved only where the image is V(missing) and was never resolved, or V(always).
     type: str
     choices: [missing, always]
     default: missing
+  digest:
+    description:
+      - The digest to pull where this host has the image by no other, as other hosts have resolved the tag.
+    type: str
+    default: ""
   tls_verify:
     description:
       - Whether the registry's certificate is verified. V(false) also allows a registry without TLS.
@@ -58,10 +69,59 @@ options:
     description:
       - A file of the host with the registry's credentials, as C(podman login --authfile) writes it.
     type: path
+  username:
+    description:
+      - Who asks the registry. At NGC this is V($oauthtoken).
+    type: str
+    default: ""
+  password:
+    description:
+      - The password or key. It stands in no command line, log or unit; podman reads it from a file of mode 0600 in
+        memory, which is removed when podman has ended.
+    type: str
+    default: ""
+  mirrors:
+    description:
+      - Places that C(registries.conf) names for the registry of O(name), so that the digest of a tag is asked there
+        first.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      location:
+        description: What stands in place of the registry, with a path where there is one.
+        type: str
+        required: true
+      insecure:
+        description: Whether it has no TLS, or a certificate that is not trusted.
+        type: bool
+        default: false
+  proxy:
+    description:
+      - Proxies for podman, as V(http_proxy), V(https_proxy) and V(no_proxy). A build has them too.
+    type: dict
+    default: {}
+  retries:
+    description:
+      - How often a pull or push is tried again where that may help. A refusal of the registry is final.
+    type: int
+    default: 5
+  retry_delay:
+    description:
+      - Seconds before the first further try. Each pause is twice as long as the one before it, up to 120 s.
+    type: int
+    default: 5
   archive:
     description:
-      - With O(source=archive), the image archive on the host, as C(podman save) writes it.
+      - With O(source=load), the image archive on the host, as C(podman save) writes it in the formats docker-archive
+        and oci-archive, plain or compressed.
     type: path
+  archive_sha256:
+    description:
+      - The sha256 that O(archive) has to have. Nothing is loaded from another one. An image that was loaded from an
+        archive with another sum is loaded anew.
+    type: str
+    default: ""
   context:
     description:
       - With O(source=build), the directory on the host to build from, for example a checkout of
@@ -93,12 +153,54 @@ options:
       - With O(source=build), podman's isolation of the build.
     type: str
     choices: [oci, chroot]
+  target:
+    description:
+      - With O(source=build), the stage of the Containerfile to build; the last one by default.
+    type: str
+  inputs:
+    description:
+      - With O(source=build), the fingerprint of what it is built from, where that is known. An image that was built
+        from the same is kept without reading O(context).
+    type: str
+    default: ""
+  push:
+    description:
+      - A full name with registry and tag. The image is pushed there, and named by the digest that it has there.
+    type: str
+    default: ""
+  when_missing:
+    description:
+      - Whether an image that is missing is brought, or only told as RV(missing), and nothing changed.
+    type: str
+    choices: [bring, tell]
+    default: bring
+  report:
+    description:
+      - Whether RV(trtllm_version) and RV(builds_engines) are returned. The image is asked once.
+    type: bool
+    default: false
+  wait:
+    description:
+      - Wait until it is done. Otherwise RV(running) tells that it is not.
+    type: bool
+    default: true
+  attach:
+    description:
+      - Look at what an earlier call started with O(wait=false), and end it.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
 - name: Pull the image of TensorRT-LLM 1.2.1
   trtllm.fleet.trtllm_image:
     name: registry.example.com/tritonserver:26.07-trtllm-python-py3
+
+- name: Pull it from NGC with a key
+  trtllm.fleet.trtllm_image:
+    name: nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3
+    username: $oauthtoken
+    password: "{{ vault_ngc_key }}"
 
 - name: Build it from a checkout of the backend
   trtllm.fleet.trtllm_image:
@@ -110,8 +212,9 @@ EXAMPLES = r"""
 - name: Load it where no registry is in reach
   trtllm.fleet.trtllm_image:
     name: localhost/triton_trt_llm:1.2.1
-    source: archive
-    archive: /srv/images/triton_trt_llm-1.2.1.tar
+    source: load
+    archive: /srv/images/triton_trt_llm-1.2.1.tar.zst
+    archive_sha256: 0263829989b6fd954f72baaf2fc64bc2e2f01d692d4de72986ea808f6e99813f
 """
 
 RETURN = r"""
@@ -123,53 +226,178 @@ reference:
   description: The name by digest that a unit can use; the ID where the image came from no registry.
   returned: when the image is on the host
   type: str
+digest:
+  description: The digest in RV(reference); empty where the image came from no registry. With RV(missing), the digest
+    that would be pulled, where it is known.
+  returned: when the image is on the host, or RV(missing)
+  type: str
 size:
   description: Size on disk in bytes.
   returned: when the image is on the host
   type: int
+architecture:
+  description: What the image runs on, such as V(amd64).
+  returned: when the image is on the host
+  type: str
+host_architecture:
+  description: What images for this host are called.
+  returned: always
+  type: str
+trtllm_version:
+  description: The TensorRT-LLM that is in the image; empty where it does not tell.
+  returned: with O(report), when the image is on the host
+  type: str
+builds_engines:
+  description: Whether engines can be built in it. NVIDIA's images before 24.04 lack what that takes.
+  returned: with O(report), when the image is on the host
+  type: bool
+disk_before:
+  description: Free bytes of the file system with the images, before anything was done.
+  returned: when something was done
+  type: int
+disk_after:
+  description: The same afterwards.
+  returned: when something was done
+  type: int
+missing:
+  description: Whether the image has to be brought.
+  returned: with O(when_missing=tell)
+  type: bool
+running:
+  description: Whether it is still at work.
+  returned: with O(wait=false)
+  type: bool
+progress:
+  description: What is done (RV(progress.step)), RV(progress.bytes) of RV(progress.total), RV(progress.seconds).
+  returned: when RV(running)
+  type: dict
 reason:
   description: What was done, or why nothing was.
   returned: success
   type: str
 """
 
-from typing import NoReturn
+import json
+from pathlib import Path
+from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT, check_path
+from ansible_collections.trtllm.fleet.plugins.module_utils._host.system import disk_usage
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman import cli
-from ansible_collections.trtllm.fleet.plugins.module_utils._podman.image import ImageManager, ImageRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman.image import (
+    Image,
+    ImageManager,
+    ImageRequest,
+    Missing,
+)
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman.image_ids import Images
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman.job import Running
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman.registry_api import machine_architecture
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import in_triton
+
+ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "required": True},
+    "source": {"type": "str", "choices": ["pull", "build", "load", "archive", "present"], "default": "pull"},
+    "pull": {"type": "str", "choices": ["missing", "always"], "default": "missing"},
+    "digest": {"type": "str", "default": ""},
+    "tls_verify": {"type": "bool", "default": True},
+    "authfile": {"type": "path"},
+    "username": {"type": "str", "default": ""},
+    "password": {"type": "str", "default": "", "no_log": True},
+    "mirrors": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {"location": {"type": "str", "required": True}, "insecure": {"type": "bool", "default": False}},
+    },
+    "proxy": {"type": "dict", "default": {}, "no_log": True},
+    "retries": {"type": "int", "default": 5},
+    "retry_delay": {"type": "int", "default": 5},
+    "archive": {"type": "path"},
+    "archive_sha256": {"type": "str", "default": ""},
+    "context": {"type": "path"},
+    "context_files": {"type": "dict", "default": {}},
+    "containerfile": {"type": "path"},
+    "build_args": {"type": "dict", "default": {}},
+    "base_images": {"type": "dict", "default": {}},
+    "isolation": {"type": "str", "choices": ["oci", "chroot"]},
+    "target": {"type": "str"},
+    "inputs": {"type": "str", "default": ""},
+    "push": {"type": "str", "default": ""},
+    "root": {"type": "path", "default": DEFAULT_ROOT},
+    "when_missing": {"type": "str", "choices": ["bring", "tell"], "default": "bring"},
+    "report": {"type": "bool", "default": False},
+    "wait": {"type": "bool", "default": True},
+    "attach": {"type": "bool", "default": False},
+}
+
+
+def free() -> int:
+    """Free bytes of the file system that holds podman's images."""
+    done = cli.run(["info", "--format", "json"])
+    place = (json.loads(done.stdout).get("store") or {}).get("graphRoot") if done.returncode == 0 else None
+    store = Path(place) if place else None
+    usage = disk_usage(store) if store else None
+    return usage[1] if usage else 0
+
+
+def held(image: Image, root: str) -> dict[str, Any]:
+    """Which TensorRT-LLM is in an image, and whether it can build engines."""
+    version = Images(Path(root)).holds(image.id)
+    if version:
+        return {"trtllm_version": version, "builds_engines": True}
+    named = dict(pair.partition("=")[::2] for pair in image.environment)
+    known = in_triton(named.get("NVIDIA_TRITON_SERVER_VERSION", ""))
+    return {"trtllm_version": known.version if known else "", "builds_engines": False}
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """The module's result; raises `FleetError`."""
+    params = dict(module.params)
+    report, root = params.pop("report"), check_path(params["root"], "root")
+    request = ImageRequest(**{key: value for key, value in params.items() if value is not None})
+    result: dict[str, Any] = {"changed": False, "running": False, "host_architecture": machine_architecture()}
+    if request.when_missing == "tell":
+        result["missing"] = False
+    manager = ImageManager(request, module.check_mode, free)
+    try:
+        changed, image, reason = manager.ensure()
+    except Missing as missing:
+        return {**result, "missing": True, "digest": missing.digest, "reason": missing.reason}
+    except Running as running:
+        return {**result, "changed": True, "running": True, "progress": running.progress, "reason": "at work"}
+    if manager.note:
+        module.warn(manager.note)
+    if image is not None and image.architecture not in ("", machine_architecture()):
+        module.warn(
+            f"The image {request.name} is for {image.architecture} and this host is {machine_architecture()}; "
+            "containers of it do not start here."
+        )
+    result.update(changed=changed, reason=reason, **(image.facts() if image else {}))
+    if image is not None and report and not module.check_mode:
+        result.update(held(image, root))
+    if changed:
+        result["diff"] = {"before": "", "after": f"{request.name}: {reason}\n"}
+        if manager.free_before is not None:
+            result.update(disk_before=manager.free_before, disk_after=free())
+    return result
 
 
 def main() -> NoReturn:
     module = AnsibleModule(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "source": {"type": "str", "choices": ["pull", "build", "archive", "present"], "default": "pull"},
-            "pull": {"type": "str", "choices": ["missing", "always"], "default": "missing"},
-            "tls_verify": {"type": "bool", "default": True},
-            "authfile": {"type": "path"},
-            "archive": {"type": "path"},
-            "context": {"type": "path"},
-            "context_files": {"type": "dict", "default": {}},
-            "containerfile": {"type": "path"},
-            "build_args": {"type": "dict", "default": {}},
-            "base_images": {"type": "dict", "default": {}},
-            "isolation": {"type": "str", "choices": ["oci", "chroot"]},
-        },
+        argument_spec=ARGUMENT_SPEC,
         supports_check_mode=True,
     )
     with one_sentence(module):
-        if cli.executable() is None and module.check_mode:
-            module.exit_json(changed=True, reason="podman is not installed yet, so no registry was asked for the image")
-        manager = ImageManager(ImageRequest(**module.params), module.check_mode)
-        changed, image, reason = manager.ensure()
-        if manager.note:
-            module.warn(manager.note)
-        result = {"changed": changed, "reason": reason, **(image.facts() if image else {})}
-        if changed:
-            result["diff"] = {"before": "", "after": f"{module.params['name']}: {reason}\n"}
-        module.exit_json(**result)
+        if cli.executable() is None and (module.check_mode or module.params["when_missing"] == "tell"):
+            reason = "podman is not installed yet, so no registry was asked for the image"
+            module.exit_json(
+                changed=module.check_mode and module.params["when_missing"] == "bring", reason=reason, missing=True,
+                digest="", running=False, host_architecture=machine_architecture(),
+            )  # fmt: skip
+        module.exit_json(**run(module))
 
 
 if __name__ == "__main__":

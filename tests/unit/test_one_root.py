@@ -28,6 +28,7 @@ GENERATED = [
     "roles/openai_gateway/defaults/main.yml", "roles/openai_gateway/meta/argument_specs.yml",
     "roles/tokenizer/defaults/main.yml", "roles/tokenizer/meta/argument_specs.yml",
     "roles/triton/defaults/main.yml", "roles/triton/meta/argument_specs.yml",
+    "roles/triton_image/defaults/main.yml", "roles/triton_image/meta/argument_specs.yml",
 ]  # fmt: skip
 
 

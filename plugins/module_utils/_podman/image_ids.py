@@ -19,7 +19,11 @@ from .._base.files import write_atomically
 from . import cli
 
 ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
+# What is kept: the id of a digest, the version that an id holds, and for names what was last asked for and is kept.
+PARTS = ("ids", "versions", "digests", "archives")
 VERSION_TIMEOUT = 600  # seconds; the first start of a 20 GB image from a slow disk
+# What Python, or podman where there is none, says of an image without the package.
+NO_PACKAGE = r"No module named|executable file .*not found"
 VERSION_PROBE = (
     "import importlib.metadata as m\n"
     "try:\n    print(m.version('tensorrt_llm'))\n"
@@ -39,7 +43,7 @@ class Images:
         except (OSError, ValueError):
             known = None
         found = known if isinstance(known, dict) else {}
-        return {part: dict(found.get(part) or {}) for part in ("ids", "versions")}
+        return {part: dict(found.get(part) or {}) for part in PARTS}
 
     def _learn(self, part: str, key: str, value: str) -> None:
         known = self._known()
@@ -61,9 +65,38 @@ class Images:
             self._learn("ids", reference, found)
         return found
 
+    def digest(self, name: str) -> str:
+        """The digest that the tag *name* was resolved to, and that is kept; empty for none."""
+        return self._known()["digests"].get(name, "")
+
+    def keep_digest(self, name: str, digest: str) -> None:
+        """Keep it, until it is resolved anew."""
+        self._learn("digests", name, digest)
+
+    def archive(self, name: str) -> str:
+        """The sha256 of the archive that *name* was loaded from; empty where it was not given."""
+        return self._known()["archives"].get(name, "")
+
+    def keep_archive(self, name: str, sha256: str) -> None:
+        """Remember from which archive it was loaded."""
+        self._learn("archives", name, sha256)
+
     def known_version(self, image_id: str) -> str | None:
         """The TensorRT-LLM version of an image that was asked before."""
         return self._known()["versions"].get(image_id)
+
+    def holds(self, image_id: str) -> str:
+        """The same, empty for an image without the package; that is asked once too."""
+        known = self._known()["versions"].get(image_id)
+        if known is not None:
+            return known
+        try:
+            return self.version(image_id, image_id)
+        except FleetError as error:
+            said = getattr(error.__cause__, "stderr", "")
+            if re.search(NO_PACKAGE, said):
+                self._learn("versions", image_id, "")
+            return ""
 
     def version(self, image_id: str, reference: str) -> str:
         """The TensorRT-LLM version that the image itself reports; it is asked once. *reference* is for the error."""
@@ -78,6 +111,6 @@ class Images:
                 f"The image {reference} does not say which TensorRT-LLM it holds ({lines[-1] if lines else error}); "
                 "use an image with the tensorrt_llm Python package (NVIDIA's have it from 24.04, release 0.9.0, on)."
             ) from error
-        found = printed.strip().splitlines()[-1].strip()
+        found = (printed.strip().splitlines() or [""])[-1].strip()
         self._learn("versions", image_id, found)
         return found

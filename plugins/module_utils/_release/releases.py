@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Optional
 
 from .._base.errors import FleetError
 from .._base.versions import version_key
@@ -152,6 +153,11 @@ def release(version: str) -> Release:
         f"TensorRT-LLM release '{version}' is not known; the nearest is '{nearest}'. Known are {versions[0]} "
         f"to {versions[-1]}; engines are built by {versions[0]} to {LAST_ENGINE_RELEASE}."
     )
+
+
+def in_triton(tag: str) -> Optional[Release]:
+    """The release in NVIDIA's Triton image of YY.MM, such as ``24.03``; None where that has none."""
+    return next((row for row in RELEASES.values() if tag in row.image_tags), None)
 
 
 def require_engines(wanted: Release) -> None:

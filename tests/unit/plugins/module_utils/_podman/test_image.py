@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,14 +14,65 @@ import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.labels import INPUTS
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman import cli
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman import image as image_module
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.image import (
     ImageManager,
     ImageRequest,
+    Missing,
     inspect,
     repository,
 )
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman.image_ids import Images
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman.registry_api import (
+    Manifest,
+    RegistryClient,
+    RegistryError,
+)
 
 NAME = "reg:5000/triton:1"
+
+
+class FakeJob:
+    """Long work that is done at once, by the podman of the test."""
+
+    podman: Podman
+
+    def __init__(self, name: str) -> None:
+        self.directory = Path(FakeJob.podman.home, "job")
+        self.authfile = self.directory / "auth.json"
+        self.said: dict[str, Any] = {}
+        self.about: dict[str, Any] = {}
+        self.printed = ""
+
+    def status(self) -> dict[str, Any]:
+        return self.said
+
+    def running(self) -> bool:
+        return False
+
+    def log(self) -> str:
+        return self.printed
+
+    def prepare(self) -> Path:
+        self.forget()
+        self.directory.mkdir()
+        return self.directory
+
+    def start(self, argv: Sequence[str], *, step: str, about: dict[str, Any], **how: Any) -> None:
+        self.about, self.how = about, how
+        FakeJob.podman.auths.append(self.authfile.read_text() if self.authfile.exists() else "")
+        done = FakeJob.podman.run(argv)
+        self.printed = done.stdout
+        self.said = {"state": "failed" if done.returncode else "done", "step": step}
+        self.said.update(message=cli.last_line(done.stderr), code=done.returncode)
+
+    def collect(self, what: str, wait: bool) -> dict[str, Any]:
+        if self.said["state"] == "failed":
+            raise cli.PodmanError(f"podman cannot {what} (exit code {self.said['code']}): {self.said['message']}")
+        return self.said
+
+    def forget(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 class Podman:
@@ -32,6 +84,10 @@ class Podman:
         self.failure: str | None = None
         self.unreadable = "image not known"
         self.calls: list[list[str]] = []
+        self.auths: list[str] = []  # what stood in the file with credentials while podman ran
+        self.home = ""
+        self.manifest: Manifest | RegistryError | None = None  # what the registry answers
+        self.asked: list[str] = []
         self.built: list[str] = []  # the Containerfiles, which may be gone later
 
     def run(self, arguments: Sequence[str], *, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
@@ -46,7 +102,13 @@ class Podman:
             return subprocess.CompletedProcess(argv, 125, "", f"noise\nError: {self.failure}\n")
         if argv[0] == "build":
             self.built.append(Path(argv[argv.index("--file") + 1]).read_text())
-        if self.after:
+        if argv[0] == "tag":
+            self.images[argv[2]] = self.images[argv[1]]
+        if argv[0] == "push":
+            Path(argv[argv.index("--digestfile") + 1]).write_text(f"sha256:{'d' * 64}")
+        if argv[0] == "pull" and "@" in argv[-1]:
+            self.images[argv[-1]] = self.after or self.images[NAME]
+        elif self.after and argv[0] != "tag":
             self.images[NAME] = self.after
         return subprocess.CompletedProcess(argv, 0, "", "")
 
@@ -55,10 +117,22 @@ Host = Callable[..., Podman]
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+def host(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Host:
     def install(**images: dict[str, Any]) -> Podman:
         made = Podman(**images)
+        made.home = str(tmp_path_factory.mktemp("host"))
+        FakeJob.podman = made
         monkeypatch.setattr(cli, "run", made.run)
+        monkeypatch.setattr(image_module, "Job", FakeJob)
+        monkeypatch.setattr(image_module, "Images", lambda root: Images(Path(made.home)))
+
+        def manifest(client: RegistryClient, reference: str) -> Manifest | None:
+            made.asked.append(f"{client.name.repository} {reference} {client.credentials}")
+            if isinstance(made.manifest, RegistryError):
+                raise made.manifest
+            return made.manifest
+
+        monkeypatch.setattr(RegistryClient, "manifest", manifest)
         return made
 
     return install
@@ -67,7 +141,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
 def image(
     identity: str = "a" * 64, digests: list[str] | None = None, labels: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    return {"Id": identity, "RepoDigests": digests or [], "Labels": labels, "Size": 7}
+    return {"Id": identity, "RepoDigests": digests or [], "Labels": labels, "Size": 7, "Architecture": "arm64"}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +161,13 @@ def test_a_unit_names_the_image_by_digest(host: Host) -> None:
     host(__=image(digests=["other/triton@sha256:1", "reg:5000/triton@sha256:2"]))
     found = inspect(NAME)
     assert found
-    assert found.facts() == {"id": "sha256:" + "a" * 64, "reference": "reg:5000/triton@sha256:2", "size": 7}
+    assert found.facts() == {
+        "id": "sha256:" + "a" * 64,
+        "reference": "reg:5000/triton@sha256:2",
+        "digest": "sha256:2",
+        "size": 7,
+        "architecture": "arm64",
+    }
 
 
 def test_an_image_from_no_registry_is_named_by_its_id(host: Host) -> None:
@@ -134,6 +214,158 @@ def test_a_failed_pull_says_podmans_own_words(host: Host) -> None:
         FleetError, match=r"cannot pull 'reg:5000/triton:1' \(exit code 125\): Error: connection refused"
     ):
         ImageManager(ImageRequest(NAME)).ensure()
+
+
+ONE, TWO = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
+
+
+def at(digest: str, identity: str = "a" * 64) -> dict[str, Any]:
+    """An image as it is after it was pulled by this digest."""
+    return image(identity, [f"reg:5000/triton@{digest}"])
+
+
+def test_a_tag_is_resolved_once_and_its_digest_is_kept(host: Host) -> None:
+    podman = host()
+    podman.manifest, podman.after = Manifest(ONE, size=9), at(ONE)
+    changed, found, _ = ImageManager(ImageRequest(NAME)).ensure()
+    assert changed and found and found.digest == ONE
+    assert ["tag", f"reg:5000/triton@{ONE}", NAME] in podman.calls
+    podman.manifest = Manifest(TWO)
+    assert ImageManager(ImageRequest(NAME)).ensure()[0] is False
+    podman.images.clear()  # a host that lost its images
+    ImageManager(ImageRequest(NAME)).ensure()
+    assert [call[-1] for call in podman.calls if call[0] == "pull"] == [f"reg:5000/triton@{ONE}"] * 2
+    podman.after = at(TWO, "b" * 64)
+    changed, found, _ = ImageManager(ImageRequest(NAME, pull="always")).ensure()
+    assert changed and found and found.digest == TWO
+    assert ImageManager(ImageRequest(NAME)).ensure()[0] is False
+
+
+def test_a_tag_that_was_moved_on_the_host_is_moved_back_without_a_pull(host: Host) -> None:
+    podman = host()
+    podman.manifest, podman.after = Manifest(ONE), at(ONE)
+    ImageManager(ImageRequest(NAME)).ensure()
+    podman.images[NAME] = at(TWO, "b" * 64)
+    pulls = len([call for call in podman.calls if call[0] == "pull"])
+    changed, found, reason = ImageManager(ImageRequest(NAME)).ensure()
+    assert changed and found and found.digest == ONE and reason == "named by the digest that is kept"
+    assert len([call for call in podman.calls if call[0] == "pull"]) == pulls
+
+
+def test_a_host_takes_the_digest_that_others_have_but_keeps_its_own(host: Host) -> None:
+    podman = host()
+    podman.manifest, podman.after = Manifest(TWO), at(ONE)
+    ImageManager(ImageRequest(NAME, digest=ONE)).ensure()
+    assert [call[-1] for call in podman.calls if call[0] == "pull"] == [f"reg:5000/triton@{ONE}"]
+    assert ImageManager(ImageRequest(NAME, digest=TWO)).ensure()[0] is False
+
+
+def test_what_is_missing_is_told_with_its_digest_and_nothing_is_done(host: Host) -> None:
+    podman = host()
+    podman.manifest = Manifest(ONE)
+    with pytest.raises(Missing) as missing:
+        ImageManager(ImageRequest(NAME, when_missing="tell")).ensure()
+    assert missing.value.digest == ONE
+    assert [call[0] for call in podman.calls] == ["image"]
+    assert ImageManager(ImageRequest("other", when_missing="tell", source="present"), check_mode=True).ensure()[0]
+
+
+def test_where_the_registry_does_not_answer_podman_pulls_the_tag(host: Host) -> None:
+    podman = host()
+    podman.after = at(ONE)
+    ImageManager(ImageRequest(NAME)).ensure()
+    assert [call[-1] for call in podman.calls if call[0] == "pull"] == [NAME]
+    podman.images.clear()
+    ImageManager(ImageRequest(NAME)).ensure()
+    assert [call[-1] for call in podman.calls if call[0] == "pull"] == [NAME, f"reg:5000/triton@{ONE}"]
+
+
+def test_a_digest_in_the_name_is_final(host: Host) -> None:
+    name = f"reg:5000/triton:1@{ONE}"
+    podman = host()
+    podman.after = at(ONE)
+    changed, found, _ = ImageManager(ImageRequest(name)).ensure()
+    assert changed and found and found.reference == f"reg:5000/triton@{ONE}"
+    assert ImageManager(ImageRequest(name, pull="always")).ensure()[0] is False
+    assert len([call for call in podman.calls if call[0] == "pull"]) == 1
+
+
+def test_a_password_is_in_no_command(host: Host) -> None:
+    podman = host()
+    podman.manifest, podman.after = Manifest(ONE), at(ONE)
+    ImageManager(ImageRequest(NAME, username="u", password="s3cret")).ensure()
+    assert json.loads(podman.auths[0]) == {"auths": {"reg:5000": {"auth": "dTpzM2NyZXQ="}}}
+    assert "s3cret" not in str(podman.calls) and "dTpzM2NyZXQ=" not in str(podman.calls)
+    assert not FakeJob(NAME).authfile.exists()
+    assert "s3cret" not in repr(ImageRequest(NAME, username="u", password="s3cret"))
+    assert podman.asked == ["reg:5000/triton 1 u:s3cret"]
+
+
+def test_credentials_that_the_registry_refuses_are_told_in_its_words(host: Host) -> None:
+    podman = host()
+    podman.manifest = RegistryError("401: authentication required", 401)
+    with pytest.raises(FleetError, match=r"^The registry reg:5000 refuses user 'u' .*\(401: authentication required\)"):
+        ImageManager(ImageRequest(NAME, username="u", password="wrong")).ensure()
+    assert not any(call[0] == "pull" for call in podman.calls)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"username": "u"}, "Only one of username and password"),
+        ({"username": "u:v", "password": "x"}, "takes none with ':'"),
+        ({"username": "u", "password": "x\n"}, "has a line break"),
+        ({"username": "u", "password": "x", "authfile": "/a"}, "Both authfile and password"),
+        ({"digest": "sha256:1"}, "give sha256: and 64"),
+        ({"retries": -1}, "give 0 or more"),
+        ({"push": "short"}, "give a full name with registry"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(host: Host, given: dict[str, Any], message: str) -> None:
+    host()
+    with pytest.raises(FleetError, match=message):
+        ImageManager(ImageRequest(NAME, **given))
+
+
+def test_mirrors_are_asked_first_and_get_no_password(host: Host) -> None:
+    podman = host()
+    podman.after = at(ONE)
+    request = ImageRequest(NAME, username="u", password="p", mirrors=[{"location": "mirror/cache"}])
+    ImageManager(request).ensure()
+    assert podman.asked == ["mirror/cache/triton 1 ", "reg:5000/triton 1 u:p"]
+
+
+def test_what_is_pushed_is_named_by_its_digest_there(host: Host) -> None:
+    podman = host(__=image())
+    pushed = f"reg:5000/other@sha256:{'d' * 64}"
+    podman.after = image(digests=[pushed])
+    request = ImageRequest(NAME, source="present", push="reg:5000/other:1")
+    changed, found, reason = ImageManager(request).ensure()
+    assert changed and reason == "pushed"
+    assert found
+    podman.images[NAME] = image(digests=[pushed])
+    podman.manifest = Manifest(f"sha256:{'d' * 64}", config=f"sha256:{'a' * 64}")
+    changed, found, _ = ImageManager(request).ensure()
+    assert not changed and found and found.reference == pushed
+    assert [call[0] for call in podman.calls if call[0] in ("push", "pull")] == ["push", "pull"]
+
+
+def test_an_archive_with_another_sum_is_refused_before_it_is_loaded(host: Host, tmp_path: Path) -> None:
+    archive = tmp_path / "a.tar"
+    archive.write_text("x")
+    given: Any = {"source": "load", "archive": str(archive)}
+    podman = host()
+    with pytest.raises(FleetError, match=r"has the sha256 2d711642.*, and not 0000.*; nothing was loaded"):
+        ImageManager(ImageRequest(NAME, **given, archive_sha256="0" * 64)).ensure()
+    with pytest.raises(FleetError, match="64 hexadecimal digits"):
+        ImageManager(ImageRequest(NAME, **given, archive_sha256="0")).ensure()
+    assert not any(call[0] == "load" for call in podman.calls)
+    podman.after = image()
+    right = ImageRequest(
+        NAME, **given, archive_sha256="2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+    )
+    assert ImageManager(right).ensure()[0] is True
+    assert ImageManager(right).ensure()[0] is False
 
 
 def test_present_refuses_an_image_that_is_not_there(host: Host) -> None:

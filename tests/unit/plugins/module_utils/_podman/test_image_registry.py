@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman import cli
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.image import ImageManager, ImageRequest
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman.registry_api import RegistryClient
 
 # As podman 5.4 says it.
 SINGLE = 'Error: parsing manifest blob "{\\"schemaVersion\\":2}" as a "application/vnd.oci.image.manifest.v1+json": x'
@@ -28,6 +29,7 @@ class Host:
         self.code, self.err = code, err
         self.asked: list[list[str]] = []
         monkeypatch.setattr(cli, "run", self.run)
+        monkeypatch.setattr(RegistryClient, "manifest", lambda client, reference: None)
 
     def run(self, arguments: Sequence[str], *, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
         argv = list(arguments)
