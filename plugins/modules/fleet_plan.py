@@ -40,6 +40,10 @@ options:
     description: How many hosts a run may lose; only checked here, see M(trtllm.fleet.lost_hosts).
     type: raw
     default: 10%
+  trtllm_keep:
+    description: How many releases of each service stay on a host; only checked here, see M(trtllm.fleet.trtllm_prune).
+    type: raw
+    default: 2
   trtllm_gateway_fronts:
     description: Without gateways on hosts of their own, whether the gateway of a host fronts its own replicas or those
       of all hosts.

@@ -17,6 +17,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import F
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import inspect_checkpoint
 from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import ALL, triton_address
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan, refuse_unknown_keys
+from ansible_collections.trtllm.fleet.plugins.module_utils._prune.rule import keep_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import ENGINE_OPTIONS, argument_spec
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema import validate_parameters
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import limit
@@ -54,6 +55,7 @@ def described(given: Mapping[str, Any]) -> dict[str, Any]:
         raise FleetError("; ".join(validated.error_messages) + ".")
     values = dict(validated.validated_parameters)
     limit(values["trtllm_max_lost"], 1)
+    keep_of(values["trtllm_keep"])
     values["serves"] = not only_gateway
     values["trtllm_triton_address"] = triton_address(
         values["trtllm_triton_address"], values["reached_at"], _fronted_elsewhere(values), addresses_of

@@ -22,6 +22,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_repository": {"_base", "_release", "_artifact", "_checkpoint", "_podman"},
     "_triton": {"_base", "_release", "_podman", "_host", "_service"},
     "_rollout": {"_base", "_service"},
+    "_prune": {
+        "_base",
+        "_artifact",
+        "_checkpoint",
+        "_podman",
+        "_service",
+        "_gateway",
+        "_engine",
+        "_triton",
+        "_rollout",
+    },
     "_plan": {"_base", "_release", "_triton"},
     "_fleet": {"_base", "_checkpoint", "_triton"},
 }

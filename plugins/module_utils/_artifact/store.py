@@ -65,6 +65,28 @@ class Store:
                     time.sleep(LOCK_POLL)
             yield
 
+    def lock_files(self, name: str) -> list[Path]:
+        """All files that are locked while *name* is in use."""
+        return [self.lock_file(name)]
+
+    @contextlib.contextmanager
+    def unused(self, name: str, look: bool = False) -> Iterator[bool]:
+        """Whether no process holds a lock of *name*; it stays so within the block, where this holds them then.
+
+        With *look*, as in check mode, no file is made for it.
+        """
+        with contextlib.ExitStack() as held:
+            for path in self.lock_files(name):
+                if not path.exists() if look else not path.parent.is_dir():
+                    continue
+                handle = held.enter_context(open(path, "r" if look else "a", encoding="utf-8"))
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    yield False
+                    return
+            yield True
+
     def aside(self, target: Path) -> Path:
         """Where what stands at *target* steps to when it is replaced or removed."""
         return target.with_name(target.name + self.ASIDE)

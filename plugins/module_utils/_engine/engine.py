@@ -10,12 +10,10 @@ has to survive for a later run to find it.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from .._checkpoint.inspect import inspect_checkpoint
 from .._host import gpu
 from .._podman.image_ids import Images
 from .._release.releases import Release, release, same_release
+from .converted import ConvertedStore
 from .failure import diagnose
 from .inputs import as_told_now, host_paths, same, volumes
 from .job import Job, JobState, finished_ranks
@@ -226,7 +225,7 @@ class Engine:
             if command is not wanted.commands[-1]:
                 partial = f"{command.output}.partial"
                 step["argv"] = [partial if word == command.output else word for word in command.argv]
-                lock = self.root / "converted" / ".locks" / Path(command.output).name
+                lock = ConvertedStore(self.root).lock_file(Path(command.output).name)
                 step.update(publish=command.output, output=partial, lock=str(lock))
             steps.append(step)
         return steps
@@ -361,29 +360,12 @@ class Engine:
         found = finished_ranks(str(partial))
         return "" if found >= ranks else f"it ended well but wrote {found} of {ranks} rank files"
 
-    @contextlib.contextmanager
-    def _unused(self, converted: str, *kinds: str) -> Iterator[bool]:
-        """Whether no build holds the converted checkpoint; it stays so within the block."""
-        with contextlib.ExitStack() as stack:
-            for kind in kinds:
-                path = self.root / "converted" / ".locks" / f"{converted}.{kind}"
-                if not path.parent.is_dir():
-                    yield True
-                    return
-                handle = stack.enter_context(open(path, "a", encoding="utf-8"))
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    yield False
-                    return
-            yield True
-
     def _remove_converted(self, converted: str) -> None:
         """Remove a converted checkpoint unless another build reads it; the last one removes it."""
-        with self._unused(converted, "making", "used") as unused:
+        store = ConvertedStore(self.root)
+        with store.unused(converted) as unused:
             if unused:
-                for path in (self.root / "converted" / converted, self.root / "converted" / f"{converted}.partial"):
-                    shutil.rmtree(path, ignore_errors=True)
+                store.remove(converted)
 
     # -- failure -------------------------------------------------------------------------------------------
 
@@ -412,9 +394,10 @@ class Engine:
         shutil.rmtree(self.store.partial(self.request.name, job.fingerprint), ignore_errors=True)
         converted = job.spec().get("about", {}).get("converted")
         if converted:
-            with self._unused(converted, "making") as unused:
+            store = ConvertedStore(self.root)
+            with store.unused(converted) as unused:
                 if unused:
-                    shutil.rmtree(self.root / "converted" / f"{converted}.partial", ignore_errors=True)
+                    shutil.rmtree(store.partial_of(store.home(converted)), ignore_errors=True)
         return BuildFailed(
             f"The build of {self.request.name} {self._how_it_ended(state)}{advice}. The whole log: {job.log}",
             {

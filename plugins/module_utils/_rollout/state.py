@@ -90,6 +90,12 @@ class RolloutState:
                 self._lock_file.unlink()
             return mine
 
+    @contextlib.contextmanager
+    def standstill(self, check: bool = False) -> Iterator[Optional[Line]]:
+        """Who works on this host, as `holder` tells it; while this is open, nobody begins to. In *check* they may."""
+        with self._alone(check):
+            yield self.holder()
+
     def lines(self) -> list[Line]:
         """The journal, oldest first; a line that is damaged is left out."""
         try:

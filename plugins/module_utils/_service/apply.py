@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._base.errors import FleetError
@@ -30,7 +29,8 @@ class Applier:
 
     def apply(self, planned: Sequence[Planned]) -> dict[str, dict[str, Any]]:
         """Do what was planned and return what was done; raises `ServiceFailed` when a service did not come up."""
-        with self._lock() if any(item.changes for item in planned) else contextlib.nullcontext():
+        lock = service_record.releases_lock(self.host.path(self.settings.releases_dir))
+        with lock if any(item.changes for item in planned) else contextlib.nullcontext():
             self._remove([item for item in planned if item.action == REMOVE])
             self._write([item for item in planned if item.action != REMOVE])
             self._run(planned)
@@ -62,14 +62,6 @@ class Applier:
             }
             for item in planned
         }
-
-    @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        directory = self.host.path(self.settings.releases_dir)
-        directory.mkdir(parents=True, exist_ok=True, mode=0o755)
-        with open(directory / ".lock", "w", encoding="ascii") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     def _remove(self, items: Sequence[Planned]) -> None:
         if not items:

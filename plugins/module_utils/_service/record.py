@@ -9,10 +9,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -54,6 +56,15 @@ def _entry(line: str) -> Optional[Entry]:
     if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in NEEDED):
         return None
     return found if checksum(found["unit"]) == found["unit_sha256"] else None
+
+
+@contextlib.contextmanager
+def releases_lock(directory: Path) -> Iterator[None]:
+    """Held by whoever changes the services of a host, or what their units name. *directory* is made where it is not."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o755)
+    with open(directory / ".lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class ReleaseRecord:
@@ -103,19 +114,40 @@ class ReleaseRecord:
         Units that served, each with its socket and what it read again itself, form a stack, and a rollback takes the
         top off: two rollbacks go two steps back.
         """
-
-        def state(line: Entry) -> tuple[Any, ...]:
-            return line["unit_sha256"], line.get("socket"), line.get("live_files")
-
         current = checksum(unit)
         good = [line for line in self.entries() if line.get("outcome") in GOOD and line.get("unit")]
         served: list[Entry] = []
         for line in good:
-            known = [index for index, seen in enumerate(served) if state(seen) == state(line)]
+            known = [index for index, seen in enumerate(served) if _state(seen) == _state(line)]
             # Coming back to an older unit undoes what was after it.
             served = served[: known[0]] if known and line["outcome"] == ROLLED_BACK else served
-            if not served or state(served[-1]) != state(line):
+            if not served or _state(served[-1]) != _state(line):
                 served.append(line)
         positions = [index for index, line in enumerate(served) if line["unit_sha256"] == current]
         older = served[: positions[-1]] if positions else served
         return older[-1] if older else None
+
+    def last(self, count: int, unit: str) -> list[Entry]:
+        """The last *count* releases of the service, whose unit is *unit* now (empty for none), the newest first.
+
+        They are the last that served, and those that rollbacks from here would bring back. Of a service that was
+        removed its removal is the newest.
+        """
+        lines = self.entries()
+        found: list[Entry] = []
+        for line in reversed([line for line in lines if line["outcome"] in GOOD]):
+            if _state(line) not in map(_state, found):
+                found.append(line)
+        found = found[: count if unit else count - 1]
+        for _step in range(count - 1 if unit else 0):
+            before = self.before(unit)
+            if before is None:
+                break
+            unit = before["unit"]
+            found += [] if _state(before) in map(_state, found) else [before]
+        return found
+
+
+def _state(line: Entry) -> tuple[Any, ...]:
+    """What a line says of a release: two that are alike are one."""
+    return line["unit_sha256"], line.get("socket"), line.get("live_files")

@@ -93,7 +93,8 @@ NOT_NAMES = {
     "mirrors[].location": "a word of a URL",
     "matches": "a regular expression, which is parsed",
     "metrics_url": "a URL",
-    "models": "one of upstream's models",
+    "models": "one of upstream's models, or compared with names of directories",
+    "images": "references that are compared with those of podman",
     "trtllm_image name": "a reference that podman parses",
     "owner": "a word of a message",
     "packages": "patterns for the package manager",
@@ -143,6 +144,7 @@ WITH_PATHS: dict[str, dict[str, Any]] = {
     "trtllm_engine": ENGINE,
     "trtllm_tokenizer": {"name": "m", "files": TOKENIZER},
     "trtllm_image": {"name": "i"},
+    "trtllm_prune": {"models": []},
 }
 
 TEXT = [option for option in modules.options() if option.takes("str") and not option.about.get("choices")]
