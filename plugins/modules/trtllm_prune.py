@@ -24,7 +24,7 @@ description:
     the collection; no link is followed.
   - What goes is renamed first and then deleted, under the lock of whoever would use it; a run that was killed is
     finished by the next.
-  - While a rollout works on the host nothing is removed, and RV(skipped) names it.
+  - While a rollout works on the host nothing is removed, and RV(reason) names it.
 extends_documentation_fragment:
   - trtllm.fleet.attributes
   - trtllm.fleet.attributes.actiongroup_fleet
@@ -103,7 +103,7 @@ freed:
   description: The sizes of RV(removed) in bytes. What images share with others is in theirs, and is not freed.
   returned: always
   type: int
-skipped:
+reason:
   description: Why nothing was looked at; empty where it was.
   returned: always
   type: str

@@ -33,11 +33,11 @@ class Wanted:
 
 @dataclass
 class Outcome:
-    """What became of each thing. *skipped*: why nothing was looked at."""
+    """What became of each thing. *reason*: why nothing was looked at."""
 
     removed: list[dict[str, Any]] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
-    skipped: str = ""
+    reason: str = ""
 
     def result(self) -> dict[str, Any]:
         """What the module returns."""
@@ -47,7 +47,7 @@ class Outcome:
             "removed": self.removed,
             "kept": self.kept,
             "freed": sum(thing["size"] for thing in self.removed),
-            "skipped": self.skipped,
+            "reason": self.reason,
             "diff": {"before": gone, "after": ""},
         }
 
@@ -63,7 +63,7 @@ class Pruner:
     def run(self) -> Outcome:
         """Do it, unless a rollout works here; nobody else begins one, or changes a service, meanwhile."""
         if self.wanted.keep is None:
-            self.outcome.skipped = f"trtllm_keep is '{ALL}'"
+            self.outcome.reason = f"trtllm_keep is '{ALL}'"
             return self.outcome
         place = self.host.path(str(self.root))
         if not place.is_dir():
@@ -71,7 +71,7 @@ class Pruner:
         with ExitStack() as held:
             holder = held.enter_context(RolloutState(place).standstill(self.check))
             if holder is not None:
-                self.outcome.skipped = f"the rollout {holder.get('id')} of {holder.get('owner')} works on this host"
+                self.outcome.reason = f"the rollout {holder.get('id')} of {holder.get('owner')} works on this host"
                 return self.outcome
             for directory in [] if self.check else release_directories(self.host, self.root):
                 held.enter_context(releases_lock(directory))

@@ -25,8 +25,8 @@ def prune_table(found: Mapping[str, Mapping[str, Any]], whole: bool = False) -> 
                 (host, what, thing["kind"], thing["name"], gib(thing["size"]), thing.get("why", "nothing names it"))
                 for thing in things
             ]
-        if told["skipped"]:
-            sums.append(f"{host}: nothing is removed, as {told['skipped']}.")
+        if told["reason"]:
+            sums.append(f"{host}: nothing is removed, as {told['reason']}.")
         elif told["removed"]:
             sums.append(f"{host}: {len(told['removed'])} removed, {gib(told['freed'])}; {len(told['kept'])} kept.")
     lines = columns(rows) if len(rows) > 1 else []

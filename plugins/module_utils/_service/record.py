@@ -62,7 +62,7 @@ def _entry(line: str) -> Optional[Entry]:
 def releases_lock(directory: Path) -> Iterator[None]:
     """Held by whoever changes the services of a host, or what their units name. *directory* is made where it is not."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o755)
-    with open(directory / ".lock", "w", encoding="ascii") as lock:
+    with open(directory / ".lock", "a", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

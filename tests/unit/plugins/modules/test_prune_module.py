@@ -42,7 +42,7 @@ def test_a_virgin_host_stays_one(tmp_path: Path) -> None:
 def test_0_is_refused_and_all_removes_nothing(root: Path) -> None:
     options = {"root": str(root), "models": []}
     assert modules.call("trtllm_prune", {**options, "keep": 0})["msg"].startswith("trtllm_keep is 0; give how many")
-    assert modules.call("trtllm_prune", {**options, "keep": "all"})["skipped"] == "trtllm_keep is 'all'"
+    assert modules.call("trtllm_prune", {**options, "keep": "all"})["reason"] == "trtllm_keep is 'all'"
     assert len(list((root / "engines/m").glob("[123]*"))) == 3
 
 

@@ -202,7 +202,7 @@ def test_while_a_rollout_works_here_nothing_goes(bed: Bed) -> None:
     for check in (True, False):
         result = bed.prune(check=check)
         assert not result["changed"]
-        assert result["skipped"] == "the rollout r1 of alice@ctl works on this host"
+        assert result["reason"] == "the rollout r1 of alice@ctl works on this host"
     assert bed.engines() == [1, 2, 3]
 
 
@@ -432,7 +432,7 @@ def test_what_cannot_be_kept_is_refused(given: Any) -> None:
 
 def test_all_and_a_host_without_anything(bed: Bed, tmp_path: Path) -> None:
     bed.serve(1)
-    assert Pruner(bed, ROOT, Wanted(None)).run().skipped == "trtllm_keep is 'all'"
+    assert Pruner(bed, ROOT, Wanted(None)).run().reason == "trtllm_keep is 'all'"
     before = snapshot(tmp_path)
     assert Pruner(bed, "/srv/none", Wanted(2)).run().result()["removed"] == []
     assert snapshot(tmp_path) == before
@@ -441,8 +441,8 @@ def test_all_and_a_host_without_anything(bed: Bed, tmp_path: Path) -> None:
 def test_the_table_says_what_goes_and_on_demand_what_stays() -> None:
     thing = {"kind": "engine", "name": "m/1", "path": "/x", "size": 3 << 30}
     told = {"removed": [thing], "kept": [{**thing, "name": "m/2", "why": "a unit names it"}], "freed": 3 << 30,
-            "skipped": ""}  # fmt: skip
-    assert prune_table({"h1": told, "h2": {**told, "removed": [], "skipped": "a rollout works"}}) == [
+            "reason": ""}  # fmt: skip
+    assert prune_table({"h1": told, "h2": {**told, "removed": [], "reason": "a rollout works"}}) == [
         "host  what     kind    name  size     why",
         "h1    removed  engine  m/1   3.0 GiB  nothing names it",
         "h1: 1 removed, 3.0 GiB; 1 kept.",
