@@ -38,9 +38,11 @@ PROPERTIES = [
 LONGEST = 400
 # A directory or a file: device and inode.
 Identity = tuple[int, int]
-# An error line of glog (Triton), of a replica's probe, of a Python program, of podman, of a shell, of mpirun.
+# An error line of glog (Triton), of a program's options, of a replica's probe, of a Python program, of podman, of a
+# shell, of mpirun.
 ERROR_PATTERNS = [
     r"^E\d{4} .*\] ",
+    r": (unrecognized|invalid|ambiguous) option\b",
     r"^\[TensorRT-LLM\]\[ERROR\]",
     r"^probe: ",
     r"^(\w+\.)*\w*(Error|Exception)\b.*:",

@@ -20,7 +20,7 @@ from .host import ServiceHost, UnitState
 from .record import ReleaseRecord
 from .running import differences, lasting_note
 from .types import NONE, REMOVE, RESTART, START, Planned, Service, Settings
-from .units import container_name, mounts, own_units, unit_files, unit_text, without_label
+from .units import changed_keys, container_name, mounts, own_units, unit_files, unit_text, without_label
 
 # Growing pauses between restarts, and the first systemd that has them; an older one gets a fixed pause.
 BACK_OFF = ("RestartSteps", "RestartMaxDelaySec")
@@ -111,7 +111,8 @@ class Planner:
         active = item.state.active in ("active", "activating", "reloading")
         if item.file_changes:
             item.action = RESTART if active else START
-            item.reason = "its unit changed" if item.before else "it is new"
+            keys = changed_keys(item.before, item.rendered.files if item.rendered else {})
+            item.reason = f"its unit changed{': ' if keys else ''}{', '.join(keys)}" if item.before else "it is new"
         elif item.state.active != "active":
             item.action, item.reason = START, f"it is {item.state.active}"
         elif self._written(item.new_path) > item.state.started + 1:

@@ -39,6 +39,14 @@ def socket_text(files: Mapping[str, str]) -> str:
     return next((text for path, text in files.items() if path.endswith(".socket")), "")
 
 
+def changed_keys(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """The keys and podman's options whose lines differ between the files of a service, those of the new ones first."""
+    old, new = ([line for text in files.values() for line in text.splitlines()] for files in (before, after))
+    lines = [line for line in new if line not in old] + [line for line in old if line not in new]
+    found = (re.match(r"(?:PodmanArgs=)?(--[a-z-]+|[A-Z][A-Za-z0-9]*)\b", line) for line in lines)
+    return list(dict.fromkeys(key[1] for key in found if key))
+
+
 def own_sockets(host: ServiceHost) -> dict[str, str]:
     """The sockets of ours, by service."""
     paths = sorted(host.path(quadlet.SERVICE_DIR).glob("*.socket"))

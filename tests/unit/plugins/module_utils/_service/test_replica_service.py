@@ -44,6 +44,13 @@ def test_exactly_the_changed_service_is_restarted(host: FakeHost) -> None:
     outcomes = deploy(host, service("a"), service("b", 8010, container={"Memory": "1g"}))
     assert host.done() == ["daemon-reload", "restart b"]
     assert (outcomes["a"]["action"], outcomes["b"]["action"]) == ("none", "restarted")
+    assert (outcomes["a"]["reason"], outcomes["b"]["reason"]) == ("", "its unit changed: --memory")
+
+
+def test_a_reason_names_what_was_added_and_what_was_removed_once_each(host: FakeHost) -> None:
+    deploy(host, service("a", container={"Label": {"one": "1", "two": "2"}, "ReadOnly": True}))
+    found = deploy(host, service("a", container={"Label": {"one": "2", "two": "3"}, "StopTimeout": 9}))
+    assert found["a"]["reason"] == "its unit changed: Label, StopTimeout, ReadOnly"
 
 
 def test_changed_services_are_restarted_one_by_one(host: FakeHost) -> None:
@@ -328,6 +335,10 @@ def test_a_rollback_to_what_is_no_longer_there_is_refused(host: FakeHost) -> Non
         (
             ["I1 fine", "probe: tensorrt_llm_bls has 7 of its 8 Python processes", "mpirun has exited"],
             "probe: tensorrt_llm_bls has 7 of its 8 Python processes",
+        ),
+        (
+            ["/opt/tritonserver: unrecognized option '--no=1'", "Usage: tritonserver [options]", "mpirun has exited"],
+            "/opt/tritonserver: unrecognized option '--no=1'",
         ),
         (["nothing of note", "the last words"], "the last words"),
         ([], "the service wrote nothing to the journal"),
