@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.batches import members, slices, too_few
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.history import history_table
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.plan import STARTED, SWITCHED, host_from, plan
+from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.summary import gateways, summary
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.verdict import judge
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gate import expectations
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._filters import as_filter_error
@@ -69,6 +70,20 @@ def rollout_members(hosts: Sequence[str], serial: Any, placeholder: str = "") ->
     }
 
 
+def rollout_summary(
+    rollout: Mapping[str, Any], identity: str, hosts: Mapping[str, Mapping[str, Any]], check: bool = False
+) -> list[str]:
+    """Where a rollout stands when it ends, from what it recorded as facts of its hosts."""
+    found = {
+        host: {name: facts.get(f"rollout_{name}") for name in ("outcome", "seconds", "why")}
+        for host, facts in hosts.items()
+    }
+    fronts = gateways({host: facts.get("rollout_gateway") or {} for host, facts in hosts.items()}, check)
+    if check:
+        return fronts
+    return fronts + [""] * bool(fronts) + summary(identity, rollout["batches"], rollout["started"], found)
+
+
 def gate_expectations(
     gates: Mapping[str, Mapping[str, Any]], sent: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, dict[str, Any]]:
@@ -80,5 +95,8 @@ class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        found = (rollout_plan, rollout_members, rollout_too_few, rollout_verdict, gate_expectations, history_table)
+        found = (
+            rollout_plan, rollout_members, rollout_too_few, rollout_verdict, rollout_summary, gate_expectations,
+            history_table,
+        )  # fmt: skip
         return {work.__name__: as_filter_error(work) for work in found}

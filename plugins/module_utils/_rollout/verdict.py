@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from .._base.errors import FleetError
 
-# failed: it went back; broken: it could not even do that.
-PASSED, FAILED, BROKEN, LOST = "passed", "failed", "broken", "lost"
+# failed: it went back; broken: it could not even do that; returned: it passed, and went back with its batch.
+PASSED, FAILED, BROKEN, RETURNED, LOST = "passed", "failed", "broken", "returned", "lost"
+# Nothing served that changed.
+STARTED = "started"
 
 
 @dataclass(frozen=True)
