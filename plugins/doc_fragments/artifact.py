@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """The options of C(ARGUMENTS) of module_utils/_artifact/transfer_unit.py, but C(root)."""
+    """The options of C(ARGUMENTS), without C(root), and of C(NETWORK) of module_utils/_artifact/transfer_unit.py."""
 
     DOCUMENTATION = r"""
 options:
@@ -24,6 +24,14 @@ options:
     type: str
     choices: [engine, repository]
     default: engine
+  time_limit:
+    description: Seconds after which it ends by itself.
+    type: int
+    default: 7200
+"""
+
+    NETWORK = r"""
+options:
   port:
     description: Port to listen on where it is handed out.
     type: int
@@ -32,8 +40,4 @@ options:
     description: Megabytes a second that are sent at most, to all receivers together. V(0) means no limit.
     type: int
     default: 0
-  time_limit:
-    description: Seconds after which it ends by itself.
-    type: int
-    default: 7200
 """

@@ -26,6 +26,7 @@ extends_documentation_fragment:
   - trtllm.fleet.attributes.actiongroup_fleet
   - trtllm.fleet.root
   - trtllm.fleet.artifact
+  - trtllm.fleet.artifact.network
 attributes:
   check_mode:
     support: full
@@ -118,7 +119,11 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fetch import Source
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pieces import DIGEST
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer_unit import ARGUMENTS, TransferUnit
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer_unit import (
+    ARGUMENTS,
+    NETWORK,
+    TransferUnit,
+)
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import show
@@ -126,6 +131,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.sizes import MB
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     **ARGUMENTS,
+    **NETWORK,
     "pieces": {"type": "str", "required": True},
     "sources": {"type": "list", "elements": "str", "required": True},
     "token": {"type": "str", "required": True, "no_log": True},

@@ -25,6 +25,7 @@ extends_documentation_fragment:
   - trtllm.fleet.attributes.actiongroup_fleet
   - trtllm.fleet.root
   - trtllm.fleet.artifact
+  - trtllm.fleet.artifact.network
 attributes:
   check_mode:
     support: full
@@ -105,12 +106,17 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pieces import pieces_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.serve import url_of
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer_unit import ARGUMENTS, TransferUnit
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer_unit import (
+    ARGUMENTS,
+    NETWORK,
+    TransferUnit,
+)
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.sizes import MB
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     **ARGUMENTS,
+    **NETWORK,
     "state": {"type": "str", "choices": ["started", "stopped"], "default": "started"},
     "address": {"type": "str"},
     "token": {"type": "str", "no_log": True},

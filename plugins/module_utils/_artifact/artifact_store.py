@@ -5,7 +5,8 @@
 
 ``<root>/<name>/<fingerprint>/`` is a published artefact with a ``manifest.json``; ``<fingerprint>.partial``
 beside it is one in the making, which nobody but its maker looks into, and ``<fingerprint>.incoming`` one that comes
-from another host, which may be made here at the same time. ``<fingerprint>.pieces.json`` says how it is handed on.
+from another host, which may be made here at the same time. ``<fingerprint>.pieces.json`` says how it is handed on,
+and in a store that hosts share, ``<fingerprint>.lock`` is held by the one that makes it.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ class ArtifactStore(Store):
         """Where the digests of the published artefact's pieces are kept."""
         path = self.path(name, fingerprint)
         return path.with_name(f"{path.name}.pieces.json")
+
+    def turn_file(self, name: str, fingerprint: str) -> Path:
+        """The file whose lock is that of the host which makes the artefact for all."""
+        path = self.path(name, fingerprint)
+        return path.with_name(f"{path.name}.lock")
 
     def staging(self, name: str, fingerprint: str) -> Path:
         """An empty directory to make the artefact in; what an earlier run left there is removed."""
@@ -142,6 +148,11 @@ class ArtifactStore(Store):
                 problems.append(f"{relative} was altered after publication")
         return problems
 
+    def has(self, name: str, fingerprint: str) -> bool:
+        """Whether it is published, with files of the right sizes."""
+        path = self.path(name, fingerprint)
+        return path.is_dir() and not self.verify(path, full=False)
+
     def published(self, name: str) -> list[Path]:
         """All published artefacts of *name*, the newest first."""
         home = self.home(name)
@@ -160,7 +171,7 @@ class ArtifactStore(Store):
 
     def remove(self, name: str, fingerprint: str) -> bool:
         """Remove an artefact, and what is left of making it; True if there was anything."""
-        beside = [self.incoming(name, fingerprint), self.pieces_file(name, fingerprint)]
+        beside = [place(name, fingerprint) for place in (self.incoming, self.pieces_file, self.turn_file)]
         existed = any(path.exists() for path in beside)
         for path in beside:
             files.remove(path)

@@ -27,6 +27,7 @@ from .._base import files
 from .._base.errors import FleetError
 from .._base.sizes import MIB, gib
 from .fingerprint import walk
+from .pagecache import CacheState
 from .pieces import BLOCK, Pieces, Span, hash_span
 from .serve import WAIT
 
@@ -73,13 +74,52 @@ class Source:
         self.reason = self.refusal = ""
 
 
+class Directory(Source):
+    """A directory of this host that has the artefact; it is read as a host would be asked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.url, self.host, self.port = str(path), "", 0
+        self.rest_until, self.failures, self.answered = 0.0, 0, False
+        self.reason = self.refusal = ""
+
+
+class Stretch:
+    """A part of a file, read as the body of an answer is."""
+
+    def __init__(self, path: Path, span: Span) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._span, self._at = span, span.start
+        self._cache = CacheState.of(self._descriptor, span.start + span.size, span.start)
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill *view* with what comes next; 0 where the file is shorter than it was."""
+        try:
+            count = os.preadv(self._descriptor, [view], self._at)
+        except OSError as error:  # without its number, which would be taken for one of the disk that is written to
+            raise OSError(f"cannot be read: {error.strerror}") from error
+        self._at += count
+        return count
+
+    def read(self) -> bytes:
+        """Nothing is left; the page cache is as it was before."""
+        self._cache.release(self._descriptor, self._span.start, self._at)
+        self.close()
+        return b""
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+
 class Sources:
     """Which source is asked next: the first that is not at rest. One that fails rests, longer each time."""
 
-    def __init__(self, urls: Sequence[str], patience: float = PATIENCE, give_up: float = GIVE_UP) -> None:
+    def __init__(self, urls: Sequence[str | Source], patience: float = PATIENCE, give_up: float = GIVE_UP) -> None:
         if not urls:
             raise FleetError("sources is empty; give the URL of a host that hands the artefact out.")
-        self.all = [Source(url) for url in dict.fromkeys(urls)]
+        self.all = [url if isinstance(url, Source) else Source(url) for url in dict.fromkeys(urls)]
         self.give_up, self._lock = give_up, threading.Lock()
         self.begun = self.progress = time.monotonic()
         self._patient_until = self.begun + patience
@@ -347,17 +387,22 @@ class Receiver:
         )
 
     def _receive(self, source: Source, span: Span, link: Link, view: memoryview) -> None:
-        answer = link.ask(source, f"/{self.pieces.fingerprint}/{span.name}", span)
+        answer: http.client.HTTPResponse | Stretch
+        if isinstance(source, Directory):
+            answer = Stretch(source.path / span.name, span)
+        else:
+            answer = link.ask(source, f"/{self.pieces.fingerprint}/{span.name}", span)
         digest, at, end = hashlib.sha256(), span.start, span.start + span.size
-        while at < end:
-            count = answer.readinto(view[: min(BLOCK, end - at)])
-            if not count:
-                raise OSError("broke off")
-            digest.update(view[:count])
-            os.pwrite(self._descriptors[span.name], view[:count], at)
-            at += count
-            self.sources.moved()
-        answer.read()  # the end of the answer, so that the connection takes another request
+        with contextlib.closing(answer):
+            while at < end:
+                count = answer.readinto(view[: min(BLOCK, end - at)])
+                if not count:
+                    raise OSError("broke off")
+                digest.update(view[:count])
+                os.pwrite(self._descriptors[span.name], view[:count], at)
+                at += count
+                self.sources.moved()
+            answer.read()  # the end of the answer, so that the connection takes another request
         if digest.hexdigest() != self.pieces.files[span.name].pieces[span.number]:
             raise WrongPiece
 

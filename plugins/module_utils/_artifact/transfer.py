@@ -1,7 +1,8 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The process that hands out, or receives and hands on, one artefact. It belongs to the host, not to the controller.
+"""The process that hands out, or receives and hands on, or shares one artefact. It belongs to the host, not to the
+controller.
 
 What it shall do stands in ``spec.json``; how it stands, it writes into ``status.json``. It ends when it has nothing
 left to do, when it is told to, and in any case when its time is over.
@@ -22,14 +23,16 @@ from typing import Any, Optional
 from .._base import files
 from .._base.errors import FleetError, sentence
 from .artifact_store import ArtifactStore
-from .fetch import Receiver, Sources, receive_list
+from .fetch import Directory, Receiver, Sources, receive_list
 from .pieces import Pieces, pieces_of
 from .serve import Offer, Sender
+from .turn import Turn
 
 # Kinds of artefacts, and where the root keeps them.
 KINDS = {"engine": "engines", "repository": "repositories"}
 SPEC, STATUS, TOKEN = "spec.json", "status.json", "token"
 STATUS_INTERVAL = 0.5  # seconds
+TURN_INTERVAL = 1.0  # seconds between two looks at what hosts share
 
 
 class Transfer:
@@ -42,7 +45,7 @@ class Transfer:
         self.receiver: Optional[Receiver] = None
         self.sender: Optional[Sender] = None
         self.begun, self.seconds = time.monotonic(), 0.0
-        self.state, self.message, self.size = "starting", "", 0
+        self.state, self.message, self.holder, self.size = "starting", "", "", 0
         self.over = threading.Event()
         self._writing = threading.RLock()  # a signal may come while it is held
 
@@ -53,6 +56,7 @@ class Transfer:
         return {
             "state": self.state,
             "message": self.message,
+            "holder": self.holder,
             "size": self.size,
             "kept": self.receiver.kept if self.receiver else 0,
             "received": self.receiver.received if self.receiver else 0,
@@ -84,7 +88,9 @@ class Transfer:
         """Do it, and return the exit code of the process."""
         threading.Thread(target=self._tell_on, daemon=True).start()
         try:
-            if self.spec["sources"]:
+            if self.spec["shared"]:
+                self._share(ArtifactStore(Path(self.spec["shared"]) / KINDS[self.spec["kind"]]))
+            elif self.spec["sources"]:
                 self._receive()
             else:
                 pieces = pieces_of(self.store, self.name, self.fingerprint)
@@ -126,26 +132,79 @@ class Transfer:
 
         self._serve(Offer(pieces, opened, receiver.wait), pieces)
         receiver.run()
-        with self.store.lock(self.name):
-            self._publish(pieces, published)
+        self._publish(pieces, self.store)
         self.seconds = time.monotonic() - self.begun
         self.tell("published")
 
-    def _publish(self, pieces: Pieces, published: Path) -> None:
-        """Put it in its place, unless a build of this host was faster. Both are the same artefact."""
-        where = self.store.incoming(self.name, self.fingerprint)
-        manifest = self.store.manifest(where) or {"files": {}}
-        for name, held in manifest["files"].items():
-            if name in pieces.files and pieces.files[name].sha256 != held["sha256"]:
-                raise FleetError(
-                    f"{self.name}: {name} is not what the artefact's manifest says; nothing is published. Make it "
-                    "again where it comes from."
-                )
-        if published.is_dir() and not self.store.verify(published, full=False):
-            files.remove(where)
-            return
-        self.store.adopt(self.name, self.fingerprint)
-        files.write_atomically(self.store.pieces_file(self.name, self.fingerprint), pieces.encoded())
+    # -- from a directory that hosts share -----------------------------------------------------------------
+
+    def _share(self, shared: ArtifactStore) -> None:
+        """Until this host has it, and so has the directory that hosts share. Whose turn it is makes it meanwhile.
+
+        The turn is asked for once, at the beginning: later it would fall to a host whose run does not wait for it.
+        """
+        with Turn(shared.turn_file(self.name, self.fingerprint)) as turn:
+            if self.spec["turn"] and not self._whole(shared):
+                turn.take()
+            while (state := self._step(shared, turn)) != "published":
+                self.holder = turn.holder() if state == "waiting" else ""
+                self.tell(state)
+                left = self.begun + self.spec["time_limit"] - time.monotonic()
+                if left <= 0:
+                    raise FleetError(
+                        f"{self.name} was not put into {shared.root} within {self.spec['time_limit']} s"
+                        f"{f', and {self.holder} still has its lock' if self.holder else ''}; see what becomes of it "
+                        "there, and run again."
+                    )
+                self.over.wait(min(TURN_INTERVAL, left))
+        self.seconds = time.monotonic() - self.begun
+        self.tell("published")
+
+    def _step(self, shared: ArtifactStore, turn: Turn) -> str:
+        """The state in which one look at both stores leaves this host."""
+        here, given = self._whole(self.store), self._whole(shared)
+        if given and not here:
+            turn.give_back()
+            self._copy(shared, self.store)
+        elif turn.taken and not given:
+            if not here:
+                return "holding"
+            self._copy(self.store, shared)
+        elif not here:
+            return "free" if turn.free() else "waiting"
+        return "published"
+
+    def _whole(self, store: ArtifactStore) -> bool:
+        return store.has(self.name, self.fingerprint)
+
+    def _copy(self, source: ArtifactStore, target: ArtifactStore) -> None:
+        """From one store of this host into another, as it comes from another host."""
+        self.tell("receiving")
+        place = Directory(source.path(self.name, self.fingerprint))
+        pieces = pieces_of(source, self.name, self.fingerprint)
+        self.size = pieces.size
+        where = target.incoming(self.name, self.fingerprint)
+        self.receiver = Receiver(pieces, where, Sources([place]), self.token, self.spec["threads"], self.name)
+        self.receiver.run()
+        self._publish(pieces, target)
+
+    def _publish(self, pieces: Pieces, store: ArtifactStore) -> None:
+        """Put what arrived in its place, unless a build was faster. Both are the same artefact."""
+        where = store.incoming(self.name, self.fingerprint)
+        with store.lock(self.name):
+            manifest = store.manifest(where) or {"files": {}}
+            for name, held in manifest["files"].items():
+                if name in pieces.files and pieces.files[name].sha256 != held["sha256"]:
+                    raise FleetError(
+                        f"{self.name}: {name} is not what the artefact's manifest says; nothing is published. Make it "
+                        "again where it comes from."
+                    )
+            if self._whole(store):
+                files.remove(where)
+                return
+            # First, as hosts that may not write here read it as soon as the artefact is there.
+            files.write_atomically(store.pieces_file(self.name, self.fingerprint), pieces.encoded())
+            store.adopt(self.name, self.fingerprint)
 
 
 def main(directory: str) -> int:

@@ -28,21 +28,24 @@ from . import transfer
 from .artifact_store import ArtifactStore
 from .transfer import KINDS, SPEC, STATUS, TOKEN
 
-# What both sides are told; plugins/doc_fragments/artifact.py documents it.
+# Which artefact; plugins/doc_fragments/artifact.py documents both.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},
     "fingerprint": {"type": "str", "required": True},
     "kind": {"type": "str", "choices": list(KINDS), "default": "engine"},
     "root": {"type": "path", "default": DEFAULT_ROOT},
+    "time_limit": {"type": "int", "default": 7200},
+}
+# How it is handed out.
+NETWORK: dict[str, dict[str, Any]] = {
     "port": {"type": "int", "default": 18800},
     "rate": {"type": "int", "default": 0},
-    "time_limit": {"type": "int", "default": 7200},
 }
 
 # What the process is made of, besides the standard library.
 CODE = (
     "_artifact.artifact_store", "_artifact.fetch", "_artifact.fingerprint", "_artifact.pagecache", "_artifact.pieces",
-    "_artifact.serve", "_artifact.store", "_artifact.transfer",
+    "_artifact.serve", "_artifact.store", "_artifact.transfer", "_artifact.turn",
     "_base.errors", "_base.files", "_base.names", "_base.sizes",
 )  # fmt: skip
 PACKAGE = "trtllm_transfer"
@@ -96,7 +99,7 @@ class TransferUnit:
     @property
     def is_there(self) -> bool:
         """Whether the artefact is published here, and of the right sizes."""
-        return self.path.is_dir() and not self.store.verify(self.path, full=False)
+        return self.store.has(self.name, self.fingerprint)
 
     # -- the unit ------------------------------------------------------------------------------------------
 
@@ -109,15 +112,16 @@ class TransferUnit:
         """What the process last said; {} where it said nothing."""
         return _json(self.directory / STATUS)
 
-    def spec(self, token: str, time_limit: int, **how: Any) -> dict[str, Any]:
-        """What a process shall do; what does not apply to a sender is empty."""
+    def spec(self, token: str | None, time_limit: int, **how: Any) -> dict[str, Any]:
+        """What a process shall do; what does not apply is empty. Without a *token*, it is asked by nobody."""
         if time_limit < 1:
             raise FleetError(f"time_limit is {time_limit}; give at least one second.")
         if how.get("rate", 0) < 0:
             raise FleetError(f"rate is {how['rate']}; give 0 for no limit, or megabytes a second.")
-        if not token.strip():
+        if token is not None and not token.strip():
             raise FleetError("token is empty; give the secret that both sides know.")
-        empty: dict[str, Any] = {"sources": [], "pieces": "", "threads": 1, "address": "", "port": 0, "rate": 0}
+        empty: dict[str, Any] = {"sources": [], "pieces": "", "threads": 1, "address": "", "port": 0, "rate": 0,
+                                 "shared": ""}  # fmt: skip
         return {
             **empty,
             **how,
@@ -127,7 +131,7 @@ class TransferUnit:
             "fingerprint": self.fingerprint,
             "time_limit": time_limit,
             # Only to see whether a process that runs has this token.
-            "token_sha256": hashlib.sha256(token.strip().encode()).hexdigest(),
+            "token_sha256": hashlib.sha256((token or "").strip().encode()).hexdigest(),
         }
 
     def runs(self, spec: dict[str, Any]) -> bool:
@@ -139,13 +143,13 @@ class TransferUnit:
         """Whether a process that did this failed, and nobody was told so far."""
         return self.status().get("state") == "failed" and _json(self.directory / SPEC) == spec
 
-    def start(self, spec: dict[str, Any], token: str) -> None:
+    def start(self, spec: dict[str, Any], token: str | None) -> None:
         """Start the process, and wait until it listens or receives."""
         self.stop()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o700)
         files.write_atomically(self.directory / ARCHIVE, archive())
-        files.write_atomically(self.directory / TOKEN, token.strip().encode(), mode=0o600)
+        files.write_atomically(self.directory / TOKEN, (token or "").strip().encode(), mode=0o600)
         files.write_atomically(self.directory / SPEC, json.dumps(spec).encode(), mode=0o600)
         properties = {**PROPERTIES, "RuntimeMaxSec": str(spec["time_limit"])}
         said = run_command(
@@ -165,7 +169,7 @@ class TransferUnit:
         while time.monotonic() < deadline:
             state = self.status().get("state")
             # A receiver that waits for its first source has begun. A sender may have to read the artefact first.
-            if state in ("serving", "receiving", "published"):
+            if state in ("serving", "receiving", "waiting", "free", "holding", "published"):
                 return
             if state == "starting":
                 deadline = max(deadline, time.monotonic() + 1)
@@ -187,11 +191,14 @@ class TransferUnit:
             )
 
     def waited(self, poll: float) -> dict[str, Any]:
-        """Its status, once the artefact is published."""
-        while self.status().get("state") != "published":
+        """Its status, once the artefact is published, or nobody but this host could make it."""
+        while True:
+            said = self.status()
+            state = said.get("state")
+            if state in ("published", "free") or (state == "holding" and not self.is_there):
+                return said
             self.refuse_failure()
             time.sleep(poll)
-        return self.status()
 
     def stop(self) -> dict[str, Any] | None:
         """End it and remove its directory; what was received stays. Its last status, None if it did not run."""

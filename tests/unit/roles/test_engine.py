@@ -145,3 +145,100 @@ def test_check_mode_says_who_would_build_and_asks_nobody_to(tmp_path: Path, how:
 
 def test_one_host_alone_is_asked_once(tmp_path: Path) -> None:
     assert names(run(tmp_path, {"h1": host(1, MISSING)}), "h1") == ["engine"]
+
+
+HOLDS = {"changed": True, "builds": True, "waiting": False, "free": False}
+WAITS = {"changed": True, "builds": False, "waiting": True, "free": False}
+FREE = {"changed": True, "builds": False, "waiting": False, "free": True}
+SHARED = {"changed": False, "builds": False, "waiting": False, "free": False}
+DIRECTORY = {"engine_distribution": "shared", "engine_shared_dir": "/mnt/llm"}
+
+
+def sharing(number: int, engines: Sequence[Result], *shares: Result) -> dict[str, Any]:
+    found = host(number, *engines)
+    found["modules"]["trtllm_artifact_share"] = shares
+    return found
+
+
+def asked(found: Recording, name: str) -> list[tuple[bool, bool]]:
+    """Whether the turn was asked for, and it was waited, in each call."""
+    return [(call.args["turn"], call.args["wait"]) for call in found.of(name, "trtllm_artifact_share")]
+
+
+def test_through_a_directory_one_builds_and_the_others_copy(tmp_path: Path) -> None:
+    hosts = {
+        "h1": sharing(1, [MISSING, MISSING], HOLDS, SHARED),
+        "h2": sharing(2, [MISSING, THERE], WAITS, SHARED),
+    }
+    found = run(tmp_path, hosts, **DIRECTORY)
+    assert names(found, "h1")[:4] == ["engine", "artifact_share", "engine", "artifact_share"]
+    assert names(found, "h2")[:3] == ["engine", "artifact_share", "artifact_share"]
+    assert [call.check_mode for call in found.of("h1", "trtllm_engine")] == [True, False]
+    for name in hosts:
+        assert asked(found, name)[:2] == [(True, False), (False, True)]
+        first = found.of(name, "trtllm_artifact_share")[0].args
+        assert (first["fingerprint"], first["root"], first["shared_dir"]) == (A, "/srv/llm", "/mnt/llm")
+        assert not found.of(name, "trtllm_artifact_serve")
+
+
+def test_who_has_it_shares_it_first(tmp_path: Path) -> None:
+    hosts = {"h1": sharing(1, [THERE], WAITS, SHARED), "h2": sharing(2, [MISSING, THERE], WAITS, SHARED)}
+    found = run(tmp_path, hosts, **DIRECTORY)
+    assert asked(found, "h1") == [(True, False), (False, True)]
+    assert [call.check_mode for call in found.of("h1", "trtllm_engine")] == [True, False]
+
+
+def test_a_build_that_fails_gives_the_turn_to_another_host(tmp_path: Path) -> None:
+    failed = {"failed": True, "changed": False, "msg": "The build of m failed."}
+    hosts = {
+        "h1": sharing(1, [MISSING, failed], HOLDS, SHARED),
+        "h2": sharing(2, [MISSING, MISSING], WAITS, FREE, HOLDS, SHARED),
+        "h3": sharing(3, [MISSING, THERE], WAITS, FREE, WAITS, SHARED),
+    }
+    models = [{"name": "m", "checkpoint": "/srv/m", "gpus": []}]
+    given = {"engine_models": models, "engine_root": "/srv/llm", **DIRECTORY}
+    found = record(tmp_path, hosts, ["trtllm.fleet.engine"], given)
+    assert found.returncode == 2
+    assert "The build of m failed." in found.output
+    assert [call.args["state"] for call in found.of("h1", "trtllm_artifact_share")] == ["shared", "absent"]
+    rounds = [(True, False), (False, True)] * 2
+    assert asked(found, "h2")[:4] == asked(found, "h3")[:4] == rounds
+    assert [call.check_mode for call in found.of("h2", "trtllm_engine")] == [True, False]
+    assert [call.check_mode for call in found.of("h3", "trtllm_engine")] == [True, False]
+
+
+def test_what_does_not_come_out_of_the_directory_is_built(tmp_path: Path) -> None:
+    damaged = {"failed": True, "changed": False, "msg": "m: piece 4 of rank1.engine is not what the manifest says."}
+    hosts = {"h1": sharing(1, [MISSING, MISSING], WAITS, damaged, WAITS, damaged)}
+    found = run(tmp_path, hosts, **DIRECTORY)
+    assert "m does not come from /mnt/llm: m: piece 4" in found.output
+    assert names(found, "h1")[-1] == "engine"
+
+
+def test_a_directory_that_is_not_there_is_no_reason_to_build(tmp_path: Path) -> None:
+    refused = {"failed": True, "changed": False, "msg": "shared_dir is '', which is no directory of this host."}
+    models = [{"name": "m", "checkpoint": "/srv/m", "gpus": []}]
+    given = {"engine_models": models, "engine_root": "/srv/llm", **DIRECTORY}
+    found = record(tmp_path, {"h1": sharing(1, [MISSING], refused)}, ["trtllm.fleet.engine"], given)
+    assert found.returncode == 2
+    assert len(found.of("h1", "trtllm_engine")) == 1
+
+
+def test_receiving_out_of_the_directory_builds_nothing(tmp_path: Path) -> None:
+    """And it says afterwards whether the engine is there."""
+    role = tmp_path / "receives" / "tasks"
+    role.mkdir(parents=True)
+    (role / "main.yml").write_text(
+        "- ansible.builtin.include_role: {name: trtllm.fleet.engine, tasks_from: receive}\n"
+        "- ansible.builtin.debug: {msg: 'there: {{ engine_offer.engines.m.there }}.'}\n"
+    )
+    hosts = {"h1": sharing(1, [THERE], SHARED), "h2": sharing(2, [MISSING], SHARED), "h3": sharing(3, [MISSING], FREE)}
+    models = [{"name": "m", "checkpoint": "/srv/m", "gpus": []}]
+    given = {"engine_models": models, "engine_root": "/srv/llm", **DIRECTORY}
+    found = record(tmp_path, hosts, [str(role.parent)], given)
+    assert found.returncode == 0, found.output
+    assert [found.output.count(f"there: {there}.") for there in (True, False)] == [2, 1]
+    assert [call.args["state"] for call in found.of("h1", "trtllm_artifact_share")] == ["shared"]
+    for name in ("h2", "h3"):
+        assert [call.args["state"] for call in found.of(name, "trtllm_artifact_share")] == ["received"]
+        assert [call.check_mode for call in found.of(name, "trtllm_engine")] == [True]

@@ -33,6 +33,7 @@ FETCHED = {
     **ROOT, "name": "m", "fingerprint": "0" * 64, "pieces": "0" * 64, "sources": ["http://127.0.0.1:1"],
     "token": "no secret at all",
 }  # fmt: skip
+SHARED = {**ROOT, "name": "m", "fingerprint": "0" * 64, "shared_dir": "ROOT/engines"}
 SERVICES = {"releases_dir": "ROOT/releases"}
 UNIT = {"services": [{"name": "x", "unit": {"Container": {"Image": "i"}}}]}
 TOKENIZER = {"tokenizer.json": "0" * 64}
@@ -62,6 +63,8 @@ NAMED: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("trtllm_engine_info", "name"): [ROOT],
     ("trtllm_artifact_serve", "name"): [SERVED, {**SERVED, "state": "stopped"}],
     ("trtllm_artifact_serve", "fingerprint"): [SERVED, {**SERVED, "state": "stopped"}],
+    ("trtllm_artifact_share", "name"): [SHARED, {**SHARED, "state": "absent"}],
+    ("trtllm_artifact_share", "fingerprint"): [SHARED, {**SHARED, "state": "absent"}],
     ("trtllm_artifact_fetch", "name"): [FETCHED],
     ("trtllm_artifact_fetch", "fingerprint"): [FETCHED],
 }  # fmt: skip
@@ -141,6 +144,7 @@ WITH_PATHS: dict[str, dict[str, Any]] = {
     "trtllm_checkpoint": {"name": "m", "location": "host", "path": "/srv/m"},
     "trtllm_artifact_fetch": FETCHED,
     "trtllm_artifact_serve": SERVED,
+    "trtllm_artifact_share": {"name": "m", "fingerprint": "0" * 64, "shared_dir": "/"},
     "trtllm_engine": ENGINE,
     "trtllm_tokenizer": {"name": "m", "files": TOKENIZER},
     "trtllm_image": {"name": "i"},

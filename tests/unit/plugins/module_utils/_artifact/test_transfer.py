@@ -47,7 +47,8 @@ def transfer(home: Path, wanted: str, *urls: str, token: str = TOKEN, **spec: ob
     """What a host does that receives the engine."""
     whole = {
         "root": str(home), "kind": "engine", "name": NAME, "fingerprint": FINGERPRINT, "pieces": wanted,
-        "sources": list(urls), "threads": 4, "address": "", "port": 0, "rate": 0, "time_limit": 60, **spec,
+        "sources": list(urls), "threads": 4, "address": "", "port": 0, "rate": 0, "shared": "", "turn": False,
+        "time_limit": 60, **spec,
     }  # fmt: skip
     return Transfer(whole, token)
 
@@ -201,7 +202,7 @@ def test_killed_around_the_rename_it_is_there_whole_or_not_at_all(
     monkeypatch.setattr(Transfer, "_publish", lambda *_: (_ for _ in ()).throw(FleetError("died here.")))
     with serving(source) as sender:
         assert received(host, pieces(source), sender.url).message == "died here."
-    assert left(host) == [".lock", INCOMING]
+    assert left(host) == [INCOMING]
     monkeypatch.undo()
     with serving(source) as sender:
         done = received(host, pieces(source), sender.url).status()
