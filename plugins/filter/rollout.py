@@ -11,7 +11,13 @@ from typing import Any, Callable, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.batches import members, slices, too_few
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.history import history_table
-from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.plan import STARTED, SWITCHED, host_from, plan
+from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.plan import (
+    STARTED,
+    SWITCHED,
+    drains_left,
+    host_from,
+    plan,
+)
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.summary import gateways, summary
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.verdict import judge
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gate import expectations
@@ -97,6 +103,6 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         found = (
             rollout_plan, rollout_members, rollout_too_few, rollout_verdict, rollout_summary, gate_expectations,
-            history_table,
+            history_table, drains_left,
         )  # fmt: skip
         return {work.__name__: as_filter_error(work) for work in found}

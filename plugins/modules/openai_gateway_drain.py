@@ -18,6 +18,8 @@ description:
   - A replica that drains has a lease. Where it is not given back in time, as who drained it is gone, the gateway
     sends to it again. A second run renews the lease once half of it is over.
   - Run it on every gateway that sends to the replicas.
+  - A rollout gives its O(owner), so that the next one can give back what a rollout left behind that died, and so that
+    no rollout gives back what an operator has drained by hand.
 extends_documentation_fragment:
   - trtllm.fleet.attributes
   - trtllm.fleet.root.releases
@@ -51,6 +53,15 @@ options:
     description: Seconds after which the replicas get requests again by themselves. V(0) is never.
     type: int
     default: 900
+  owner:
+    description:
+      - The rollout that drains, in one word; it stands beside the lease in the gateway's file. Leave it out where you
+        drain by hand.
+      - With V(drained), what another owner has drained is taken over. With V(undrained), what any owner has drained is
+        given back, and what has none stays as it is. Whoever gives one works on the hosts of the replicas alone; see
+        M(trtllm.fleet.rollout_lock).
+    type: str
+    default: ""
   timeout:
     description:
       - Seconds to wait until nothing is outstanding at any of the replicas. Where something still is, the module does
@@ -73,6 +84,7 @@ options:
     default: /etc/trtllm/openai_gateway
 seealso:
   - module: trtllm.fleet.container_service
+  - module: trtllm.fleet.rollout_lock
 """
 
 EXAMPLES = r"""
@@ -129,6 +141,7 @@ ARGUMENT_SPEC = {
     "urls": {"type": "list", "elements": "str", "required": True},
     "state": {"type": "str", "choices": ["drained", "undrained"], "default": "drained"},
     "lease": {"type": "int", "default": 900},
+    "owner": {"type": "str", "default": ""},
     "timeout": {"type": "int", "default": 120},
     "gateway_url": {"type": "str"},
     "tls_verify": {"type": "bool", "default": True},
@@ -150,7 +163,7 @@ def main() -> None:
     given = module.params
     result = {"changed": False, "drained": False, "outstanding": {}, "seconds": 0.0}
     with one_sentence(module, result):
-        wanted = drain.check_wanted(given["urls"], given["state"] == "drained", given["lease"])
+        wanted = drain.check_wanted(given["urls"], given["state"] == "drained", given["lease"], given["owner"])
         status = asked(given["gateway_url"], given["tls_verify"], given["releases_dir"])
         file = drain.DrainFile(Path(given["directory"]))
         waits = wanted.drained and given["timeout"] > 0

@@ -21,7 +21,7 @@ extends_documentation_fragment:
   - trtllm.fleet.root
 options:
   rollout:
-    description: Only the lines of this rollout, and RV(point) of it.
+    description: Only the lines of this rollout, and RV(point) of it. One that changed nothing here has no lines.
     type: str
   limit:
     description: The last so many lines.

@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_engine": {"_base", "_release", "_artifact", "_checkpoint", "_podman", "_host"},
     "_repository": {"_base", "_release", "_artifact", "_checkpoint", "_podman"},
     "_triton": {"_base", "_release", "_podman", "_host", "_service"},
-    "_rollout": {"_base", "_service"},
+    "_rollout": {"_base", "_service", "_triton"},
     "_prune": {
         "_base",
         "_artifact",

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Takes replicas out of a gateway's service and gives them back: lines of a file that the gateway looks at each second.
 
-A line is ``URL UNTIL``, UNTIL a lease in seconds since the epoch, or ``URL`` alone, which somebody wrote to stay.
+A line is ``URL UNTIL``, UNTIL a lease in seconds since the epoch, or ``URL`` alone, which somebody wrote to stay. What
+a rollout drained has a comment before it, which gateways skip: ``# URL is drained by ROLLOUT``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from typing import Optional
 
 from .._base.errors import FleetError
 from .._base.files import write_atomically
-from .._base.names import show
+from .._base.names import check_name, show
 from .status import CANNOT_DRAIN, GatewayStatus, ReplicaStatus, check_url
 
 FILE, LOCK = "draining", ".draining.lock"
@@ -28,16 +30,41 @@ PAUSE = 0.5  # seconds between two looks at the gateway
 # A lease of which less than this part is left is renewed; so that a second run changes nothing.
 RENEW_BELOW = 0.5
 
-Leases = dict[str, float]
+OWNED = "# {} is drained by {}"
+OWNER = re.compile(OWNED.format(r"(\S+)", r"(\S+)"))
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Until when a replica drains, and for whom; nobody is an operator, by hand."""
+
+    until: float
+    owner: str = ""
+
+
+Leases = dict[str, Lease]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the file shall say. *lease*: seconds, 0 for none."""
+    """What the file shall say. *lease*: seconds, 0 for none; *owner*: the rollout that wants it."""
 
     urls: Sequence[str]
     drained: bool
     lease: int = 900
+    owner: str = ""
+
+    def leaves(self, held: Lease, now: float) -> bool:
+        """Whether what a replica has already stays as it is.
+
+        One rollout at a time works on a host, so what another one has drained there is left over from a dead one. What
+        an operator has drained is no rollout's to give back.
+        """
+        if not self.drained:
+            return bool(self.owner) and not held.owner
+        if self.owner and held.owner not in ("", self.owner):
+            return False
+        return held.until >= (now + self.lease * RENEW_BELOW if self.lease else math.inf)
 
 
 @dataclass(frozen=True)
@@ -62,13 +89,15 @@ class DrainFile:
         before, now = _parse(self.path, text), self._wall()
         after: Leases = dict(before)
         for url in wanted.urls:
-            if not wanted.drained:
+            if url in before and wanted.leaves(before[url], now):
+                continue
+            if wanted.drained:
+                after[url] = Lease(float(int(now) + wanted.lease) if wanted.lease else math.inf, wanted.owner)
+            else:
                 after.pop(url, None)
-            elif before.get(url, 0.0) < (now + wanted.lease * RENEW_BELOW if wanted.lease else math.inf):
-                after[url] = float(int(now) + wanted.lease) if wanted.lease else math.inf
         if after == before:
             return text, text
-        lines = [_line(url, until) for url, until in after.items() if until > now]
+        lines = [line for url, lease in after.items() if lease.until > now for line in _lines(url, lease)]
         return text, "".join(f"{line}\n" for line in lines)
 
     def write(self, wanted: Wanted) -> None:
@@ -100,13 +129,15 @@ class DrainFile:
             return ""
 
 
-def check_wanted(urls: Sequence[str], drained: bool, lease: int) -> Wanted:
+def check_wanted(urls: Sequence[str], drained: bool, lease: int, owner: str = "") -> Wanted:
     """What was asked for, where it can be done."""
     if not urls:
         raise FleetError("urls is empty; name at least one replica, such as http://10.0.0.7:8000.")
     if lease < 0:
         raise FleetError(f"lease is {lease}; it takes seconds, or 0 for one that does not end.")
-    return Wanted([check_url(url, "urls") for url in urls], drained, lease)
+    if owner:
+        check_name(owner, "owner")
+    return Wanted([check_url(url, "urls") for url in urls], drained, lease, owner)
 
 
 def check_known(wanted: Wanted, found: Mapping[str, ReplicaStatus]) -> None:
@@ -158,8 +189,11 @@ def wait(
 
 def _parse(path: Path, text: str) -> Leases:
     found: Leases = {}
+    owners: dict[str, str] = {}
     for line in text.splitlines():
         if not line.strip() or line.startswith("#"):
+            owned = OWNER.fullmatch(line)
+            owners.update({owned[1]: owned[2]} if owned else {})
             continue
         url, *until = line.split()
         if len(until) > 1 or not all(word.isdigit() for word in until):
@@ -167,9 +201,11 @@ def _parse(path: Path, text: str) -> Leases:
                 f"{path} has the line {show(line)}, which the gateway does not read either; a line is URL or URL "
                 "UNTIL, the time in whole seconds since the epoch: correct or remove it."
             )
-        found[url.rstrip("/")] = float(until[0]) if until else math.inf
+        url = url.rstrip("/")
+        found[url] = Lease(float(until[0]) if until else math.inf, owners.get(url, ""))
     return found
 
 
-def _line(url: str, until: float) -> str:
-    return url if until == math.inf else f"{url} {int(until)}"
+def _lines(url: str, lease: Lease) -> list[str]:
+    owner = [OWNED.format(url, lease.owner)] if lease.owner else []
+    return [*owner, url if lease.until == math.inf else f"{url} {int(lease.until)}"]

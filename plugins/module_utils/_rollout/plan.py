@@ -12,6 +12,7 @@ from typing import Any, Optional
 
 from .._base.tables import columns
 from .._service.types import DONE, NONE, REMOVE, RESTART
+from .._triton.replica import service_name
 from .batches import Change, Count, batches, interrupted, kept
 
 # What happens to a host: nothing, a start of what does not serve yet, or a change of what serves.
@@ -105,7 +106,8 @@ def plan(hosts: Sequence[Host], serial: Optional[Sequence[Count]], min_available
     kinds = {host.name: host.kind() for host in hosts}
     changes = [
         Change(host.name, Counter(replica.model for replica in host.taken_out() if replica.serves))
-        for host in hosts
+        # Replicas whose gate is due may still be drained, so that their hosts come first: they bear what follows.
+        for host in sorted(hosts, key=lambda host: not host.unsettled)
         if kinds[host.name] == SWITCHED
     ]
     found = batches(changes, in_service, serial, min_available)
@@ -140,3 +142,18 @@ def _table(
     lines += [f"{same} of {len(hosts)} hosts do not change."] if same else []
     lines += [f"{model}: nothing serves it while its host is switched." for model in without]
     return lines
+
+
+def drains_left(hosts: Mapping[str, Found], unsettled: Mapping[str, Sequence[str]], gateway: str) -> list[str]:
+    """The replicas of *gateway* that no rollout but this one may hold back, and that there is no reason to hold back.
+
+    *hosts*: as `fleet_map` has them. *unsettled*: by each host whose lock this rollout has the services whose gate
+    nobody has seen pass; these wait for it.
+    """
+    return [
+        str(replica["url"])
+        for host, services in unsettled.items()
+        if gateway in hosts.get(host, {}).get("gateways", ())
+        for replica in hosts[host]["replicas"]
+        if service_name(replica["name"]) not in services
+    ]

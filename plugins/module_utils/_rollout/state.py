@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ KEEP = 1000  # lines of the journal
 # Steps of a service in the journal. After SWITCHING it is not known whether what serves is good; the others settle it.
 SWITCHING, PASSED, ROLLED_BACK = "switching", "passed", "rolled back"
 SETTLED = (PASSED, ROLLED_BACK)
+# How playbooks name rollouts. As one works at a time, the order of the names is that of the rollouts.
+BEGAN = re.compile(r"\d{8}T\d{6}Z-\d+")
 
 Line = dict[str, Any]
 
@@ -135,17 +138,22 @@ class RolloutState:
     def point(self, rollout: str) -> dict[str, str]:
         """What served when *rollout* had ended here: by service the sha256 of its unit, empty for none.
 
-        Only services that a later rollout changed are in it. Raises `FleetError` for a rollout that is not known.
+        Only services that a later rollout changed are in it. A rollout that changed nothing here is known by when it
+        began, which its name says; raises `FleetError` for another name that the journal does not have.
         """
         lines = self.lines()
-        if not any(line.get("rollout") == rollout for line in lines):
+        numbers = [number for number, line in enumerate(lines) if line.get("rollout") == rollout]
+        if numbers:
+            later = lines[numbers[-1] + 1 :]
+        elif BEGAN.fullmatch(rollout):
+            later = [line for line in lines if str(line.get("rollout")) > rollout]
+        else:
             known = list(dict.fromkeys(str(line.get("rollout")) for line in lines))
             raise FleetError(
                 f"the journal of this host knows no rollout {rollout}; there are {', '.join(known[-5:]) or 'none'}."
             )
-        last = max(number for number, line in enumerate(lines) if line.get("rollout") == rollout)
         found: dict[str, str] = {}
-        for line in lines[last + 1 :]:
+        for line in later:
             if line["step"] == SWITCHING:
                 for service, before in (line.get("from") or {}).items():
                     found.setdefault(str(service), str(before or ""))

@@ -105,6 +105,44 @@ def test_a_lease_is_renewed_when_half_of_it_is_over(gateway: tuple[FakeGateway, 
     assert not call(gateway, lease=0)["changed"] and not call(gateway)["changed"], "what shall stay, stays"
 
 
+def test_what_a_dead_rollout_left_is_given_back_and_what_an_operator_drained_is_not(
+    gateway: tuple[FakeGateway, str],
+) -> None:
+    fake, _ = gateway
+    assert call(gateway, owner="r1", timeout=0)["changed"]
+    assert fake.file.read_text().startswith(f"# {A} is drained by r1\n{A} ")
+    assert call(gateway, urls=[B], lease=0, timeout=0)["changed"], "by hand"
+    assert f"# {A} is drained by r1\n" in fake.file.read_text(), "who drains the others is not forgotten"
+    left = {"urls": [A, B], "state": "undrained", "owner": "r2"}
+    before = fake.file.read_text()
+    assert call(gateway, check=True, **left)["changed"] and fake.file.read_text() == before
+    done = call(gateway, **left)
+    assert done["changed"] and done["diff"]["after"] == fake.file.read_text() == f"{B}\n"
+    for check in (True, False):
+        assert not call(gateway, check=check, **left)["changed"]
+    assert call(gateway, urls=[B], state="undrained")["changed"] and fake.file.read_text() == "", "by hand again"
+
+
+def test_a_rollout_takes_over_what_another_one_drained(gateway: tuple[FakeGateway, str]) -> None:
+    fake, _ = gateway
+    call(gateway, owner="r1", timeout=0)
+    mine = {"owner": "r2", "timeout": 0}
+    assert call(gateway, check=True, **mine)["changed"] and "by r1" in fake.file.read_text()
+    assert call(gateway, **mine)["changed"] and fake.file.read_text().startswith(f"# {A} is drained by r2\n")
+    for check in (True, False):
+        assert not call(gateway, check=check, **mine)["changed"]
+    assert not call(gateway, timeout=0)["changed"], "by hand, with enough of the lease left, it stays the rollout's"
+    assert call(gateway, timeout=0, lease=0)["changed"] and fake.file.read_text() == f"{A}\n"
+    assert not call(gateway, **mine)["changed"], "an operator's stays an operator's"
+
+
+def test_a_gateway_skips_the_line_that_says_who_drains(gateway: tuple[FakeGateway, str]) -> None:
+    call(gateway, owner="20260114T093000Z-4711", timeout=0)
+    lines = [line for line in gateway[0].file.read_text().splitlines() if not line.startswith("#")]
+    assert [line.split()[0] for line in lines] == [A]
+    assert "owner is 'a b'" in call(gateway, owner="a b")["msg"]
+
+
 def test_a_replica_that_does_not_finish_is_told_and_is_no_failure(gateway: tuple[FakeGateway, str]) -> None:
     gateway[0].finishes = False
     done = call(gateway, timeout=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.plan import Host, host_from, plan
+from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.plan import Host, drains_left, host_from, plan
 
 
 def host(name: str, unsettled: list[str] | None = None, reasons: list[str] | None = None, **replicas: Any) -> Host:
@@ -57,6 +57,11 @@ def test_what_a_dead_controller_left_without_its_gate_is_looked_at_again() -> No
     assert "an earlier rollout ended before its gate" in found.table[1]
 
 
+def test_what_may_still_be_drained_comes_first_and_bears_the_requests_of_the_others() -> None:
+    hosts = [host("a", llama=RESTARTED), host("b", unsettled=["triton-llama"], llama=RESTARTED)]
+    assert plan(hosts, [1], None).batches == [["b"], ["a"]]
+
+
 def test_what_a_dead_controller_left_stopped_passes_the_gate_too_before_it_serves() -> None:
     stopped = ("started", {"active": "inactive"})
     found = plan([host("a", unsettled=["triton-llama"], llama=stopped), host("b", llama=SAME)], None, 1)
@@ -70,3 +75,16 @@ def test_a_replica_that_does_not_serve_counts_for_nothing() -> None:
     assert found.kinds["b"] == "started"
     assert found.interrupted == ["llama"]
     assert found.table[-1] == "llama: nothing serves it while its host is switched."
+
+
+def test_only_replicas_of_hosts_of_this_rollout_that_wait_for_no_gate_are_left_over() -> None:
+    replicas = [{"name": "a-0", "url": "http://h1:8000"}, {"name": "a-1", "url": "http://h1:8010"}]
+    hosts = {
+        "h1": {"gateways": ["g1", "g2"], "replicas": replicas},
+        "h2": {"gateways": ["g1"], "replicas": [{"name": "a-0", "url": "http://h2:8000"}]},
+    }
+    settled: dict[str, list[str]] = {"h1": [], "h2": [], "g1": []}
+    assert drains_left(hosts, settled, "g1") == ["http://h1:8000", "http://h1:8010", "http://h2:8000"]
+    assert drains_left(hosts, settled, "g2") == ["http://h1:8000", "http://h1:8010"]
+    assert drains_left(hosts, {"h1": ["triton-a-0"]}, "g1") == ["http://h1:8010"]
+    assert drains_left({}, settled, "g1") == []

@@ -96,6 +96,15 @@ def test_the_end_of_a_rollout_is_a_point_to_come_back_to(tmp_path: Path) -> None
         state.point("r9")
 
 
+def test_a_host_goes_back_to_the_end_of_a_rollout_that_changed_nothing_on_it(tmp_path: Path) -> None:
+    state = RolloutState(tmp_path)
+    for rollout, before in (("20260114T093000Z-9", "0"), ("20260115T080000Z-10", "1"), ("20260115T080000Z-7", "2")):
+        state.note({"step": "switching", "services": ["a"], "from": {"a": before}, "rollout": rollout})
+    assert state.point("20260114T100000Z-1") == {"a": "1"}
+    assert state.point("20260116T000000Z-1") == {}
+    assert state.point("20260113T000000Z-1") == {"a": "0"}
+
+
 def test_lines_written_at_once_are_all_there(tmp_path: Path) -> None:
     writers = [
         threading.Thread(target=lambda name=name: RolloutState(tmp_path).note({"step": "passed", "services": [name]}))
