@@ -120,6 +120,7 @@ from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fingerprint import TreeDigest, tree_digest
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.background import giving_way
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT, check_path
@@ -239,7 +240,7 @@ def main() -> NoReturn:
         required_if=[("state", "present", ("path",))],
         supports_check_mode=True,
     )
-    with one_sentence(module):
+    with one_sentence(module), giving_way():
         module.exit_json(**CheckpointModule(module).run())
 
 

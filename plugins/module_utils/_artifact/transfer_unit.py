@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .._base import files
+from .._base import background, files
 from .._base.command import Answer, run_command
 from .._base.errors import FleetError
 from .._base.names import DEFAULT_ROOT, check_name, check_path
@@ -50,15 +50,7 @@ CODE = (
 )  # fmt: skip
 PACKAGE = "trtllm_transfer"
 ARCHIVE = "transfer.pyz"
-PROPERTIES = {
-    "Nice": "10",
-    "IOSchedulingClass": "best-effort",
-    "IOSchedulingPriority": "7",
-    "CPUWeight": "20",
-    "IOWeight": "20",
-    "NoNewPrivileges": "yes",
-    "TimeoutStopSec": "10",
-}
+PROPERTIES = {**background.UNIT, "NoNewPrivileges": "yes", "TimeoutStopSec": "10"}
 BEGIN = 20.0  # seconds within which a process says that it listens, or why it does not
 SHORT = 12
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .._base.background import CONTAINER
 from .._base.errors import FleetError
 from .._base.files import write_atomically
 from .._base.labels import label
@@ -38,6 +39,7 @@ CONTAINER_OPTIONS = (
     "--ulimit=memlock=-1:-1",
     "--ulimit=stack=67108864:67108864",
     "--security-opt=label=disable",
+    *CONTAINER,
 )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
-from .._base import files
+from .._base import background, files
 from .._base.command import run_command
 from .._base.errors import FleetError
 from . import cli, worker
@@ -91,7 +91,7 @@ class Job:
                 f"--description=podman {step} for trtllm.fleet",
                 # Where the worker was killed, nobody else removes the credentials.
                 f"--property=ExecStopPost=-/bin/rm -f {self.authfile}", "--property=TimeoutStopSec=20",
-                "--property=Nice=10", "--property=IOSchedulingClass=best-effort", "--property=IOSchedulingPriority=7",
+                *background.unit_options(),
                 "--", sys.executable, "-I", str(self.directory / PROGRAM), str(self.directory),
             ]
         )  # fmt: skip

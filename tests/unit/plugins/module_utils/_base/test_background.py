@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What prepares has less than what serves, in each of the ways in which it runs."""
+
+from __future__ import annotations
+
+import os
+
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact import transfer_unit
+from ansible_collections.trtllm.fleet.plugins.module_utils._base import background
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine import job, runner
+
+
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def test_a_process_gives_way_and_comes_back() -> None:
+    before = niceness()
+    with background.giving_way():
+        assert niceness() == max(before, background.NICENESS)
+        with background.giving_way():
+            assert niceness() == max(before, background.NICENESS)
+    assert niceness() == (before if os.geteuid() == 0 else max(before, background.NICENESS))
+
+
+def test_transfers_and_builds_have_the_same_share() -> None:
+    assert background.UNIT.items() <= transfer_unit.PROPERTIES.items()
+    assert set(background.CONTAINER) <= set(job.CONTAINER_OPTIONS)
+    assert background.CONTAINER == ("--cpu-shares=204",)
+    assert runner.NICENESS == background.NICENESS, "the runner is copied alone into its container"
+    assert "--property=CPUWeight=20" in background.unit_options()
