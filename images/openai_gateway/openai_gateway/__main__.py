@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import signal
@@ -25,6 +26,7 @@ from openai_gateway.reload import FIXED, ConfigFile
 from openai_gateway.shared import Shared
 
 LOG = logging.getLogger("openai_gateway")
+COLLECT = 20_000, 20, 20  # how rarely garbage is looked for; by default it is a twentieth of the time
 
 
 class Server(uvicorn.Server):
@@ -82,6 +84,9 @@ def serve(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # What is there now stays, and a request leaves next to nothing that only the collector would find.
+    gc.freeze()
+    gc.set_threshold(*COLLECT)
     names = ", ".join(model.name for model in config.models)
     LOG.info("openai_gateway %s serves %s on %s:%d", __version__, names, config.address, config.port)
     asyncio.run(server.serve(sockets=[listener] if listener else None))

@@ -11,8 +11,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-import aiohttp
-from aiohttp.abc import AbstractResolver
 from fastapi import FastAPI
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.exceptions import HTTPException
@@ -29,6 +27,7 @@ from openai_gateway.errors import ApiError, ConfigError
 from openai_gateway.gate import Gate
 from openai_gateway.generation import Finish, GenerateRequest, Piece, ServedModel
 from openai_gateway.health import ready, replica_states
+from openai_gateway.http_client import Address, HttpClient
 from openai_gateway.metrics import Metrics, RequestMeter
 from openai_gateway.openai_responses import ResponsesBuilder, ResponsesRequest
 from openai_gateway.openapi import Endpoint, document
@@ -57,7 +56,6 @@ from openai_gateway.serving import (
 )
 from openai_gateway.shared import Shared
 from openai_gateway.tokenizer import CheckpointTokenizer
-from openai_gateway.triton import session
 
 LOG = logging.getLogger("openai_gateway")
 LOOK_AGAIN = 1.0  # seconds after which files that may change are looked at again
@@ -69,7 +67,7 @@ class Gateway:
     def __init__(self, config: GatewayConfig, shared: Shared, file: ConfigFile | None) -> None:
         self.config = config
         self.file = file
-        self.http: aiohttp.ClientSession | None = None  # set when the event loop runs
+        self.http: HttpClient | None = None  # set when the event loop runs
         self.clients = Clients(config.api_keys_file, shared=shared)
         self.gate = Gate(config.max_requests, config.max_queued, shared)
         self.draining = Draining(config.drain_file, shared)
@@ -282,30 +280,30 @@ def _best(planned: Plan, answers: list[tuple[list[Piece], Finish]]) -> list[tupl
 
 def create_app(
     config: GatewayConfig,
-    resolver: AbstractResolver | None = None,
+    find: Callable[[str, int], Address] | None = None,
     shared: Shared | None = None,
     file: ConfigFile | None = None,
 ) -> ASGIApp:
     """The ASGI application. Raises ConfigError.
 
-    *resolver* finds the replicas' hosts in place of DNS; *shared*: what the workers of this gateway have in common;
+    *find* says where a replica's host is in place of DNS; *shared*: what the workers of this gateway have in common;
     *file*: where *config* is from, to be read again when it changes.
     """
     gateway = Gateway(config, shared or Shared(), file)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with session(config.request_timeout, config.connect_timeout, resolver=resolver) as http:
-            gateway.http = http
-            for model in gateway.models.values():
-                model.http = http
-            if file:
-                if not file.refused:
-                    file.taken()
-                gateway.in_force.tell(file.in_force)
-            looking = asyncio.create_task(gateway.look_each_second())
-            yield
-            looking.cancel()
+        http = gateway.http = HttpClient(config.request_timeout, config.connect_timeout, find)
+        for model in gateway.models.values():
+            model.http = http
+        if file:
+            if not file.refused:
+                file.taken()
+            gateway.in_force.tell(file.in_force)
+        looking = asyncio.create_task(gateway.look_each_second())
+        yield
+        looking.cancel()
+        http.close()
 
     app = FastAPI(title="OpenAI gateway", version=__version__, lifespan=lifespan, openapi_url=None, docs_url=None)
     app.state.gateway = gateway

@@ -8,30 +8,29 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
-
-import aiohttp
 
 from openai_gateway import guides
 from openai_gateway.config import ModelConfig
 from openai_gateway.errors import ApiError, unsupported
+from openai_gateway.http_client import HttpClient
 from openai_gateway.interface import Interface
 from openai_gateway.replicas import Draining, Replica, ReplicaSet
 from openai_gateway.shared import Shared
 from openai_gateway.text import AnswerText
 from openai_gateway.tokenizer import CheckpointTokenizer
-from openai_gateway.triton import Connector, TritonClient, Unreachable
+from openai_gateway.triton import TritonClient, Unreachable
 
 LOG = logging.getLogger("openai_gateway")
 # What another replica may do better, and whether it tells against this one.
 COUNTS_AGAINST = {"model_not_ready": True, "upstream_error": True, "upstream_refusal": False, "overloaded": False}
 PROCESS, SERIAL = secrets.token_hex(4), itertools.count()
+NOTHING: Mapping[str, str] = MappingProxyType({})
 SPECIAL_ROOM = 8  # tokens that a tokenizer may put around a text
 
 
-@dataclass(frozen=True)
-class GenerateRequest:
+class GenerateRequest(NamedTuple):
     """A request stripped of what is OpenAI's."""
 
     text: str
@@ -47,10 +46,10 @@ class GenerateRequest:
     logprobs: bool = False
     stream: bool = False  # somebody sees the pieces
     default_max_tokens: int = 1024
-    names: Mapping[str, str] = field(default_factory=dict)  # inputs of Triton that the client calls otherwise
+    names: Mapping[str, str] = NOTHING  # inputs of Triton that the client calls otherwise
     echo: str = ""  # shown before the answer
     id: str = ""
-    trace: Mapping[str, str] = field(default_factory=dict)  # headers that tell Triton which trace this is part of
+    trace: Mapping[str, str] = NOTHING  # headers that tell Triton which trace this is part of
 
 
 class Piece(NamedTuple):
@@ -62,8 +61,7 @@ class Piece(NamedTuple):
     tokens: tuple[tuple[str, float], ...] = ()  # the text and the log probability of each
 
 
-@dataclass(frozen=True)
-class Finish:
+class Finish(NamedTuple):
     """How an answer ended."""
 
     reason: str  # stop or length
@@ -123,7 +121,7 @@ class ServedModel:
         )
         self.max_seq_len = config.max_seq_len or self.tokenizer.max_positions
         # Set when the event loop runs.
-        self.http: aiohttp.ClientSession | None = before.http if before else None
+        self.http: HttpClient | None = before.http if before else None
         self._warned = False
         ids = self.tokenizer.end_ids
         # Preprocessing of old releases has no default for the ids that end and fill an answer. The engine knows only
@@ -182,9 +180,8 @@ class ServedModel:
 
     def close_idle(self, replica: Replica) -> None:
         """Close the connections to *replica* that nobody uses."""
-        connector = self.http.connector if self.http else None
-        if isinstance(connector, Connector):
-            connector.close_idle(replica.url)
+        if self.http:
+            self.http.close_idle(replica.url)
 
     async def one_token(self, replica: Replica, request: GenerateRequest) -> int:
         """Ask *replica* alone; returns the tokens that it wrote. Raises ApiError or Unreachable."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from openai_gateway.errors import ApiError, unsupported
@@ -51,7 +51,7 @@ def plan(
     for prompt in body.prompts:
         text = _truncated(model, _text(model, prompt), body.truncate_prompt_tokens)
         base = _base(model, body, text, request_id, trace, stream=stream, logprobs=body.logprobs is not None or ranked)
-        requests += _answers(model, base if not body.echo else replace(base, echo=text), body, each)
+        requests += _answers(model, base if not body.echo else base._replace(echo=text), body, each)
     return Plan(requests, each, body.choices)
 
 
@@ -95,7 +95,7 @@ def _chat(model: ServedModel, body: ChatRequest, request_id: str, trace: Mapping
         raise unsupported("truncate_prompt_tokens", "would cut a conversation anywhere; leave out messages instead")
     base = _base(model, body, text + begun, request_id, trace, stream=stream, logprobs=bool(body.logprobs))
     if guided:
-        base = replace(base, optional=guided)
+        base = base._replace(optional=guided)
     return Plan(
         _answers(model, base, body, body.choices),
         body.choices,
@@ -186,7 +186,7 @@ def _answers(model: ServedModel, base: GenerateRequest, body: GenerationRequest,
     for choice in range(count):
         sampling, optional = body.sampling(choice)
         requests.append(
-            replace(base, sampling={**sampling, **more}, optional={**base.optional, **optional}, names=names)
+            base._replace(sampling={**sampling, **more}, optional={**base.optional, **optional}, names=names)
         )
     return requests
 

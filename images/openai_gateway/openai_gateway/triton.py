@@ -3,24 +3,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
-import aiohttp
 from pydantic_core import from_json
 
 from openai_gateway.errors import ApiError
+from openai_gateway.http_client import Connection, ConnectTimeout, Disconnected, HttpClient, HttpError, Silence
 from openai_gateway.interface import Interface, describe, steps_of
 
-# Triton waits for idle connections before it stops, so they are not kept for long.
-KEEP_ALIVE = 2.0
-JSON = {"Content-Type": "application/json"}
 ENCODE = json.JSONEncoder(separators=(",", ":")).encode
-NETWORK = (aiohttp.ClientError, OSError)  # TimeoutError is an OSError
 CONFIG_TIMEOUT = 10.0  # seconds
 # A timer that fires this late tells of a busy gateway, not of a dead replica.
 LATE = 0.1
@@ -58,34 +55,10 @@ class Unreachable(Exception):
     """No answer from a replica."""
 
 
-class Connector(aiohttp.TCPConnector):
-    """The connections to all replicas."""
-
-    def close_idle(self, url: str) -> None:
-        """Close those to *url* that nobody uses now; aiohttp itself only lets them grow old."""
-        parts = urlsplit(url)
-        where = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
-        for key in [key for key in self._conns if (key.host, key.port) == where]:
-            for protocol, _ in self._conns.pop(key):
-                protocol.close()
-
-
-def session(request_timeout: float, connect_timeout: float, **connector: Any) -> aiohttp.ClientSession:
-    """What asks all replicas. To be called in the event loop."""
-    return aiohttp.ClientSession(
-        connector=Connector(limit=0, keepalive_timeout=KEEP_ALIVE, **connector),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=request_timeout),
-        trust_env=False,  # Triton is never behind the proxy that the environment names
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        read_bufsize=2**20,
-    )
-
-
 class TritonClient:
     """The generate extension of one Triton server."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, http: HttpClient, url: str) -> None:
         self._http = http
         self._url = url
 
@@ -106,9 +79,8 @@ class TritonClient:
         the iterator closes the connection, which is how Triton learns that nobody waits any more; without *stream* it
         does not notice. Raises Unreachable, or ApiError with Triton's words.
         """
-        body = ENCODE(payload).encode()
-        url = f"{self._url}/v2/models/{model}/generate{'_stream' if stream else ''}"
-        answer = await self._send("POST", url, self._http.timeout, data=body, headers={**JSON, **headers})
+        path = f"/v2/models/{quote(model)}/generate{'_stream' if stream else ''}"
+        answer = await self._send("POST", path, ENCODE(payload).encode(), headers)
         try:
             if answer.status != 200 or not stream:
                 said = await answer.read()
@@ -118,35 +90,36 @@ class TritonClient:
             rest = b""
             # Lines end at "\n" alone: Triton does not escape U+2028 and the like inside its JSON, so that a splitter
             # for text lines would break a response in two.
-            async for chunk in answer.content.iter_any():
+            while chunk := await answer.more():
                 *lines, rest = (rest + chunk).split(b"\n")
                 for batch in _batches(lines):
                     yield batch
             for batch in _batches([rest]):
                 yield batch
-        except NETWORK as error:
+        except HttpError as error:
             raise _unreachable(error, self._url) from None
         finally:
-            answer.close()  # a connection whose answer was read to its end is back in the pool and stays open
+            answer.release()
 
     async def _config(self, model: str) -> dict[str, Any] | None:
-        url = f"{self._url}/v2/models/{model}/config"
-        connect = self._http.timeout.sock_connect
-        timeout = aiohttp.ClientTimeout(sock_connect=connect, sock_read=CONFIG_TIMEOUT)
-        answer = await self._send("GET", url, timeout)
         try:
-            value = json.loads(await answer.read()) if answer.status == 200 else None
-        except NETWORK as error:
+            async with asyncio.timeout(CONFIG_TIMEOUT + self._http.connect_timeout):
+                answer = await self._send("GET", f"/v2/models/{quote(model)}/config")
+                try:
+                    value = json.loads(await answer.read()) if answer.status == 200 else None
+                finally:
+                    answer.release()
+        except HttpError as error:
             raise _unreachable(error, self._url) from None
+        except TimeoutError:
+            raise _unreachable(Silence(), self._url) from None
         except ValueError:
             raise Unreachable(f"{self._url}: the configuration of {model} is not JSON") from None
-        finally:
-            answer.close()
         return value if isinstance(value, dict) else None
 
     async def _send(
-        self, method: str, url: str, timeout: aiohttp.ClientTimeout, **request: Any
-    ) -> aiohttp.ClientResponse:
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Connection:
         """Send a request; once more where its first attempt says nothing of the replica.
 
         That is where a connection was kept for longer than the replica wanted, and where this process was too busy to
@@ -154,19 +127,17 @@ class TritonClient:
         """
         begin = time.monotonic()
         try:
-            return await self._http.request(method, url, timeout=timeout, **request)
-        except aiohttp.ConnectionTimeoutError as error:
-            if time.monotonic() - begin < (timeout.sock_connect or 0) + LATE:
+            return await self._http.request(method, self._url, path, body, headers)
+        except ConnectTimeout as error:
+            if time.monotonic() - begin < self._http.connect_timeout + LATE:
                 raise _unreachable(error, self._url) from None
-        except aiohttp.ClientConnectorError as error:
-            raise _unreachable(error, self._url) from None
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+        except Disconnected:
             pass  # it was closed meanwhile
-        except NETWORK as error:
+        except HttpError as error:
             raise _unreachable(error, self._url) from None
         try:
-            return await self._http.request(method, url, timeout=timeout, **request)
-        except NETWORK as error:
+            return await self._http.request(method, self._url, path, body, headers)
+        except HttpError as error:
             raise _unreachable(error, self._url) from None
 
 
@@ -227,7 +198,7 @@ def refusal(status: int, message: str) -> ApiError:
     return ApiError(502, f"Triton: {message}", code="upstream_refusal" if 400 <= status < 500 else "upstream_error")
 
 
-def _unreachable(error: Exception, url: str) -> Exception:
-    if isinstance(error, aiohttp.SocketTimeoutError):
+def _unreachable(error: HttpError, url: str) -> Exception:
+    if isinstance(error, Silence):
         return ApiError(504, "Triton said nothing for too long.", code="upstream_timeout")
-    return Unreachable(f"{url}: {str(error) or type(error).__name__}")
+    return Unreachable(f"{url}: {error}")

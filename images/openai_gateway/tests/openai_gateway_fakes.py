@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 import httpx
 import uvicorn
-from aiohttp.abc import AbstractResolver
 from openai_gateway.app import create_app
 from openai_gateway.config import parse_config
 from starlette.applications import Starlette
@@ -239,7 +238,7 @@ class FakeTriton:
                 self.cancelled += 1
 
 
-class Network(AbstractResolver):
+class Network:
     """Hosts by name: each fake is served on the loopback address; a host that is None refuses connections."""
 
     def __init__(self, **hosts: FakeTriton | None) -> None:
@@ -259,10 +258,9 @@ class Network(AbstractResolver):
             while not server.started:
                 await asyncio.sleep(0.001)
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> Any:
-        """What aiohttp's connector wants to know of a host."""
-        found = {"hostname": host, "host": "127.0.0.1", "port": self._ports[host]}
-        return [{**found, "family": socket.AF_INET, "proto": 0, "flags": socket.AI_NUMERICHOST}]
+    def find(self, host: str, port: int) -> tuple[str, int]:
+        """Where a host is."""
+        return ("127.0.0.1", self._ports[host]) if host in self._ports else (host, port)
 
     async def close(self) -> None:
         """End the fakes."""
@@ -277,7 +275,7 @@ class Gateway:
     def __init__(self, network: Network, *models: dict[str, Any], keys: tuple[str, ...] = (), **top: Any) -> None:
         if keys:
             top["api_keys_file"] = key_file(Path(tempfile.mkdtemp(prefix="keys-")) / "keys", "\n".join(keys))
-        self.app = create_app(parse_config({"models": list(models), **top}, "test.yml"), resolver=network)
+        self.app = create_app(parse_config({"models": list(models), **top}, "test.yml"), find=network.find)
         self._network = network
         self.loop = asyncio.new_event_loop()
         self._stack = contextlib.AsyncExitStack()

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="images/openai_gateway/requirements.txt is not installed")
 
-from openai_gateway import triton as triton_module
+from openai_gateway import http_client
 from openai_gateway_fakes import FakeTriton, Gateway, Network, gateway, make_checkpoint, model_entry
 
 A = "http://a:8000"
@@ -78,8 +78,8 @@ def test_idle_connections_do_not_keep_a_replica_from_stopping(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Triton waits for them when it is told to stop."""
-    assert triton_module.KEEP_ALIVE <= 2
-    monkeypatch.setattr(triton_module, "KEEP_ALIVE", 0.2)
+    assert http_client.KEEP_ALIVE <= 2
+    monkeypatch.setattr(http_client, "KEEP_ALIVE", 0.2)
     network = Network(a=FakeTriton(checkpoint))
     send = gateway(network, model_entry(checkpoint, A))
     assert send("/v1/completions", ask()).status_code == 200
