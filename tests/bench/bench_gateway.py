@@ -8,6 +8,11 @@ All is on loopback. The backend answers at once, so what is measured is the gate
 for itself where there are two; backend and load share the other one. Rounds go through all servers in turn. CPU time
 a request is what to compare: on a busy machine the rates are lower bounds. LiteLLM's proxy is in the same run where it
 can be installed; it gets a tenth of the requests.
+
+Then two more questions: what a second worker brings, which takes a core for each worker and one for the load (with
+fewer the workers take it from each other, and CPU time tells what they cost), and what a gateway takes from a backend
+that is the bottleneck, as an engine is: one that writes a token every 20 ms. A real Triton in its place is measured by
+molecule's scenario gateway.
 """
 
 from __future__ import annotations
@@ -93,9 +98,10 @@ class Server:
         return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
     def cpu_seconds(self) -> float:
-        """CPU time of the process so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        """CPU time of the process and of its workers so far."""
+        workers = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in (self.pid, *workers)]
+        return sum(int(fields[11]) + int(fields[12]) for fields in stats) / TICKS
 
 
 async def client(port: int, request: bytes, count: int, first: list[float]) -> None:
@@ -147,7 +153,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(name: str, core: int, argv: list[str], port: int, path: str, **environment: str) -> Iterator[Server]:
+def running(name: str, core: int | str, argv: list[str], port: int, path: str, **environment: str) -> Iterator[Server]:
     """Run a server on one core until the block ends."""
     process = subprocess.Popen(
         ["taskset", "-c", str(core), sys.executable, *argv],
@@ -211,6 +217,93 @@ def table(results: dict[str, dict[str, Measure]], cases: list[Case]) -> None:
             )
 
 
+def gateway_of(
+    stack: contextlib.ExitStack, scratch: Path, name: str, triton: str, cores: int | str, workers: int = 1
+) -> Server:
+    """A gateway in front of *triton*."""
+    from openai_gateway_fakes import make_checkpoint
+
+    port, home = free_port(), scratch / name.replace(" ", "-")
+    entry = {"name": "tiny", "entry_model": "tensorrt_llm_bls", "urls": [triton], "release": "1.2.1"}
+    entry |= {"tokenizer_dir": str(make_checkpoint(home / "checkpoint")), "max_seq_len": 4096}
+    config = home / "gateway.yml"
+    config.write_text(json.dumps({"port": port, "workers": workers, "models": [entry]}))
+    argv = ["-m", "openai_gateway", "--config", str(config)]
+    return stack.enter_context(running(name, cores, argv, port, "/v1/completions"))
+
+
+def side_by_side(servers: list[Server], case: Case, requests: int, rounds: int) -> dict[str, Measure]:
+    """The same case put to each server in turn."""
+    found = {server.name: Measure() for server in servers}
+    for round_ in range(rounds + 1):
+        for server in servers:
+            measure(server, case, requests, found[server.name] if round_ else Measure())
+    return found
+
+
+def two_workers(scratch: Path, triton: str, requests: int, rounds: int) -> None:
+    """What a second worker brings."""
+    cores = CORES[:2] if len(CORES) > 2 else CORES
+    with contextlib.ExitStack() as stack:
+        one = gateway_of(stack, scratch, "one worker", triton, cores[0])
+        two = gateway_of(stack, scratch, "two workers", triton, ",".join(map(str, cores)), 2)
+        found = side_by_side([one, two], Case("", False, 16), requests, rounds)
+    rate = {name: statistics.median(m.rate) for name, m in found.items()}
+    cpu = {name: statistics.median(m.cpu_us) for name, m in found.items()}
+    limit = (
+        "" if len(CORES) > 2 else f"; {len(CORES)} cores, and the load takes one of them, so 1.8 cannot be seen here"
+    )
+    print(
+        f"two workers: {rate['two workers'] / rate['one worker']:.2f} times the answers of one, "
+        f"{cpu['two workers']:.0f} us CPU each against {cpu['one worker']:.0f}{limit}"
+    )
+
+
+def bottleneck(scratch: Path, core: int, other: int, requests: int, rounds: int) -> None:
+    """What is left of a slow backend's rate."""
+    with contextlib.ExitStack() as stack:
+        port = free_port()
+        path = "/v2/models/tensorrt_llm_bls/"
+        argv = uvicorn("fake_triton:app", port)
+        bare = stack.enter_context(running("slow", other, argv, port, path, BENCH_PACE="0.02"))
+        gateway = gateway_of(stack, scratch, "before it", f"http://127.0.0.1:{port}", core)
+        for at_once in (1, 16):
+            found = side_by_side([bare, gateway], Case("", True, at_once), max(at_once * 2, requests), rounds)
+            rate = {name: statistics.median(m.rate) for name, m in found.items()}
+            first = {name: statistics.median(m.first_ms) for name, m in found.items()}
+            print(
+                f"20 ms a token, {at_once:2} at once: {rate['before it'] / rate['slow']:.3f} of the backend's tokens a "
+                f"second, first token {first['before it'] - first['slow']:+.1f} ms"
+            )
+
+
+def long_prompt(server: Server) -> None:
+    """How long others wait while a prompt of 7 MB is read and refused."""
+
+    async def ask(request: bytes) -> float:
+        begin = time.monotonic()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        return time.monotonic() - begin
+
+    body = json.dumps({"model": "tiny", "prompt": "What is machine learning? " * 280_000}).encode()
+    head = f"POST {server.path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\nContent-Length: {len(body)}\r\n\r\n"
+    health = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    async def story() -> tuple[float, float]:
+        calm = max([await ask(health) for _ in range(20)])
+        asked, slowest = asyncio.create_task(ask(head.encode() + body)), 0.0
+        while not asked.done():
+            slowest = max(slowest, await ask(health))
+        return calm, slowest
+
+    found = [asyncio.run(story()) for _ in range(5)]
+    calm, slowest = (statistics.median(values) * 1e3 for values in zip(*found, strict=True))
+    print(f"a prompt of {len(body) / 1e6:.1f} MB: others wait {slowest:.0f} ms at most, {calm:.0f} ms without it")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2)
@@ -221,36 +314,19 @@ def main() -> int:
     parser.add_argument("--alone", action="store_true", help="without LiteLLM")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    from openai_gateway_fakes import make_checkpoint
-
     mine, other = CORES[0], CORES[-1]
     os.sched_setaffinity(0, {other})
     cases = [case for case in CASES if options.case in case.name]
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-gateway-")))
-        ports = [free_port() for _ in range(3)]
+        ports = [free_port() for _ in range(2)]
         triton = f"http://127.0.0.1:{ports[0]}"
-        config = scratch / "gateway.yml"
-        checkpoint = make_checkpoint(scratch / "checkpoint")
-        entry = {"name": "tiny", "entry_model": "tensorrt_llm_bls", "urls": [triton], "release": "1.2.1"}
-        entry |= {"tokenizer_dir": str(checkpoint), "max_seq_len": 4096}
-        config.write_text(json.dumps({"port": ports[2], "models": [entry]}))
         path, completions = "/v2/models/tensorrt_llm_bls/", "/v1/completions"
+        argv = uvicorn("passthrough:app", ports[1])
         servers = [
             stack.enter_context(running("bare", other, uvicorn("fake_triton:app", ports[0]), ports[0], path)),
-            stack.enter_context(
-                running(
-                    "pass-through",
-                    mine,
-                    uvicorn("passthrough:app", ports[1]),
-                    ports[1],
-                    completions,
-                    BENCH_TRITON=triton,
-                )
-            ),
-            stack.enter_context(
-                running("gateway", mine, ["-m", "openai_gateway", "--config", str(config)], ports[2], completions)
-            ),
+            stack.enter_context(running("pass-through", mine, argv, ports[1], completions, BENCH_TRITON=triton)),
+            gateway_of(stack, scratch, "gateway", triton, mine),
         ]
         gateway = servers[-1]
         if not options.alone:
@@ -263,6 +339,9 @@ def main() -> int:
                     measure(server, case, count, results[server.name][case.name] if round_ else Measure())
         table(results, cases)
         print(f"memory of the gateway after all: {resident_mib(gateway.pid):.0f} MiB")
+        long_prompt(gateway)
+        two_workers(scratch, triton, options.requests, options.rounds)
+        bottleneck(scratch, mine, other, options.requests // 40, options.rounds)
         print(f"load average: {os.getloadavg()[0]:.1f}")
     if options.json:
         plain = {s: {c: vars(m) for c, m in by_case.items()} for s, by_case in results.items()}
