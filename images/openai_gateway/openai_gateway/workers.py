@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -20,6 +21,7 @@ LOG = logging.getLogger("openai_gateway")
 SHORT_LIFE = 5.0  # seconds; a worker that ended sooner is started again after a pause
 PAUSE = 1.0
 FIRST_GIVEN = 3  # the descriptor of the first socket that systemd hands over
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 WRONG_CONFIG = 2  # exit status of a worker that cannot start
 
 
@@ -81,6 +83,7 @@ class Workers:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it reads the file anyway, as it begins
             self._shared.worker = worker
+            _end_with_parent()
             status = 1
             try:
                 status = self._work()
@@ -119,6 +122,11 @@ class Workers:
     def _tell(self, number: signal.Signals) -> None:
         for pid in self._started:
             os.kill(pid, number)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this worker where its parent is killed: nobody else would, and it would go on serving."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def share_metrics() -> None:

@@ -308,6 +308,24 @@ def certificate(directory: Path) -> dict[str, Path]:
     return files
 
 
+def test_workers_do_not_outlive_who_started_them(checkpoint: Path, tmp_path: Path) -> None:
+    config = {"models": [model_entry(checkpoint, "http://127.0.0.1:9")], "workers": 2}
+    with running(tmp_path, config) as (process, url):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        assert wait_for(lambda: len(children.read_text().split()) == 2, 20)
+        workers = [Path(f"/proc/{pid}") for pid in children.read_text().split()]
+        assert httpx.get(f"{url}/health", timeout=30).status_code == 200
+        process.kill()
+        assert wait_for(lambda: not any(_lives(worker) for worker in workers), 20)
+
+
+def _lives(process: Path) -> bool:
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_clients_may_speak_https(triton: FakeTriton, checkpoint: Path, tmp_path: Path, workers: int) -> None:
     files = certificate(tmp_path)
