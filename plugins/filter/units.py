@@ -35,6 +35,7 @@ def triton_results(
         str(replica["name"]): {
             "service": triton_replica.service_name(replica["name"]),
             "model": replica["model"],
+            "release": str(replica["release"]),
             "entry_models": triton_replica.entry_models(replica),
             "address": replica["address"],
             **{key: int(replica[key]) for key, _what in PORTS},

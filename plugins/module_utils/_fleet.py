@@ -98,9 +98,8 @@ def _refuse_contradictions(hosts: Found) -> None:
     """A model has one name for clients, and so one face."""
     first: dict[str, tuple[str, Item]] = {}
     for name, host in hosts.items():
-        release = str(host["plan"]["release"])
         for model in host["plan"]["gateway_models"]:
-            called = model["name"]
+            called, release = model["name"], _release(host, model["name"])
             face: Item = {written: _item(host["plan"], part, called)[key] for part, key, written in SEEN}
             other, seen = first.setdefault(called, (name, {**face, "release": release}))
             for written, value in face.items():
@@ -127,6 +126,11 @@ def _refuse_other_tokenizers(hosts: Found) -> None:
                     f"{called}: the tokenizer or chat template on {name} is not that on {other}, but gateways show "
                     "both as one model; serve one checkpoint, or give one of the two another name."
                 )
+
+
+def _release(host: Mapping[str, Any], model: str) -> str:
+    """The release that serves a model on a host: its own, or that of the host's other models."""
+    return str(_item(host["plan"], "gateway_models", model).get("release") or host["plan"]["release"])
 
 
 def _requests(release: str) -> int:
@@ -209,7 +213,7 @@ def _models(
             "entry_model": _item(hosts[serving[0]]["plan"], "gateway_models", name)["entry_model"],
             "tokenizer_dir": directories.get(name) or _tokenizer_dir(name, gateway, asked),
             "urls": urls,
-            "release": min((str(hosts[host]["plan"]["release"]) for host in serving), key=version_key),
+            "release": min((_release(hosts[host], name) for host in serving), key=version_key),
         }
         # What is not known of hosts that are not asked is what gateways were told before.
         told = (

@@ -17,6 +17,7 @@ from ._base.errors import FleetError, nearest
 from ._base.names import MODEL_NAME, check_absolute, check_name, check_path, check_paths
 from ._release.limits import check_options
 from ._release.options import ENGINE_OPTIONS, world_size
+from ._release.releases import release as release_of
 from ._triton.gate import parse_gate
 from ._triton.ports import PORTS
 from ._triton.replica import complete, gpu_name, http_url, same_gpu
@@ -28,6 +29,10 @@ Item = dict[str, Any]
 FROM_REPOSITORY = ("repository_dir", "fingerprint", "entry_models", "worker_models", "mode")
 # What the roles of a host take, in the order of the run; a host that is only a gateway has nothing of them.
 PARTS = ("checkpoints", "engines", "repositories", "replicas", "gateway_models")
+# What a model may have of its own, and a replica may not.
+OWN_KEYS = ("release", "image")
+# What of its image is a path of the host.
+IMAGE_PATHS = ("archive", "context", "containerfile", "authfile")
 # More keys than these are not listed in a sentence.
 LISTED_KEYS = 12
 
@@ -66,8 +71,9 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     """
     root = check_path(description["trtllm_root"], "trtllm_root").rstrip("/")
     if not description.get("serves", True):
-        lists: dict[str, Any] = {part: [] for part in PARTS}
-        return {"release": str(description["trtllm_release"]), "root": root, "serves": False, "gates": {}, **lists}
+        lists: dict[str, Any] = {part: [] for part in ("images", *PARTS)}
+        nothing: dict[str, Any] = {"serves": False, "shared_image": False, "gates": {}, **lists}
+        return {"release": str(description["trtllm_release"]), "root": root, **nothing}
     models = list(description["trtllm_models"])
     _check_names(models)
     for model in models:
@@ -75,6 +81,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     _check_engines(models)
     for model in models:
         parse_gate(model.get("gate") or {}, f"{model['name']}: gate")
+    own = {model["name"]: _own(model, str(description["trtllm_release"])) for model in models}
     replicas = complete(
         _described(models, description.get("held_gpus") or {}),
         {"address": str(description["trtllm_triton_address"])},
@@ -88,6 +95,8 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
         "release": str(description["trtllm_release"]),
         "root": root,
         "serves": True,
+        "images": _images(models),
+        "shared_image": any("image" not in found for found in own.values()),
         "checkpoints": checkpoints,
         "engines": [
             {
@@ -95,6 +104,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
                 "checkpoint": directories[model["name"]],
                 "gpus": first[model["name"]]["gpus"],
                 "options": {option: value for option, value in model["engine"].items() if value is not None},
+                **own[model["name"]],
             }
             for model in models
         ],
@@ -104,21 +114,67 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
                 "checkpoint": directories[model["name"]],
                 "streaming": model["serving"]["streaming"],
                 "parameters": model["repository"]["parameters"],
+                **own[model["name"]],
             }
             for model in models
         ],
         "gates": {model["name"]: model["gate"] for model in models if model.get("gate")},
-        "replicas": [{**replica, "checkpoint_dirs": [directories[replica["model"]]]} for replica in replicas],
+        "replicas": [
+            {**replica, "checkpoint_dirs": [directories[replica["model"]]], **own[replica["model"]]}
+            for replica in replicas
+        ],
         "gateway_models": [
             {
                 "name": model["name"],
                 "entry_model": model["serving"]["entry_model"],
                 "tokenizer_dir": directories[model["name"]],
                 "urls": [http_url(replica) for replica in replicas if replica["model"] == model["name"]],
+                **{key: value for key, value in own[model["name"]].items() if key == "release"},
             }
             for model in models
         ],
     }
+
+
+def _own(model: Item, release: str) -> dict[str, str]:
+    """The release and the image (its name) of a model that has its own; what it has not is the fleet's."""
+    name, own = model["name"], {}
+    if model.get("release"):
+        release_of(str(model["release"]))  # refuses one that is not known
+        own["release"] = str(model["release"])
+    if model.get("image"):
+        own["image"] = str(model["image"]["name"])
+        for key in IMAGE_PATHS:
+            if model["image"].get(key) is not None:
+                check_absolute(model["image"][key], f"{name}: image.{key}")
+    elif own and release_of(own["release"]) != release_of(release):
+        raise FleetError(
+            f"{name}: release is {own['release']}, but its image is that of trtllm_release, {release}; give the "
+            "image of its release as image.name."
+        )
+    for index, replica in enumerate(model["serving"]["replicas"]):
+        for key in OWN_KEYS:
+            if key in (replica.get("options") or {}):
+                raise FleetError(
+                    f"{name}: serving.replicas[{index}].options.{key} is of the whole model; give the model its {key}."
+                )
+    return own
+
+
+def _images(models: list[Item]) -> list[Item]:
+    """The images of models that have their own, each once."""
+    found: dict[str, tuple[str, Item]] = {}
+    for model in models:
+        if not model.get("image"):
+            continue
+        image = {key: value for key, value in model["image"].items() if value is not None}
+        other, seen = found.setdefault(image["name"], (model["name"], image))
+        if seen != image:
+            raise FleetError(
+                f"{model['name']} and {other} name the image {image['name']}, but differ in how it is brought; say the "
+                "same of it in both."
+            )
+    return [image for _model, image in found.values()]
 
 
 def _check_names(models: list[Item]) -> None:
@@ -206,6 +262,11 @@ def _gpus(name: str, given: list[Any] | None, ranks: int, claimed: list[Any]) ->
 def results_by_name(results: list[Item], keys: list[str]) -> dict[str, Item]:
     """From the results of a loop over named items to ``{name: {key: value}}`` for the given *keys*."""
     return {result["item"]["name"]: {key: result.get(key) for key in keys} for result in results}
+
+
+def image_inputs(items: list[Item], images: Mapping[str, str]) -> list[Item]:
+    """Each item with a reference to the image of its own in place of the name, where it has one."""
+    return [{**item, "image": images[item["image"]]} if item.get("image") else item for item in items]
 
 
 def repository_inputs(repositories: list[Item], engines: Mapping[str, Mapping[str, Any]]) -> list[Item]:

@@ -104,6 +104,7 @@ EXAMPLES = r"""
 RETURN = r"""
 plan:
   description: The inputs of each role; C(release), C(root), C(serves) (false for a host that is only a gateway),
+    C(images) (of models that have one of their own), C(shared_image) (whether a model has none),
     C(checkpoints), C(engines), C(repositories), C(replicas) and C(gateway_models).
   returned: success
   type: dict

@@ -22,7 +22,12 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release.options impo
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema import validate_parameters
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import limit
 
-SPECS = Path(__file__).resolve().parents[2] / "roles" / "fleet" / "meta" / "argument_specs.yml"
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+SPECS = ROLES / "fleet" / "meta" / "argument_specs.yml"
+# What a model may say of an image of its own, as variables of the role triton_image say it. Of those in the second line
+# the role's own value holds where the model gives none.
+IMAGE_KEYS = ("name", "source", "pull", "archive", "archive_sha256", "context", "containerfile", "build_args")
+IMAGE_KEYS_OF_FLEET = ("tls_verify", "authfile")
 # Not a user's to write: the host and the inventory are asked.
 ASKED: dict[str, dict[str, Any]] = {
     "held_ports": {"type": "dict", "default": {}},
@@ -40,7 +45,17 @@ def load_spec() -> dict[str, Any]:
     spec: dict[str, Any] = yaml.safe_load(SPECS.read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
     engine = {"options": argument_spec(ENGINE_OPTIONS), "listed_in": "`ansible-doc trtllm.fleet.trtllm_engine`"}
     spec["trtllm_models"]["options"]["engine"].update(engine)
+    spec["trtllm_models"]["options"]["image"]["options"] = _image_spec()
     return {**spec, **ASKED}
+
+
+def _image_spec() -> dict[str, Any]:
+    role = yaml.safe_load((ROLES / "triton_image" / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+    options: dict[str, Any] = role["argument_specs"]["main"]["options"]
+    found = {key: dict(options[f"triton_image_{key}"]) for key in (*IMAGE_KEYS, *IMAGE_KEYS_OF_FLEET)}
+    for key in IMAGE_KEYS_OF_FLEET:
+        found[key].pop("default", None)
+    return found
 
 
 def described(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +78,8 @@ def described(given: Mapping[str, Any]) -> dict[str, Any]:
     found = plan(values)
     for repository in found["repositories"]:
         where = f"{repository['name']}: repository.parameters"
-        validate_parameters(found["release"], "inflight_batcher_llm", repository["parameters"], where)
+        release = repository.get("release") or found["release"]
+        validate_parameters(release, "inflight_batcher_llm", repository["parameters"], where)
     for checkpoint in found["checkpoints"]:
         if checkpoint["location"] == "controller":
             inspect_checkpoint(Path(os.path.expanduser(checkpoint["path"])))
@@ -101,7 +117,8 @@ def _with_defaults(spec: Mapping[str, Any]) -> dict[str, Any]:
         out[name] = {key: value for key, value in option.items() if key in known}
         if "options" in option:
             out[name]["options"] = _with_defaults(option["options"])
-            if option.get("type") == "dict" and not option.get("required"):
+            # One without a default is given as a whole or not at all.
+            if option.get("type") == "dict" and not option.get("required") and "default" in option:
                 out[name]["apply_defaults"] = True
                 out[name].pop("default", None)
     return out

@@ -30,12 +30,14 @@ COLUMNS = ("host", "system", "GPUs", "driver", "CC", "CDI", "podman", "verdict")
 class Wanted:
     """What is asked of a host. *gpus*: all that replicas name, as indices, MIG places (``0:1``) or UUIDs.
 
+    *release*: the one that asks most of the driver; *releases*: by GPU those that replicas serve with it.
     *serves*: false for a host that only runs a gateway, whose GPUs and driver are nobody's concern.
     """
 
     serves: bool = True
     release: Optional[Release] = None
     gpus: tuple[str, ...] = ()
+    releases: Mapping[str, tuple[Release, ...]] = field(default_factory=dict)
     driver_branch: int = 580
     driver_source: str = "nvidia"
     reboot: str = "never"
@@ -54,17 +56,27 @@ class _Findings:
 def wanted(options: Mapping[str, Any]) -> Wanted:
     """What *options* ask for.
 
-    ``release`` is a version or empty; ``gpus`` a list of GPUs or of lists of them, as replicas give them. Raises
-    `FleetError` for an unknown release.
+    ``release`` is a version or empty; ``gpus`` a list of GPUs or of lists of them, as replicas give them;
+    ``releases`` for each of these the release of its replica, empty for ``release``. Raises `FleetError` for an
+    unknown release.
     """
     version = options.get("release")
+    given = list(options.get("gpus") or [])
+    own = [*(options.get("releases") or []), *[""] * len(given)]
+    releases: dict[str, tuple[Release, ...]] = {}
     flat: list[str] = []
-    for gpu in options.get("gpus") or []:
-        flat.extend(str(inner) for inner in (gpu if isinstance(gpu, (list, tuple)) else [gpu]))
+    for gpu, asked in zip(given, own):
+        names = [str(inner) for inner in (gpu if isinstance(gpu, (list, tuple)) else [gpu])]
+        flat.extend(names)
+        for name in names if asked or version else []:
+            releases[name] = (*releases.get(name, ()), release(str(asked or version)))
+    known = {row.version: row for rows in releases.values() for row in rows}
+    fleets = [release(str(version))] if version and not all(own[: len(given)] or [""]) else []
     return Wanted(
         serves=bool(options.get("serves", True)),
-        release=release(str(version)) if version else None,
+        release=max([*fleets, *known.values()], key=lambda row: row.min_driver, default=None),
         gpus=tuple(dict.fromkeys(flat)),
+        releases=releases,
         driver_branch=int(options.get("driver_branch") or 580),
         driver_source=str(options.get("driver_source") or "nvidia"),
         reboot=str(options.get("reboot") or "never"),
@@ -94,9 +106,9 @@ def judge(name: str, host: Optional[Mapping[str, Any]], want: Wanted) -> dict[st
     if not host["root"]:
         found.reasons.append("tasks run there without root's rights: set ansible_become to true for the host")
     if want.serves:
-        chosen = _chosen_gpus(host, want.gpus, found)
+        _check_gpus(host, want.gpus, found)
         _check_driver(host, want, found)
-        _check_compute_capability(chosen, want, found)
+        _check_compute_capability(host, want, found)
         _check_cdi(host, want, found)
     _check_podman(host, want, found)
     _check_room(host, want, found)
@@ -110,8 +122,8 @@ def judge(name: str, host: Optional[Mapping[str, Any]], want: Wanted) -> dict[st
     }
 
 
-def _chosen_gpus(host: Mapping[str, Any], gpus: Sequence[str], found: _Findings) -> list[Mapping[str, Any]]:
-    """The GPUs behind the names that are asked for; a name without a GPU is a reason."""
+def _check_gpus(host: Mapping[str, Any], gpus: Sequence[str], found: _Findings) -> None:
+    """A name without a GPU behind it is a reason."""
     chosen: list[Mapping[str, Any]] = []
     missing: list[str] = []
     indexed = _indexed(host)
@@ -134,7 +146,6 @@ def _chosen_gpus(host: Mapping[str, Any], gpus: Sequence[str], found: _Findings)
             found.reasons.append(
                 f"GPU {gpu['index']} is handed to a virtual machine (vfio-pci); give it back to the host"
             )
-    return chosen
 
 
 def _indexed(host: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -206,18 +217,19 @@ def _secure_boot_forbids(host: Mapping[str, Any], want: Wanted) -> bool:
     return host["secure_boot"] == "enabled" and want.driver_source == "nvidia"
 
 
-def _check_compute_capability(chosen: Sequence[Mapping[str, Any]], want: Wanted, found: _Findings) -> None:
-    if want.release is None:
-        return
-    known = want.release.compute_capabilities
-    for gpu in chosen:
-        capability = gpu["compute_capability"]
-        if capability and capability not in known:
-            name = gpu["name"] or f"10de:{gpu['pci_id']}"
-            found.reasons.append(
-                f"GPU {gpu['index']} ({name}) has compute capability {capability}, but release"
-                f" {want.release.version} is made for {', '.join(known)}; use another GPU or release"
-            )
+def _check_compute_capability(host: Mapping[str, Any], want: Wanted, found: _Findings) -> None:
+    indexed = _indexed(host)
+    for place in want.gpus:
+        gpu, _refusal = _find(indexed, place)
+        capability = gpu["compute_capability"] if gpu is not None else ""
+        for asked in want.releases.get(place, ()):
+            known = asked.compute_capabilities
+            if gpu is not None and capability and capability not in known:
+                name = gpu["name"] or f"10de:{gpu['pci_id']}"
+                found.reasons.append(
+                    f"GPU {gpu['index']} ({name}) has compute capability {capability}, but release"
+                    f" {asked.version} is made for {', '.join(known)}; use another GPU or release"
+                )
 
 
 def _check_cdi(host: Mapping[str, Any], want: Wanted, found: _Findings) -> None:

@@ -36,18 +36,22 @@ def _listed(*arguments: str) -> list[dict[str, Any]]:
 
 
 def images() -> list[Stored]:
-    """All images of the host; none where podman is not there."""
-    return [
-        Stored(
-            id=cli.qualified(found["Id"]),
-            names=tuple(found.get("Names") or found.get("RepoTags") or ()),
-            digests=tuple(found.get("RepoDigests") or ()),
+    """All images of the host; none where podman is not there. One that has several names is listed for each of them."""
+    images: dict[str, Stored] = {}
+    for found in _listed("images", "--all", "--no-trunc"):
+        identity = cli.qualified(found["Id"])
+        seen = images.get(identity)
+        names = [*(seen.names if seen else ()), *(found.get("Names") or found.get("RepoTags") or ())]
+        digests = [*(seen.digests if seen else ()), *(found.get("RepoDigests") or ())]
+        images[identity] = Stored(
+            id=identity,
+            names=tuple(dict.fromkeys(names)),
+            digests=tuple(dict.fromkeys(digests)),
             size=int(found.get("Size") or 0),
             created=float(found.get("Created") or 0),
             parent=cli.qualified(found.get("ParentId") or ""),
         )
-        for found in _listed("images", "--all", "--no-trunc")
-    ]
+    return list(images.values())
 
 
 def containers() -> dict[str, str]:

@@ -28,6 +28,8 @@ class ReplicaOption(NamedTuple):
 REPLICA_OPTIONS = [
     ReplicaOption("name", "str", "Names the replica; the service is C(triton-NAME).", required=True),
     ReplicaOption("model", "str", "The model that it serves.", required=True),
+    ReplicaOption("release", "str", "The release of this replica, where it is not O(triton_release)."),
+    ReplicaOption("image", "str", "The image of this replica, by digest or ID, where it is not O(triton_image)."),
     ReplicaOption(
         "repository_dir",
         "path",

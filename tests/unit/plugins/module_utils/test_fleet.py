@@ -138,6 +138,16 @@ def test_releases_may_differ_as_far_as_their_requests_are_alike() -> None:
         fleet_map(hosts, {"w1": gateway()})
 
 
+def test_a_release_of_a_models_own_counts_for_that_model_alone() -> None:
+    own = {"release": "0.7.2", "image": {"name": "r/triton:24.01"}}
+    hosts = {"g1": host("g1", {**model("a"), **own}, model("b")), "g2": host("g2", {**model("a"), **own}, model("b"))}
+    models = fleet_map(hosts, {"w1": gateway()})["gateways"]["w1"]["models"]
+    assert [(one["name"], one["release"]) for one in models] == [("a", "0.7.2"), ("b", LAST)]
+    hosts["g2"] = host("g2", model("a"), model("b"))
+    with pytest.raises(FleetError, match=f"a: g1 serves it with TensorRT-LLM 0.7.2 and g2 with {LAST}, which"):
+        fleet_map(hosts, {"w1": gateway()})
+
+
 def test_the_gateway_draws_the_line_between_requests_at_the_same_release(
     repo_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.trtllm.fleet.plugins.filter.units import triton_results, triton_services
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
+    image_inputs,
     plan,
     refuse_unknown_keys,
     replica_inputs,
@@ -16,7 +19,10 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
     results_by_name,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import world_size
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release as release_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import complete, host_of
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import load_spec
 from unit.fleet_fakes import description, model
 
 
@@ -226,6 +232,92 @@ def test_a_host_that_is_only_a_gateway_has_nothing_to_do_but_that() -> None:
         "release": given["trtllm_release"],
         "root": "/var/lib/trtllm",
         "serves": False,
+        "shared_image": False,
         "gates": {},
-        **{key: [] for key in ["checkpoints", "engines", "repositories", "replicas", "gateway_models"]},
+        **{key: [] for key in ["images", "checkpoints", "engines", "repositories", "replicas", "gateway_models"]},
+    }
+
+
+# -- a release and an image of a model's own -------------------------------------------------------------------------
+
+OLD = {"release": "0.7.2", "image": {"name": "r/triton:24.01", "source": "pull", "authfile": None}}
+
+
+def test_one_host_serves_two_releases_side_by_side() -> None:
+    """Each by its own image; what a model has not is the fleet's."""
+    fleet = plan(description({**model("old"), **OLD}, model("new")))
+    own = {"release": "0.7.2", "image": "r/triton:24.01"}
+    assert fleet["images"] == [{"name": "r/triton:24.01", "source": "pull"}]
+    assert fleet["shared_image"]
+    for part in ("engines", "repositories", "replicas"):
+        old, new = fleet[part]
+        assert own.items() <= old.items()
+        assert own.keys().isdisjoint(new)
+    assert [item.get("release") for item in fleet["gateway_models"]] == ["0.7.2", None]
+    assert "image" not in fleet["gateway_models"][0]
+
+
+def test_the_unit_of_each_replica_follows_from_its_release_and_image() -> None:
+    fleet = plan(description({**model("old"), **OLD}, model("new")))
+    repository = {"repository_dir": "/r", "entry_models": ["ensemble"]}
+    replicas = replica_inputs(
+        image_inputs(fleet["replicas"], {"r/triton:24.01": "r/triton@sha256:24"}),
+        {"old": repository, "new": repository},
+        {"old": {"engine_dir": "/e"}, "new": {"engine_dir": "/e"}},
+    )
+    settings = {
+        "release": LAST,
+        "image": "r/triton@sha256:26",
+        "scripts": {"run.sh": "", "probe.sh": "", "stop.py": ""},
+    }
+    old, new = triton_services(replicas, settings)
+    assert [item["unit"]["Container"]["Image"] for item in (old, new)] == ["r/triton@sha256:24", "r/triton@sha256:26"]
+    assert [item["record"]["release"] for item in (old, new)] == [release_of("0.7.2").version, LAST]
+    assert triton_results(replicas, settings, {})["old-0"]["release"] == "0.7.2"
+
+
+def test_models_share_an_image_and_all_may_have_their_own() -> None:
+    fleet = plan(description({**model("a"), **OLD}, {**model("b"), **OLD}))
+    assert len(fleet["images"]) == 1
+    assert not fleet["shared_image"]
+
+
+def test_an_image_of_its_own_may_have_the_fleets_release() -> None:
+    (engine,) = plan(description({**model("a"), "image": {"name": "r/other:1"}}))["engines"]
+    assert "release" not in engine
+    assert engine["image"] == "r/other:1"
+    (engine,) = plan(description({**model("a"), "release": LAST}))["engines"]
+    assert engine["release"] == LAST
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ([{"release": "0.7.2"}], f"a0: release is 0.7.2, but its image is that of trtllm_release, {LAST}; give"),
+        ([{"release": "0.7.9.1.5"}], "TensorRT-LLM release '0.7.9.1.5' is not known; the nearest is"),
+        ([OLD, {**OLD, "image": {**OLD["image"], "source": "present"}}], "a1 and a0 name the image r/triton:24.01,"),
+        ([{"image": {"name": "r/i:1", "archive": "i.tar"}}], "a0: image.archive is 'i.tar'; it takes an absolute path"),
+    ],
+)  # fmt: skip
+def test_what_contradicts_itself_is_refused(given: list[dict[str, Any]], sentence: str) -> None:
+    with pytest.raises(FleetError) as refusal:
+        plan(description(*({**model(f"a{index}"), **own} for index, own in enumerate(given))))
+    assert str(refusal.value).startswith(sentence)
+
+
+def test_a_replica_has_no_release_or_image_of_its_own() -> None:
+    with pytest.raises(FleetError, match=r"options\.image is of the whole model; give the model its image\."):
+        plan(description(model("a", replicas=[{"options": {"image": "i"}}])))
+
+
+def test_an_image_takes_the_keys_of_the_role_that_brings_it(repo_dir: Path) -> None:
+    """And the playbook hands each of them on."""
+    image = load_spec()["trtllm_models"]["options"]["image"]["options"]
+    role = yaml.safe_load((repo_dir / "roles/triton_image/meta/argument_specs.yml").read_text())
+    options = role["argument_specs"]["main"]["options"]
+    assert {f"triton_image_{key}" for key in image} <= set(options)
+    assert image["source"]["choices"] == options["triton_image_source"]["choices"]
+    handed = yaml.safe_load((repo_dir / "playbooks/tasks/own_image.yml").read_text())[1]["vars"]
+    assert {name for name in handed if name.startswith("triton_image_")} - {"triton_image_root"} == {
+        f"triton_image_{key}" for key in image
     }

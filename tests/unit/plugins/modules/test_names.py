@@ -25,7 +25,10 @@ BAD_PATHS = ["rel/ative", "", ".", "/a\nb", "/a\x00b"]
 
 # Options that become a path, with what else the module has to be given; ROOT is a directory of the test.
 ROOT = {"root": "ROOT"}
-MODEL = {"trtllm_release": LAST, "trtllm_models": [{"name": "m", "checkpoint": {"path": "/srv/m"}}]}
+MODEL = {
+    "trtllm_release": LAST,
+    "trtllm_models": [{"name": "m", "checkpoint": {"path": "/srv/m"}, "image": {"name": "r/i:1"}}],
+}
 ENGINE = {**ROOT, "name": "m", "checkpoint": "/srv/m", "release": LAST, "gpus": [], "image": "i"}
 REPOSITORY = {**ROOT, "name": "m", "release": LAST, "image": "i"}
 SERVED = {**ROOT, "name": "m", "fingerprint": "0" * 64, "address": "127.0.0.1", "token": "no secret at all"}
@@ -98,6 +101,7 @@ NOT_NAMES = {
     "metrics_url": "a URL",
     "models": "one of upstream's models, or compared with names of directories",
     "images": "references that are compared with those of podman",
+    "trtllm_models[].image.name": "a reference that podman parses",
     "trtllm_image name": "a reference that podman parses",
     "owner": "a word of a message",
     "packages": "patterns for the package manager",

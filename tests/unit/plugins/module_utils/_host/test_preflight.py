@@ -111,6 +111,23 @@ def test_release_for_blackwell(tmp_path: Path) -> None:
     assert not judge(host, gpus=[0], release="0.16.0")["ok"]
 
 
+def test_each_gpu_is_judged_by_the_release_that_its_replica_serves(tmp_path: Path) -> None:
+    """Blackwell is not made for 0.16.0, which only the second replica serves; the driver is that of the newest."""
+    host = FakeHost(tmp_path).gpu(device="2901")
+    assert judge(host, gpus=[[0], []], releases=["0.17.0", "0.16.0"], release="0.16.0")["ok"]
+    found = judge(host, gpus=[[0], [0]], releases=["", "0.16.0"], release="0.17.0")
+    assert [reason.partition(", but ")[2].partition(" is made")[0] for reason in found["reasons"]] == ["release 0.16.0"]
+
+
+def test_the_driver_has_to_do_for_the_newest_release_that_is_served(host: FakeHost) -> None:
+    for path in ("proc/driver/nvidia/version", "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"):
+        (host.root / path).unlink()
+    host.driver("535.183.01")
+    assert judge(host, gpus=[[0]], releases=["0.8.0"])["todo"] == []
+    text = f"driver 535.183.01 is older than 580, which release {LAST} needs: upgrade to 580"
+    assert judge(host, gpus=[[0], [1]], releases=["0.8.0", ""])["todo"] == [text]
+
+
 def test_whole_gpu_asked_for_where_mig_is_enabled(host: FakeHost) -> None:
     host.smi(row(0, "00000000:01:00.0", mig="Enabled"), row(1, "00000000:02:00.0"))
     host.answer("nvidia-smi -L", "GPU 0: NVIDIA H200 (UUID: GPU-0)\n  MIG 3g.71gb     Device  0: (UUID: MIG-aa)\n")

@@ -15,6 +15,8 @@ A, B = "a" * 64, "b" * 64
 LISTED = [
     {"Id": A, "ParentId": "", "RepoTags": None, "Names": ["r/a:1"], "RepoDigests": [f"r/a@sha256:{B}"], "Size": 5,
      "Created": 7},
+    {"Id": A, "ParentId": "", "RepoTags": None, "Names": ["r/a:1", "r/a:2"], "RepoDigests": [f"r/a@sha256:{B}"],
+     "Size": 5, "Created": 7},
     {"Id": B, "ParentId": A, "RepoTags": None, "RepoDigests": None, "Size": 6, "Created": 8},
 ]  # fmt: skip
 CONTAINERS = [
@@ -45,7 +47,7 @@ def podman(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_images_have_ids_names_and_digests(podman: dict[str, Any]) -> None:
     first, second = stock.images()
-    assert first == stock.Stored(f"sha256:{A}", ("r/a:1",), (f"r/a@sha256:{B}",), 5, 7.0, "")
+    assert first == stock.Stored(f"sha256:{A}", ("r/a:1", "r/a:2"), (f"r/a@sha256:{B}",), 5, 7.0, "")
     assert first.keys == {f"sha256:{A}", f"sha256:{B}"}
     assert (second.names, second.digests, second.parent) == ((), (), f"sha256:{A}")
 
@@ -66,7 +68,7 @@ def test_an_image_goes_by_its_names_and_never_by_force(podman: dict[str, Any], m
     monkeypatch.setattr(cli, "image_id", lambda reference: left[0] if left else None)
     first, second = stock.images()
     assert (stock.remove(first), stock.remove(second)) == ("", "")
-    assert podman["asked"][-2:] == ["image rm r/a:1", f"image rm sha256:{B}"]
+    assert podman["asked"][-2:] == ["image rm r/a:1 r/a:2", f"image rm sha256:{B}"]
     left.append(first.id)
     assert stock.remove(first) == "podman keeps it: another image is built on it"
     podman["image rm"] = 2
