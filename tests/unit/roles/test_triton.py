@@ -18,6 +18,8 @@ FILTERS = FilterModule().filters()
 VALUES: dict[str, Any] = {
     "name": "other",
     "model": "other",
+    "release": "0.8.0",
+    "image": "sha256:" + "2" * 64,
     "repository_dir": "/srv/other",
     "engine_dirs": ["/srv/engine"],
     "checkpoint_dirs": ["/srv/checkpoint"],
