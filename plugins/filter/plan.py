@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import fleet_table
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
+    checkpoint_tokens,
     image_inputs,
     plan_table,
     replica_inputs,
@@ -23,6 +24,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
+            "checkpoint_tokens": checkpoint_tokens,
             "image_inputs": image_inputs,
             "results_by_name": results_by_name,
             "map_table": fleet_table,

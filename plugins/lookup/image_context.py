@@ -14,7 +14,7 @@ description:
   - Returns the texts of the files that the collection brings for an image, by their paths in the build's context.
 options:
   _terms:
-    description: Names of images, such as V(openai_gateway).
+    description: Names of images, V(openai_gateway) or V(checkpoint_fetch).
     type: list
     elements: str
     required: true
@@ -44,8 +44,9 @@ from ansible.plugins.lookup import LookupBase
 IMAGES = Path(__file__).resolve().parents[2] / "images"
 # By image the files, as patterns, and those that are empty.
 CONTEXTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    # Its Containerfile copies a directory of wheels, which a checkout may have filled and a host has not.
+    # Their Containerfiles copy a directory of wheels, which a checkout may have filled and a host has not.
     "openai_gateway": (("Containerfile", "requirements.txt", "openai_gateway/*.py"), ("site/.keep",)),
+    "checkpoint_fetch": (("Containerfile", "requirements.txt"), ("site/.keep",)),
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ._base.errors import FleetError, nearest
 from ._base.names import MODEL_NAME, check_absolute, check_name, check_path, check_paths
+from ._hub.request import CONSENTS, SECRETS, TAKEN, request_of
 from ._release.limits import check_options
 from ._release.options import ENGINE_OPTIONS, world_size
 from ._release.releases import release as release_of
@@ -89,7 +90,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
         description.get("held_ports"),
     )
     first = {replica["model"]: replica for replica in reversed(replicas)}
-    checkpoints = [{"name": model["name"], **model["checkpoint"]} for model in models]
+    checkpoints = [_checkpoint(model["name"], model["checkpoint"]) for model in models]
     directories = {item["name"]: _checkpoint_dir(item, root) for item in checkpoints}
     return {
         "release": str(description["trtllm_release"]),
@@ -196,7 +197,37 @@ def _check_engines(models: list[Item]) -> None:
             raise FleetError(f"{model['name']}: engine.{error}") from error
 
 
+def _checkpoint(name: str, given: Item) -> Item:
+    """What the role checkpoint takes, without what was not given and without the token: a plan is shown."""
+    found = {key: value for key, value in given.items() if value not in (None, []) and key != "token"}
+    where = f"{name}: checkpoint."
+    for option in ("cache", "token_file"):
+        if given.get(option) is not None:
+            check_absolute(given[option], f"{where}{option}")
+    if found["source"] == "path":
+        for option in (*SECRETS, *CONSENTS, *TAKEN):
+            if given.get(option):
+                raise FleetError(f"{where}{option} is given, but source path takes path, location and in_place.")
+        if not found.get("path"):
+            raise FleetError(f"{where}path is missing; give the directory that holds the checkpoint, or a source.")
+        return {"name": name, "location": "controller", **{k: v for k, v in found.items() if k not in CONSENTS}}
+    if found.get("path") or found.get("in_place"):
+        raise FleetError(f"{where}path and in_place belong to source path; leave them out for {found['source']}.")
+    if found.get("location") == "controller":
+        raise FleetError(
+            f"{where}location is 'controller', but what source {found['source']} names is downloaded by the host; "
+            "leave location out, or download it on the controller by hand and give source path."
+        )
+    if given.get("token") and found.get("token_file"):
+        raise FleetError(f"{where}token and token_file are both given; give one of them.")
+    request_of(given, where)
+    found.pop("in_place", None)
+    return {"name": name, "location": "host", **found}
+
+
 def _checkpoint_dir(item: Item, root: str) -> str:
+    if item["source"] != "path":
+        return f"{root}/checkpoints/{item['name']}"
     if item["location"] == "host":
         check_absolute(item["path"], f"{item['name']}: checkpoint.path")
     if item.get("in_place"):
@@ -257,6 +288,12 @@ def _gpus(name: str, given: list[Any] | None, ranks: int, claimed: list[Any]) ->
             f"{len(given)}."
         )
     return list(given)
+
+
+def checkpoint_tokens(models: list[Item]) -> dict[str, str]:
+    """The tokens of the models' checkpoints, by name of the model."""
+    found = {model.get("name", ""): (model.get("checkpoint") or {}).get("token") for model in models}
+    return {name: token for name, token in found.items() if token}
 
 
 def results_by_name(results: list[Item], keys: list[str]) -> dict[str, Item]:

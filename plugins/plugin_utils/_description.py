@@ -81,7 +81,7 @@ def described(given: Mapping[str, Any]) -> dict[str, Any]:
         release = repository.get("release") or found["release"]
         validate_parameters(release, "inflight_batcher_llm", repository["parameters"], where)
     for checkpoint in found["checkpoints"]:
-        if checkpoint["location"] == "controller":
+        if checkpoint["source"] == "path" and checkpoint["location"] == "controller":
             inspect_checkpoint(Path(os.path.expanduser(checkpoint["path"])))
     return found
 

@@ -15,6 +15,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_artifact": {"_base"},
     "_checkpoint": {"_base", "_artifact"},
     "_podman": {"_base", "_artifact"},
+    "_hub": {"_base", "_artifact", "_checkpoint", "_podman"},
     "_host": {"_base", "_release", "_podman"},
     "_service": {"_base", "_podman"},
     "_gateway": {"_base", "_release", "_host", "_service"},
@@ -33,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_triton",
         "_rollout",
     },
-    "_plan": {"_base", "_release", "_triton"},
+    "_plan": {"_base", "_hub", "_release", "_triton"},
     "_fleet": {"_base", "_checkpoint", "_triton"},
 }
 

@@ -10,12 +10,9 @@ became of the controller. Its directory holds the code, so that it needs nothing
 from __future__ import annotations
 
 import hashlib
-import importlib
-import io
 import json
 import sys
 import time
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,7 @@ from .._base import background, files
 from .._base.command import Answer, run_command
 from .._base.errors import FleetError
 from .._base.names import DEFAULT_ROOT, check_name, check_path
-from . import transfer
+from .._base.pyz import pyz
 from .artifact_store import ArtifactStore
 from .transfer import KINDS, SPEC, STATUS, TOKEN
 
@@ -57,18 +54,7 @@ SHORT = 12
 
 def archive() -> bytes:
     """The code as one file that Python runs."""
-    here, packed = __name__.rsplit(".", 2)[0], io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as zipped:
-        for package in (PACKAGE, *sorted({f"{PACKAGE}/{name.split('.')[0]}" for name in CODE})):
-            zipped.writestr(f"{package}/__init__.py", "")
-        for name in CODE:
-            loader: Any = importlib.import_module(f"{here}.{name}").__loader__
-            zipped.writestr(f"{PACKAGE}/{name.replace('.', '/')}.py", loader.get_source(f"{here}.{name}"))
-        zipped.writestr(
-            "__main__.py", f"import sys\nfrom {PACKAGE}.{transfer.__name__[len(here) + 1:]} import main\n"
-            "sys.exit(main(sys.argv[1]))\n",
-        )  # fmt: skip
-    return packed.getvalue()
+    return pyz(PACKAGE, CODE, "_artifact.transfer")
 
 
 class TransferUnit:

@@ -22,7 +22,7 @@ DEFAULT_RELEASES = f"{DEFAULT_ROOT}/releases"
 # With what stands before and after it, a name of this length is still a file's and a unit's name.
 LONGEST = 128
 # How stores call what is half made, replaced or known of an artefact: a name must not end like the files beside it.
-RESERVED = (".partial", ".replaced", ".old", ".digests.json", ".source-digests.json")
+RESERVED = (".partial", ".replaced", ".old", ".digests.json", ".source-digests.json", ".source.json")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 SHOWN = 80  # characters of a value in a sentence
 

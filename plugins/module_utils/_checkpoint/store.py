@@ -70,6 +70,10 @@ class CheckpointStore(Store):
         """The digests of the files of the directory of this host that *name* is copied from."""
         return self._beside(name, ".source-digests.json")
 
+    def record(self, name: str) -> Path:
+        """From where the checkpoint *name* was downloaded, where it was."""
+        return self._beside(name, ".source.json")
+
     def staging(self, name: str) -> Path:
         """Where files are gathered before they are published."""
         return self.partial_of(self.home(name))
@@ -145,7 +149,7 @@ class CheckpointStore(Store):
     def remove(self, name: str) -> bool:
         """Remove the checkpoint *name*, what an interrupted transfer left of it, and its digests; True if any."""
         existed = self._take_away(self.home(name))
-        for index in (self.index(name), self.source_index(name)):
+        for index in (self.index(name), self.source_index(name), self.record(name)):
             files.remove(index)
         return existed
 

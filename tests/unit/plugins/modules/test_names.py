@@ -32,6 +32,7 @@ MODEL = {
 ENGINE = {**ROOT, "name": "m", "checkpoint": "/srv/m", "release": LAST, "gpus": [], "image": "i"}
 REPOSITORY = {**ROOT, "name": "m", "release": LAST, "image": "i"}
 SERVED = {**ROOT, "name": "m", "fingerprint": "0" * 64, "address": "127.0.0.1", "token": "no secret at all"}
+HUB = {**ROOT, "name": "m", "repo": "a/b", "image": "i"}
 FETCHED = {
     **ROOT, "name": "m", "fingerprint": "0" * 64, "pieces": "0" * 64, "sources": ["http://127.0.0.1:1"],
     "token": "no secret at all",
@@ -59,6 +60,7 @@ NAMED: dict[tuple[str, str], list[dict[str, Any]]] = {
         {**ROOT, "path": "ROOT/checkpoints/kept", "location": "host"},
         {**ROOT, "path": "ROOT/checkpoints/kept", "location": "host", "in_place": True},
     ],
+    ("trtllm_checkpoint_fetch", "name"): [HUB],
     ("trtllm_tokenizer", "name"): [{**ROOT, "files": TOKENIZER}, {**ROOT, "files": TOKENIZER, "source": "ROOT"}],
     ("trtllm_engine", "name"): [
         ENGINE, {**ROOT, "state": "absent"}, {**ROOT, "cancel": True}, {**ROOT, "attach": "id", "wait": False},
@@ -80,6 +82,12 @@ NOT_NAMES = {
     "builders": "compared with the names of hosts",
     "build_args": "words of a command",
     "calib_dataset": "a path or a name of a hub, judged as a path",
+    "endpoint": "a URL",
+    "exclude": "patterns of files",
+    "include": "patterns of files",
+    "network": "a word of a command",
+    "repo": "a name of a hub, judged as one",
+    "revision": "a name of a commit, judged as one",
     "contains": "compared with an answer",
     "controller": "a word of a message",
     "digest": "a digest, which is parsed",
@@ -149,6 +157,7 @@ WITH_PATHS: dict[str, dict[str, Any]] = {
     "trtllm_artifact_fetch": FETCHED,
     "trtllm_artifact_serve": SERVED,
     "trtllm_artifact_share": {"name": "m", "fingerprint": "0" * 64, "shared_dir": "/"},
+    "trtllm_checkpoint_fetch": HUB,
     "trtllm_engine": ENGINE,
     "trtllm_tokenizer": {"name": "m", "files": TOKENIZER},
     "trtllm_image": {"name": "i"},
