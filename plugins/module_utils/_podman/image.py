@@ -441,6 +441,10 @@ class ImageManager:
         given = self.request.inputs
         if given and before is not None and base_labels.read(before.labels, "inputs") == given:
             return False, before, "built from the same inputs"
+        if given and self.request.when_missing == "tell":
+            raise Missing("", "would be built")
+        if given and self.check_mode:
+            return True, before, "would be built"
         if not files and not context:
             raise FleetError("source is 'build' but context is not given; give the directory to build from.")
         text, inputs = self._inputs(context)
