@@ -44,7 +44,6 @@ options:
   source:
     description:
       - How the image gets onto the host.
-    type: str
       - V(archive) is the former name of V(load).
     type: str
     choices: [pull, build, load, archive, present]
