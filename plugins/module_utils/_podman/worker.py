@@ -89,10 +89,12 @@ class Worker:
         for attempt in range(1, self.spec["attempts"] + 1):
             self.tell(state="running", attempt=attempt)
             code, said = self.once()
+            last = code == 0 or attempt == self.spec["attempts"] or FINAL.search(said) is not None
+            if last:  # before it is told that it has ended
+                self.clear()
             if code == 0:
                 self.tell(state="done", code=0, message="")
                 break
-            last = attempt == self.spec["attempts"] or FINAL.search(said) is not None
             self.tell(state="failed" if last else "waiting", code=code, message=said)
             if last or self.over.wait(delay):
                 break
