@@ -267,7 +267,7 @@ running:
   returned: with O(wait=false)
   type: bool
 progress:
-  description: What is done (RV(progress.step)), RV(progress.bytes) of RV(progress.total), RV(progress.seconds).
+  description: What is done (C(step)), C(bytes) of C(total), C(seconds).
   returned: when RV(running)
   type: dict
 reason:
