@@ -350,10 +350,14 @@ class ImageManager:
                 image = self._inspect()
         return image, "pushed" if about.get("pushed") else "pulled"
 
+    def _pushed_to(self) -> Name:
+        if self.target is None:
+            raise ValueError("nothing is to be pushed")
+        return self.target
+
     def _push(self, image: Image) -> tuple[bool, Image, str]:
         """Have it in the registry under the name of push, and name it by the digest that it has there."""
-        target = self.target
-        assert target is not None
+        target = self._pushed_to()
         there = self._manifest(target)
         if there is not None and there.config == image.id and there.digest in image.digests:
             return False, image, "already pushed"
@@ -376,13 +380,12 @@ class ImageManager:
         if image is None:
             return None, "pushed"
         self.job.prepare()
-        _, image, reason = self._pull_back(image, digest, self._access(self.target))
+        _, image, reason = self._pull_back(image, digest, self._access(self._pushed_to()))
         return image, reason
 
     def _pull_back(self, image: Image, digest: str, access: Sequence[str]) -> tuple[bool, Image, str]:
         """Pull by digest what was pushed: proves that it is there, and nothing but its manifest is transferred."""
-        assert self.target is not None
-        reference = f"{self.target.repository}@{digest}"
+        reference = f"{self._pushed_to().repository}@{digest}"
         changed, pulled, reason = self._work(
             ["pull", *access, reference], "pull", f"pull {reference!r}", pushed=True, reference=reference, digest=digest
         )
