@@ -159,7 +159,8 @@ def test_seeds_make_a_difference(api: Api) -> None:
 
 
 def test_without_a_seed_chance_decides(api: Api) -> None:
-    texts = {api.chat(temperature=2, max_tokens=10).choices[0].message.content for _ in range(4)}
+    # a small model is often sure of its answer
+    texts = {api.chat(temperature=2, max_tokens=10).choices[0].message.content for _ in range(24)}
     assert len(texts) > 1
 
 

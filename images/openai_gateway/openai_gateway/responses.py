@@ -16,7 +16,6 @@ from openai_gateway.prompts import Plan
 from openai_gateway.schema import StreamOptions
 from openai_gateway.tools import ReasoningReader, ToolCall, ToolCallReader
 
-RANDOM = random.Random()  # seeded by the system; ids must differ, not be secret
 ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 DONE = b"data: [DONE]\n\n"
 Tokens = Sequence[tuple[str, float]]
@@ -49,7 +48,8 @@ class Builder(Protocol):
 
 def new_id(prefix: str) -> str:
     """An id of OpenAI's kind."""
-    return f"{prefix}{RANDOM.getrandbits(96):024x}"
+    # ids must differ, not be secret; this generator, unlike one of our own, is seeded anew in each forked worker
+    return f"{prefix}{random.getrandbits(96):024x}"
 
 
 def event(value: Any) -> bytes:

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from openai_gateway.errors import ApiError, unsupported
 from openai_gateway.guides import Guide, StructuredOutputs, given, schema_guide
 
-RANDOM = random.Random()
 MAX_STOPS = 16
 MAX_CHOICES = 128  # to one prompt
 MAX_ANSWERS = 256  # to all prompts of a request
@@ -171,7 +170,7 @@ class GenerationRequest(BaseModel):
             asked["end_id"] = -1
         if self.greedy:
             return asked, {"top_k": 1}
-        optional: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": RANDOM.getrandbits(63)}
+        optional: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": random.getrandbits(63)}
         for name in ("temperature", "top_p", "top_k"):
             if (given := getattr(self, name)) is not None:
                 asked[name] = max(given, 0)  # -1 is another way to say that top_k is off

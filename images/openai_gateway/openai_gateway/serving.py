@@ -28,7 +28,6 @@ Body = TypeVar("Body", bound=BaseModel)
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 INTERNAL = ApiError(500, "Internal error; the gateway's log says which.")
-RANDOM = random.Random()
 CLIENT_GONE = 499  # nobody reads it; it is for the log and the counters
 TRACE_HEADERS = (b"traceparent", b"tracestate")  # W3C's trace context
 WANTED_HEADERS = {b"authorization", b"x-api-key", b"x-request-id", *TRACE_HEADERS}
@@ -213,7 +212,7 @@ class GatewayMiddleware:
         log: dict[str, Any] = {"status": 500}
         request_id = headers.get(b"x-request-id", b"").decode("latin-1")
         if not PLAIN.fullmatch(request_id):
-            request_id = f"{RANDOM.getrandbits(64):016x}"
+            request_id = f"{random.getrandbits(64):016x}"
         trace = {name.decode(): headers[name].decode("latin-1") for name in TRACE_HEADERS if name in headers}
         scope.setdefault("state", {}).update(log=log, request_id=request_id, started=started, trace=trace)
         id_header = (b"x-request-id", request_id.encode())
