@@ -33,7 +33,7 @@ PARTS = ("checkpoints", "engines", "repositories", "replicas", "gateway_models")
 # What a model may have of its own, and a replica may not.
 OWN_KEYS = ("release", "image")
 # What of its image is a path of the host.
-IMAGE_PATHS = ("archive", "context", "containerfile", "authfile")
+IMAGE_PATHS = ("context", "containerfile", "authfile")
 # More keys than these are not listed in a sentence.
 LISTED_KEYS = 12
 
@@ -96,7 +96,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
         "release": str(description["trtllm_release"]),
         "root": root,
         "serves": True,
-        "images": _images(models),
+        "images": _images(models, str(description["trtllm_release"])),
         "shared_image": any("image" not in found for found in own.values()),
         "checkpoints": checkpoints,
         "engines": [
@@ -145,9 +145,8 @@ def _own(model: Item, release: str) -> dict[str, str]:
         own["release"] = str(model["release"])
     if model.get("image"):
         own["image"] = str(model["image"]["name"])
-        for key in IMAGE_PATHS:
-            if model["image"].get(key) is not None:
-                check_absolute(model["image"][key], f"{name}: image.{key}")
+        for key in _paths_of(model["image"]):
+            check_absolute(model["image"][key], f"{name}: image.{key}")
     elif own and release_of(own["release"]) != release_of(release):
         raise FleetError(
             f"{name}: release is {own['release']}, but its image is that of trtllm_release, {release}; give the "
@@ -162,13 +161,20 @@ def _own(model: Item, release: str) -> dict[str, str]:
     return own
 
 
-def _images(models: list[Item]) -> list[Item]:
-    """The images of models that have their own, each once."""
+def _paths_of(image: Item) -> list[str]:
+    """The keys whose values are paths of the host: an archive may be a URL, or be on the controller."""
+    remote = image.get("archive_location") == "controller" or "://" in (image.get("archive") or "")
+    return [key for key in (*IMAGE_PATHS, *([] if remote else ["archive"])) if image.get(key) is not None]
+
+
+def _images(models: list[Item], release: str) -> list[Item]:
+    """The images of models that have their own, each once, with the release that it is of."""
     found: dict[str, tuple[str, Item]] = {}
     for model in models:
         if not model.get("image"):
             continue
         image = {key: value for key, value in model["image"].items() if value is not None}
+        image["release"] = str(model.get("release") or release)
         other, seen = found.setdefault(image["name"], (model["name"], image))
         if seen != image:
             raise FleetError(

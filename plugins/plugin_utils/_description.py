@@ -24,9 +24,12 @@ from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import limit
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 SPECS = ROLES / "fleet" / "meta" / "argument_specs.yml"
-# What a model may say of an image of its own, as variables of the role triton_image say it. Of those in the second line
-# the role's own value holds where the model gives none.
-IMAGE_KEYS = ("name", "source", "pull", "archive", "archive_sha256", "context", "containerfile", "build_args")
+# What a model may say of an image of its own, as variables of the role triton_image say it. Of IMAGE_KEYS_OF_FLEET the
+# role's own value holds where the model gives none.
+IMAGE_KEYS = (
+    "name", "source", "pull", "archive", "archive_location", "archive_sha256", "context", "containerfile", "build_args",
+    "push",
+)  # fmt: skip
 IMAGE_KEYS_OF_FLEET = ("tls_verify", "authfile")
 # Not a user's to write: the host and the inventory are asked.
 ASKED: dict[str, dict[str, Any]] = {

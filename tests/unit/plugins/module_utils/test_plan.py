@@ -247,7 +247,7 @@ def test_one_host_serves_two_releases_side_by_side() -> None:
     """Each by its own image; what a model has not is the fleet's."""
     fleet = plan(description({**model("old"), **OLD}, model("new")))
     own = {"release": "0.7.2", "image": "r/triton:24.01"}
-    assert fleet["images"] == [{"name": "r/triton:24.01", "source": "pull"}]
+    assert fleet["images"] == [{"name": "r/triton:24.01", "source": "pull", "release": "0.7.2"}]
     assert fleet["shared_image"]
     for part in ("engines", "repositories", "replicas"):
         old, new = fleet[part]
@@ -318,6 +318,15 @@ def test_an_image_takes_the_keys_of_the_role_that_brings_it(repo_dir: Path) -> N
     assert {f"triton_image_{key}" for key in image} <= set(options)
     assert image["source"]["choices"] == options["triton_image_source"]["choices"]
     handed = yaml.safe_load((repo_dir / "playbooks/tasks/own_image.yml").read_text())[1]["vars"]
-    assert {name for name in handed if name.startswith("triton_image_")} - {"triton_image_root"} == {
+    of_the_host = {"triton_image_root", "triton_image_release"}
+    assert {name for name in handed if name.startswith("triton_image_")} - of_the_host == {
         f"triton_image_{key}" for key in image
     }
+
+
+@pytest.mark.parametrize(
+    "archive", [{"archive": "https://files.example.com/i.tar"}, {"archive": "i.tar", "archive_location": "controller"}]
+)
+def test_an_archive_may_be_a_url_or_on_the_controller(archive: dict[str, str]) -> None:
+    (image,) = plan(description({**model("a"), "image": {"name": "r/i:1", **archive}}))["images"]
+    assert image["archive"] == archive["archive"]

@@ -77,6 +77,7 @@ NAMED: dict[tuple[str, str], list[dict[str, Any]]] = {
 NOT_NAMES = {
     "address": "an IP address, which is parsed",
     "attach": "compared with the ids of builds",
+    "archive": "a path or a URL, judged as one",
     "archive_sha256": "compared with a digest",
     "autoq_format": "a word of a command",
     "builders": "compared with the names of hosts",
