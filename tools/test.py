@@ -37,6 +37,8 @@ SANITY = [
 
 # Scenario -> an image that only it needs, made of a source that is not ours, which a machine may not reach.
 OWN_IMAGES = {"openai_trtllm": "localhost/openai_trtllm:0.2.1"}
+# Images that the demo does not need.
+MORE_IMAGES = {"checkpoint_fetch": "localhost/checkpoint_fetch:0.1.0"}
 
 # What the collection ships, and so what it answers for to ansible-test.
 SHIPPED = ("plugins/", "roles/", "playbooks/", "meta/", "changelogs/", "galaxy.yml", "README.md", "LICENSE")
@@ -116,7 +118,7 @@ def preparations() -> list[Stage]:
         Stage("testbed", [str(demo.TESTBED), "prepare"]),
         Stage("registry", [str(demo.TESTBED), "registry", "up"]),
     ]
-    for name, reference in demo.IMAGES.items():
+    for name, reference in {**demo.IMAGES, **MORE_IMAGES}.items():
         stages.append(Stage(f"image {name}", [str(PYTHON), str(REPO / "images" / name / "build")]))
         stages.append(Stage(f"push {name}", [str(demo.TESTBED), "push", reference]))
     checkpoint = cache_dir() / "demo" / demo.MODEL
