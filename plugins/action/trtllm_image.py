@@ -1,28 +1,15 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Live progress of an image that is pulled, pushed, loaded or built: start it with the module, then ask how far it is.
-
-The work belongs to the host, so whatever happens to this process does not touch it.
-"""
+"""Live progress of an image that is pulled, pushed, loaded or built."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
-from ansible.module_utils.parsing.convert_bool import boolean
-from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.sizes import gib
-from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import duration
-
-display = Display()
-FIRST_POLL, LONGEST_POLL, GROWTH = 0.5, 5.0, 1.5  # seconds, seconds, factor
-QUIET = 60.0  # seconds after which a line is shown although nothing has changed
-LOST_CONNECTION = 300.0  # seconds for which a lost connection is tried again
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import Followed, display, duration
 
 
 def line(host: str, name: str, progress: Mapping[str, Any]) -> str:
@@ -52,66 +39,31 @@ def summary(host: str, name: str, result: Mapping[str, Any]) -> str:
     return f"[{host}] image {name.rpartition('/')[2]}: {', '.join(word for word in words if word)}"
 
 
-class ActionModule(ActionBase):
-    """Run M(trtllm.fleet.trtllm_image) and show its progress."""
+class ActionModule(Followed):
+    """Run M(trtllm.fleet.trtllm_image) and show its progress, and what came of it."""
 
-    TRANSFERS_FILES = False
-    _supports_async = True
-    _supports_check_mode = True
+    module, running = "trtllm.fleet.trtllm_image", "running"
+    what, work = "image", "work"
+    first_poll = 0.5
+    at_once = False  # what is over at once needs no line
+    unattached = False
+
+    def shown(self, arguments: Mapping[str, Any]) -> bool:
+        return arguments.get("when_missing", "bring") == "bring" and super().shown(arguments)
+
+    def line(self, host: str, name: str, progress: Mapping[str, Any]) -> str:
+        return line(host, name, progress)
+
+    def key(self, progress: Mapping[str, Any]) -> str:
+        return f"{progress.get('state')} {progress.get('attempt')} {progress.get('bytes')} {progress.get('line')}"
+
+    def attach(self, arguments: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+        return {**arguments, "wait": False, "attach": True}
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
+        result = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        shown = (
-            boolean(arguments.get("wait", True), strict=False)
-            and not boolean(arguments.get("attach", False), strict=False)
-            and arguments.get("when_missing", "bring") == "bring"
-            and not self._task.async_val
-            and not self._task.check_mode
-        )
-        if not shown:
-            return self._call(arguments, task_vars, wrap_async=bool(self._task.async_val))
-        host, name = str((task_vars or {}).get("inventory_hostname", "")), str(arguments.get("name", ""))
-        result = self._call({**arguments, "wait": False}, task_vars)
-        if result.get("running"):
-            result = self._follow(host, name, {**arguments, "wait": False, "attach": True}, result, task_vars)
-        invocation = result.get("invocation")
-        if isinstance(invocation, dict) and isinstance(invocation.get("module_args"), dict):
-            invocation["module_args"].update(wait=True, attach=False)
-        if result.get("changed") and not result.get("failed"):
-            display.display(summary(host, name, result))
-        return result
-
-    def _call(
-        self, arguments: dict[str, Any], task_vars: dict[str, Any] | None, wrap_async: bool = False
-    ) -> dict[str, Any]:
-        result: dict[str, Any] = self._execute_module(
-            module_name="trtllm.fleet.trtllm_image", module_args=arguments, task_vars=task_vars, wrap_async=wrap_async
-        )
-        return result
-
-    def _follow(
-        self, host: str, name: str, arguments: dict[str, Any], result: dict[str, Any],
-        task_vars: dict[str, Any] | None,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Ask until it has ended; show a line whenever something has changed."""
-        interval, said, said_at = FIRST_POLL, "", time.monotonic()
-        lost_since: float | None = None
-        while result.get("running"):
-            progress = result["progress"]
-            key = f"{progress.get('state')} {progress.get('attempt')} {progress.get('bytes')} {progress.get('line')}"
-            # What is over at once needs no line.
-            if (key != said and interval > FIRST_POLL) or time.monotonic() - said_at > QUIET:
-                display.display(line(host, name, progress))
-                said, said_at = key, time.monotonic()
-            time.sleep(interval)
-            interval = min(interval * GROWTH, LONGEST_POLL)
-            try:
-                result = self._call(arguments, task_vars)
-                lost_since = None
-            except AnsibleConnectionFailure as error:
-                lost_since = lost_since or time.monotonic()
-                if time.monotonic() - lost_since > LOST_CONNECTION:
-                    raise
-                display.display(f"[{host}] image {name}: connection lost, the work goes on ({error})")
+        if self.shown(arguments) and result.get("changed") and not result.get("failed"):
+            host = str((task_vars or {}).get("inventory_hostname", ""))
+            display.display(summary(host, str(arguments.get("name", "")), result))
         return result

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.trtllm.fleet.plugins.action import trtllm_engine as action
+from ansible_collections.trtllm.fleet.plugins.plugin_utils import _progress
 
 DONE = {"changed": True, "building": False, "engine_dir": "/e"}
 
@@ -39,9 +40,9 @@ class Plugin(action.ActionModule):
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(action.display, "display", lines.append)
-    monkeypatch.setattr(action.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(action.ActionBase, "run", lambda self, tmp, task_vars: {})
+    monkeypatch.setattr(_progress.display, "display", lines.append)
+    monkeypatch.setattr(_progress.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(_progress.ActionBase, "run", lambda self, tmp, task_vars: {})
     return lines
 
 
@@ -76,7 +77,7 @@ def test_a_lost_connection_is_tried_again(shown: list[str]) -> None:
 
 def test_a_connection_that_stays_away_ends_the_task(shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 100_000, 200))
-    monkeypatch.setattr(action.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: float(next(clock)))
     plugin = Plugin([building("build", 0, "x"), *[AnsibleConnectionFailure("gone")] * 9])
     with pytest.raises(AnsibleConnectionFailure):
         run(plugin)
@@ -96,4 +97,4 @@ def test_where_nothing_is_to_be_shown_the_module_is_called_as_it_is(shown: list[
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5s"), (75, "1m15s"), (3700, "1h01m")])
 def test_durations_are_short(seconds: int, text: str) -> None:
-    assert action.duration(seconds) == text
+    assert _progress.duration(seconds) == text

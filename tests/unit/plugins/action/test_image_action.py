@@ -9,6 +9,7 @@ import pytest
 from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.trtllm.fleet.plugins.action import trtllm_image as action
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
+from ansible_collections.trtllm.fleet.plugins.plugin_utils import _progress
 
 GIB = 1 << 30
 PULL = {
@@ -69,8 +70,8 @@ class Host:
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(action.display, "display", lines.append)
-    monkeypatch.setattr(action.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(_progress.display, "display", lines.append)
+    monkeypatch.setattr(_progress.time, "sleep", lambda seconds: None)
     return lines
 
 
@@ -82,6 +83,6 @@ def test_it_asks_until_it_is_done_through_a_lost_connection(shown: list[str]) ->
     plugin = action.ActionModule.__new__(action.ActionModule)
     plugin._call = host.call
     attach = {"name": "r/a:1", "wait": False, "attach": True}
-    assert plugin._follow("h", "r/a:1", attach, running, {}) == done
+    assert plugin._follow({"name": "r/a:1"}, running, {"inventory_hostname": "h"}) == done
     assert host.asked == [attach] * 5
     assert [line for line in shown if "4.0 GiB" in line] and [line for line in shown if "connection lost" in line]
