@@ -123,6 +123,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer_un
     ARGUMENTS,
     NETWORK,
     TransferUnit,
+    check_counts,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
@@ -151,9 +152,7 @@ def refuse(params: dict[str, Any]) -> None:
         Source(url)
     if not DIGEST.fullmatch(params["pieces"]):
         raise FleetError(f"pieces is {show(params['pieces'])}; give what trtllm_artifact_serve returned as pieces.")
-    for option in ("threads", "poll"):
-        if params[option] < 1:
-            raise FleetError(f"{option} is {params[option]}; give at least 1.")
+    check_counts(params)
 
 
 def run(unit: TransferUnit, params: dict[str, Any], check_mode: bool) -> dict[str, Any]:

@@ -139,7 +139,11 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.artifact_store import ArtifactStore
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer import KINDS
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer_unit import ARGUMENTS, TransferUnit
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer_unit import (
+    ARGUMENTS,
+    TransferUnit,
+    check_counts,
+)
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import show
@@ -164,9 +168,7 @@ def refuse(params: dict[str, Any]) -> None:
         raise FleetError(f"shared_dir is {given}, which is no directory of this host; mount it, or give its path.")
     if shared.resolve() == Path(params["root"]).resolve():
         raise FleetError(f"shared_dir is {given}, which is the root of this host; give another directory.")
-    for option in ("threads", "poll"):
-        if params[option] < 1:
-            raise FleetError(f"{option} is {params[option]}; give at least 1.")
+    check_counts(params)
 
 
 def run(unit: TransferUnit, params: dict[str, Any], check_mode: bool) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .._base import background, files
+from .._base import files, transient
 from .._base.command import Answer, run_command
 from .._base.errors import FleetError
 from .._base.names import DEFAULT_ROOT, check_name, check_path
@@ -47,7 +47,7 @@ CODE = (
 )  # fmt: skip
 PACKAGE = "trtllm_transfer"
 ARCHIVE = "transfer.pyz"
-PROPERTIES = {**background.UNIT, "NoNewPrivileges": "yes", "TimeoutStopSec": "10"}
+PROPERTIES = {"NoNewPrivileges": "yes", "TimeoutStopSec": "10"}
 BEGIN = 20.0  # seconds within which a process says that it listens, or why it does not
 SHORT = 12
 
@@ -55,6 +55,13 @@ SHORT = 12
 def archive() -> bytes:
     """The code as one file that Python runs."""
     return pyz(PACKAGE, CODE, "_artifact.transfer")
+
+
+def check_counts(params: Mapping[str, Any]) -> None:
+    """Refuse C(threads) and C(poll) that are none; raises `FleetError`."""
+    for option in ("threads", "poll"):
+        if params[option] < 1:
+            raise FleetError(f"{option} is {params[option]}; give at least 1.")
 
 
 class TransferUnit:
@@ -83,12 +90,11 @@ class TransferUnit:
 
     def running(self) -> bool:
         """Whether systemd runs it."""
-        said = run_command(["systemctl", "is-active", "--", self.unit])
-        return said.out.strip() in ("active", "activating", "deactivating", "reloading")
+        return transient.running(self.unit)
 
     def status(self) -> dict[str, Any]:
         """What the process last said; {} where it said nothing."""
-        return _json(self.directory / STATUS)
+        return files.read_object(self.directory / STATUS)
 
     def spec(self, token: str | None, time_limit: int, **how: Any) -> dict[str, Any]:
         """What a process shall do; what does not apply is empty. Without a *token*, it is asked by nobody."""
@@ -115,11 +121,11 @@ class TransferUnit:
     def runs(self, spec: dict[str, Any]) -> bool:
         """Whether a process already does what *spec* says."""
         said = self.status().get("state")
-        return said not in (None, "failed") and _json(self.directory / SPEC) == spec and self.running()
+        return said not in (None, "failed") and files.read_object(self.directory / SPEC) == spec and self.running()
 
     def failed(self, spec: dict[str, Any]) -> bool:
         """Whether a process that did this failed, and nobody was told so far."""
-        return self.status().get("state") == "failed" and _json(self.directory / SPEC) == spec
+        return self.status().get("state") == "failed" and files.read_object(self.directory / SPEC) == spec
 
     def start(self, spec: dict[str, Any], token: str | None) -> None:
         """Start the process, and wait until it listens or receives."""
@@ -130,13 +136,8 @@ class TransferUnit:
         files.write_atomically(self.directory / TOKEN, (token or "").strip().encode(), mode=0o600)
         files.write_atomically(self.directory / SPEC, json.dumps(spec).encode(), mode=0o600)
         properties = {**PROPERTIES, "RuntimeMaxSec": str(spec["time_limit"])}
-        said = run_command(
-            [
-                "systemd-run", "--quiet", "--collect", f"--unit={self.unit}", f"--description=Transfer of {self.name}",
-                *(f"--property={key}={value}" for key, value in properties.items()),
-                "--", sys.executable, "-I", str(self.directory / ARCHIVE), str(self.directory),
-            ]
-        )  # fmt: skip
+        argv = [sys.executable, "-I", str(self.directory / ARCHIVE), str(self.directory)]
+        said = transient.start(self.unit, f"Transfer of {self.name}", properties, argv)
         if said.rc:
             self.stop()
             raise FleetError(f"The transfer of {self.name} cannot be started: {_last(said)}")
@@ -189,14 +190,6 @@ class TransferUnit:
         said = self.status()
         files.remove(self.directory)
         return said if ran else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _last(answer: Answer) -> str:

@@ -26,11 +26,6 @@ UNIT = {
 CONTAINER = (f"--cpu-shares={1024 * WEIGHT // 100}",)
 
 
-def unit_options() -> list[str]:
-    """The same, as ``systemd-run`` takes it."""
-    return [f"--property={key}={value}" for key, value in UNIT.items()]
-
-
 @contextlib.contextmanager
 def giving_way() -> Iterator[None]:
     """This process meanwhile. Where it says nothing else, Linux takes the priority at the disk from the niceness."""

@@ -1,9 +1,9 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A download as something that a later run finds again: on a host a detached container, on the controller a process.
+"""A download as something that a later run finds again: a detached container.
 
-Neither sees more of the machine than the directory that it fills and its own. What has arrived is verified and
+It sees no more of the machine than the directory that it fills and its own. What has arrived is verified and
 published by the collection, outside of it.
 """
 
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -83,7 +81,7 @@ class Fetch:
 
     def status(self) -> dict[str, Any]:
         """What it last said; {} where it said nothing."""
-        return _json(self.directory / STATUS)
+        return files.read_object(self.directory / STATUS)
 
     def identity(self, request: Request, consent: Mapping[str, bool]) -> str:
         """What is the same for a download that may be joined."""
@@ -96,7 +94,7 @@ class Fetch:
 
     def runs(self, identity: str) -> bool:
         """Whether a download of the same runs."""
-        return _json(self.directory / SPEC).get("identity") == identity and self.running()
+        return files.read_object(self.directory / SPEC).get("identity") == identity and self.running()
 
     def start(
         self, request: Request, consent: Mapping[str, bool], token: str, image: str, network: str, commit: str = ""
@@ -123,20 +121,6 @@ class Fetch:
             self.discard()
             raise
         return identity
-
-    def run_here(
-        self, request: Request, consent: Mapping[str, bool], token: str, commit: str = ""
-    ) -> subprocess.Popen[bytes]:
-        """Start it as a process of this machine, with the Python that runs this."""
-        files.remove(self.directory)
-        self._write(request, consent, token, commit)
-        return subprocess.Popen(
-            [sys.executable, str(self.directory / ARCHIVE), str(self.directory)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "HOME": str(self.directory)},
-        )
 
     def _write(self, request: Request, consent: Mapping[str, bool], token: str, commit: str) -> str:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -198,7 +182,7 @@ class Fetch:
 
     def publish(self, consent: Mapping[str, bool]) -> Record:
         """Verify what has arrived by the source's own digests, and put it in its place with its record."""
-        said, spec = self.status(), _json(self.directory / SPEC)
+        said, spec = self.status(), files.read_object(self.directory / SPEC)
         expected = {name: Expected(**about) for name, about in said["files"].items()}
         title = spec["request"]["repo"]
         with self.store.lock(self.name):
@@ -235,11 +219,3 @@ class Fetch:
 
 def _word(value: Any) -> str:
     return "unset" if value in (None, "", [], ()) else value if isinstance(value, str) else json.dumps(value)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -17,8 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
-from .._base import background, files
-from .._base.command import run_command
+from .._base import files, transient
 from .._base.errors import FleetError
 from . import cli, worker
 from .worker import AUTH, LOG, SPEC, STATUS
@@ -50,18 +49,11 @@ class Job:
 
     def status(self) -> dict[str, Any]:
         """What the worker last said; {} where it said nothing."""
-        try:
-            found = json.loads((self.directory / STATUS).read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return files.read_object(self.directory / STATUS)
 
     def running(self) -> bool:
         """Whether systemd runs it."""
-        if not (self.directory / SPEC).exists():
-            return False
-        said = run_command(["systemctl", "is-active", "--", self.unit])
-        return said.out.strip() in ("active", "activating", "deactivating", "reloading")
+        return (self.directory / SPEC).exists() and transient.running(self.unit)
 
     def prepare(self) -> Path:
         """Its directory, empty and for its owner alone."""
@@ -85,16 +77,10 @@ class Job:
             "total": total, "measured": measured, "scratch": str(self.scratch), "about": dict(about or {}),
         }  # fmt: skip
         files.write_atomically(self.directory / SPEC, json.dumps(spec).encode(), mode=0o600)
-        said = run_command(
-            [
-                "systemd-run", "--quiet", "--collect", f"--unit={self.unit}",
-                f"--description=podman {step} for trtllm.fleet",
-                # Where the worker was killed, nobody else removes the credentials.
-                f"--property=ExecStopPost=-/bin/rm -f {self.authfile}", "--property=TimeoutStopSec=20",
-                *background.unit_options(),
-                "--", sys.executable, "-I", str(self.directory / PROGRAM), str(self.directory),
-            ]
-        )  # fmt: skip
+        # Where the worker was killed, nobody else removes the credentials.
+        properties = {"ExecStopPost": f"-/bin/rm -f {self.authfile}", "TimeoutStopSec": "20"}
+        program_argv = [sys.executable, "-I", str(self.directory / PROGRAM), str(self.directory)]
+        said = transient.start(self.unit, f"podman {step} for trtllm.fleet", properties, program_argv)
         if said.rc:
             files.remove(self.directory)
             raise FleetError(f"'podman {step}' cannot be started as a unit of systemd: {cli.last_line(said.err)}")
@@ -105,10 +91,7 @@ class Job:
     @property
     def about(self) -> dict[str, Any]:
         """What was to be kept until it is done."""
-        try:
-            return dict(json.loads((self.directory / SPEC).read_bytes())["about"])
-        except (OSError, ValueError, LookupError):
-            return {}
+        return dict(files.read_object(self.directory / SPEC).get("about") or {})
 
     def log(self) -> str:
         """What podman printed; empty where it printed nothing."""

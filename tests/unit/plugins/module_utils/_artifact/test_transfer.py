@@ -372,5 +372,6 @@ def test_a_url_that_is_no_source(url: str) -> None:
 
 def test_a_transfer_that_ends_as_it_is_stopped_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([Answer(0, "active\n", ""), Answer(5, "", "Unit not loaded."), Answer(3, "inactive\n", "")])
-    monkeypatch.setattr(transfer_unit, "run_command", lambda argv: next(answers))
+    for module in (transfer_unit, transfer_unit.transient):
+        monkeypatch.setattr(module, "run_command", lambda argv: next(answers))
     assert transfer_unit.TransferUnit(str(tmp_path), "engine", NAME, FINGERPRINT).stop() == {}

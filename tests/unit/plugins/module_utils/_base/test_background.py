@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact import transfer_unit
-from ansible_collections.trtllm.fleet.plugins.module_utils._base import background
+from ansible_collections.trtllm.fleet.plugins.module_utils._base import background, transient
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine import job, runner
 
 
@@ -24,8 +25,15 @@ def test_a_process_gives_way_and_comes_back() -> None:
 
 
 def test_transfers_and_builds_have_the_same_share() -> None:
-    assert background.UNIT.items() <= transfer_unit.PROPERTIES.items()
     assert set(background.CONTAINER) <= set(job.CONTAINER_OPTIONS)
     assert background.CONTAINER == ("--cpu-shares=204",)
     assert runner.NICENESS == background.NICENESS, "the runner is copied alone into its container"
-    assert "--property=CPUWeight=20" in background.unit_options()
+
+
+def test_every_transient_unit_has_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(transient, "run_command", asked.extend)
+    transient.start("u.service", "what it is", transfer_unit.PROPERTIES, ["/bin/true"])
+    given = {*background.UNIT.items(), *transfer_unit.PROPERTIES.items()}
+    assert {f"--property={key}={value}" for key, value in given} <= set(asked)
+    assert asked[0] == "systemd-run" and asked[-2:] == ["--", "/bin/true"]

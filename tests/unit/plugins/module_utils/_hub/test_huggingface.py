@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._hub.job import Fetch
 from ansible_collections.trtllm.fleet.plugins.module_utils._hub.request import Request, request_of
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman import cli
 from hub_server import Hub
 from unit.plugins.module_utils._hub.hub_files import BIG, REPO, SECRET, files, weights
 
@@ -32,12 +35,29 @@ def request(hub: Hub, **options: Any) -> Request:
     return request_of({"source": "huggingface", "repo": REPO, "endpoint": hub.url, **options}, "")
 
 
+def run_here(
+    fetch: Fetch, wanted: Request, consent: dict[str, bool], token: str, commit: str = ""
+) -> subprocess.Popen[bytes]:
+    """What its container runs, as a process of this machine."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(image: str, argv: list[str], **options: Any) -> None:
+        home = {**os.environ, "HOME": str(fetch.directory)}
+        started.append(subprocess.Popen([sys.executable, *argv[1:]], stdin=subprocess.DEVNULL, env=home))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "run_detached", run)
+        patch.setattr(cli, "remove", lambda container: None)
+        fetch.start(wanted, consent, token, "image", "host", commit)
+    return started[0]
+
+
 def download(
     hub: Hub, root: Path, *, token: str = "", consent: dict[str, bool] = NO_CONSENT, commit: str = "", **options: Any
 ) -> Fetch:
     """One whole download, as the module does it, but as a process instead of in a container."""
     fetch = Fetch(root, "m")
-    process = fetch.run_here(request(hub, **options), consent, token, commit)
+    process = run_here(fetch, request(hub, **options), consent, token, commit)
     process.wait(300)
     said = fetch.status()
     if said["state"] != "done":
@@ -140,7 +160,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(hub: Hub, tmp_path: Path) 
     size = 4 << 20
     hub.add(REPO, files(model__safetensors=weights(size)), rate=1 << 21)
     fetch = Fetch(tmp_path / "root", "m")
-    process = fetch.run_here(request(hub), NO_CONSENT, "")
+    process = run_here(fetch, request(hub), NO_CONSENT, "")
     while hub.sent < size // 2:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)

@@ -52,7 +52,7 @@ def systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Systemd:
     program.write_text(PODMAN.format(home=tmp_path))
     program.chmod(0o755)
     monkeypatch.setattr(cli, "executable", lambda: str(program))
-    monkeypatch.setattr(job, "run_command", made.run)
+    monkeypatch.setattr(job.transient, "run_command", made.run)
     monkeypatch.setattr(job, "RUN", tmp_path / "run")
     monkeypatch.setattr(job, "SCRATCH", tmp_path)
     monkeypatch.setattr(job, "POLL", 0.02)
