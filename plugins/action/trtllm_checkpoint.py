@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,14 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fingerprint import tree_digest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.sizes import MB
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import inspect_checkpoint
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._cache import cache_dir
 
 MODULE = "trtllm.fleet.trtllm_checkpoint"
+# What ssh's programs for files take besides; both have the option -l, in kilobits (of 1024) a second.
+LIMITED = ("sftp_extra_args", "scp_extra_args")
+KILOBIT = 1024 // 8  # bytes
 display = Display()
 
 
@@ -41,6 +47,13 @@ class ActionModule(ActionBase):
             return self._module(args, task_vars)
         if not args.get("path"):
             raise AnsibleActionFail("path is missing; give the directory of the controller that holds the checkpoint.")
+        rate = str(args.get("rate") or 0)
+        if not rate.isdigit():
+            raise AnsibleActionFail(f"rate is {rate}; give 0 for no limit, or megabytes a second.")
+        if int(rate) and self._connection.transport != "ssh":
+            raise AnsibleActionFail(
+                f"rate is {rate}, but the connection is {self._connection.transport}; only ssh has one."
+            )
         source = Path(os.path.expanduser(str(args["path"]))).absolute()
         try:
             inspect_checkpoint(source)
@@ -51,8 +64,22 @@ class ActionModule(ActionBase):
         result = self._module(args, task_vars)
         if result.get("failed") or "missing" not in result:
             return result
-        self._transfer(source, result["staging"], result["missing"])
+        with self._held_to(int(rate)):
+            self._transfer(source, result["staging"], result["missing"])
         return self._module({**args, "publish": True}, task_vars)
+
+    @contextlib.contextmanager
+    def _held_to(self, rate: int) -> Iterator[None]:
+        """Meanwhile sftp and scp send at most *rate* megabytes a second; 0 is no limit."""
+        connection = self._connection
+        before = {option: connection.get_option(option) for option in LIMITED} if rate else {}
+        for option, words in before.items():
+            connection.set_option(option, f"{words or ''} -l {rate * MB // KILOBIT}".strip())
+        try:
+            yield
+        finally:
+            for option, words in before.items():
+                connection.set_option(option, words)
 
     def _transfer(self, source: Path, staging: str, paths: list[str]) -> None:
         host = self._task.args.get("name")

@@ -59,6 +59,12 @@ options:
     type: str
     choices: [stat, full]
     default: stat
+  rate:
+    description:
+      - With O(location=controller), megabytes a second that are sent to the host at most; V(0) means no limit. It
+        needs a connection by ssh, whose C(sftp) or C(scp) keeps to it.
+    type: int
+    default: 0
   state:
     description:
       - Whether the checkpoint should be on the host.
@@ -134,6 +140,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "in_place": {"type": "bool", "default": False},
     "root": {"type": "path", "default": DEFAULT_ROOT},
     "verify": {"type": "str", "choices": ["stat", "full"], "default": "stat"},
+    "rate": {"type": "int", "default": 0},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "wanted": {"type": "dict"},
     "publish": {"type": "bool", "default": False},

@@ -16,6 +16,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 WINDOW = 256 << 20  # bytes of file per mincore call: one byte of answer per page
 _RESIDENT = bytes(value & 1 for value in range(256))  # no other bit of an answer is defined
@@ -78,3 +79,9 @@ class CacheState:
         """Give back what was not resident of ``[start, end)``; *end* None means to the end of the file."""
         for offset, length in self.absent(start, self.size if end is None else end):
             os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
+
+
+def forget(path: Path) -> None:
+    """Give back all pages of a file that is on the disk and will not be read soon."""
+    with open(path, "rb") as stream:
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .._artifact.fingerprint import TreeDigest, file_sha256, tree_digest
+from .._artifact.pagecache import forget
 from .._artifact.store import Store
 from .._base import files
 from .._base.errors import FleetError
@@ -143,6 +144,9 @@ class CheckpointStore(Store):
                 files.remove(staging / path)
             raise FleetError(f"{name}: {damaged[0]} arrived damaged on the host (its sha256 differs); run again.")
         files.sync_tree(staging)
+        # What serves needs its pages; a build reads what it needs again.
+        for path in wanted:
+            forget(staging / path)
         self._put(self.home(name))
         return tree
 
