@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import socket
 from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._controller import operator
 
 
 def identity(pid: int) -> str:
@@ -48,7 +48,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         here = socket.gethostname()
         # Tasks run in children of the playbook's process.
-        asks = {"owner": f"{getpass.getuser()}@{here}", "controller": here, "process": identity(os.getppid())}
+        asks = {"owner": operator(), "controller": here, "process": identity(os.getppid())}
         result = self._ask({**asks, **self._task.args}, task_vars)
         holder = result.get("holder") or {}
         if result.get("failed") and holder.get("controller") == here and not runs(str(holder.get("process", ""))):

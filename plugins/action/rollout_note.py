@@ -13,6 +13,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import sentence
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._controller import operator
 
 
 class ActionModule(ActionBase):
@@ -25,6 +26,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         journal = arguments.pop("journal", None)
+        arguments["details"] = {"who": operator(), **(arguments.get("details") or {})}
         result: dict[str, Any] = self._execute_module(module_args=arguments, task_vars=task_vars)
         if journal and result.get("line") and not self._task.check_mode:
             host = self._task.delegate_to or (task_vars or {}).get("inventory_hostname")

@@ -14,6 +14,7 @@ author: The trtllm.fleet authors (@trtllm-fleet)
 description:
   - Adds one JSON object as a line to C(rollouts/journal.jsonl) below O(root) on the host, on disk when it returns.
   - With O(journal), adds the same line with the name of the host to a file of the controller.
+  - The line says C(who) rolls out, as C(user@controller).
 extends_documentation_fragment:
   - trtllm.fleet.attributes
   - trtllm.fleet.attributes.actiongroup_fleet

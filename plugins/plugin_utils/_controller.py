@@ -1,15 +1,17 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Modules that ask a service of a host from the controller, where NVIDIA's and OpenAI's clients are installed.
+"""What the controller knows of itself, and modules that ask a service of a host from there.
 
-Triton listens on 127.0.0.1 of its host. What is asked there goes through a tunnel of the ssh connection that
-Ansible uses for the host anyway; an address that is no loopback address is asked directly.
+NVIDIA's and OpenAI's clients are installed on the controller. Triton listens on 127.0.0.1 of its host. What is asked
+there goes through a tunnel of the ssh connection that Ansible uses for the host anyway; an address that is no loopback
+address is asked directly.
 """
 
 from __future__ import annotations
 
 import contextlib
+import getpass
 import shlex
 import socket
 import subprocess
@@ -30,6 +32,11 @@ TUNNEL_OPTIONS = [
     "-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes",
     "-o", f"ConnectTimeout={int(READY_SECONDS)}", "-o", "LogLevel=ERROR",
 ]  # fmt: skip
+
+
+def operator() -> str:
+    """Who runs the playbook, and where: ``alice@deploy-01``."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def free_port() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .._base.tables import columns
 
-HEAD = ("time", "rollout", "host", "step", "services", "seconds", "why")
+HEAD = ("time", "rollout", "who", "host", "step", "services", "seconds", "why")
 
 
 def history_table(journals: Mapping[str, Sequence[Mapping[str, Any]]], last: int = 0) -> list[str]:
@@ -19,6 +19,7 @@ def history_table(journals: Mapping[str, Sequence[Mapping[str, Any]]], last: int
         (
             str(line.get("time", "")),
             str(line.get("rollout", "")),
+            str(line.get("who", "")),
             host,
             str(line.get("step", "")),
             " ".join(str(service) for service in line.get("services") or []),

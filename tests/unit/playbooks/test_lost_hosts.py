@@ -334,9 +334,10 @@ def test_a_report_that_cannot_be_written_is_one_failure(fleet: Fleet, playbook: 
     assert "/nonexistent does not exist" in text and "undefined" not in text and "h1 is lost" not in text
 
 
-def test_a_rollback_says_which_hosts_it_could_not_ask(fleet: Fleet, closed_port: int) -> None:
+@pytest.mark.parametrize("named", ["rollback_replicas", "rollback_models"])
+def test_a_rollback_says_which_hosts_it_could_not_ask(fleet: Fleet, closed_port: int, named: str) -> None:
     hosts = {"h1": unreachable(closed_port), "h2": {}}
-    status, text = fleet.run("rollback.yml", hosts, "-e", "rollback_replicas=a-0")
+    status, text = fleet.run("rollback.yml", hosts, "-e", f"{named}=a-0")
     assert status == 2
     assert "Connection refused" in lines(text, "h1 is lost:")[-1]
     assert "No host has a-0; there are no replicas. Not known is what there is on h1." in " ".join(text.split())
