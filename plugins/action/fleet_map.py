@@ -20,7 +20,7 @@ from ansible_collections.trtllm.fleet.plugins.plugin_utils._gateway import gatew
 # What a user writes about a host, for one that no task of the play has described.
 WRITTEN = (
     "trtllm_release", "trtllm_root", "trtllm_triton_address", "trtllm_port_base", "trtllm_max_lost", "trtllm_models",
-    "trtllm_gateway_fronts",
+    "trtllm_gateway_fronts", "trtllm_serves",
 )  # fmt: skip
 
 
@@ -74,6 +74,7 @@ class Fleet:
             }
             for name in (self.group or [name for name in self.serving if name in self.play])
             if boolean(self._value(name, "trtllm_gateway", True))
+            and (self.group or boolean(self._value(name, "trtllm_serves", True)))
         }
 
     def _host(self, name: str) -> dict[str, Any]:

@@ -31,7 +31,13 @@ def rollout_plan(
 ) -> dict[str, Any]:
     """The rollout of the fleet, from what each host would change."""
     hosts = [
-        host_from(host, told["replicas"], told.get("unsettled") or [], told.get("reasons") or [])
+        host_from(
+            host,
+            told["replicas"],
+            told.get("unsettled") or [],
+            told.get("reasons") or [],
+            bool(told.get("builds")),
+        )
         for host, told in found.items()
     ]
     rollout = plan(hosts, serial, min_available)

@@ -30,6 +30,8 @@ Item = dict[str, Any]
 FROM_REPOSITORY = ("repository_dir", "fingerprint", "entry_models", "worker_models", "mode")
 # What the roles of a host take, in the order of the run; a host that is only a gateway has nothing of them.
 PARTS = ("checkpoints", "engines", "repositories", "replicas", "gateway_models")
+# What a host that only builds has nothing of.
+SERVING_PARTS = ("repositories", "replicas", "gateway_models")
 # What a model may have of its own, and a replica may not.
 OWN_KEYS = ("release", "image")
 # What of its image is a path of the host.
@@ -67,7 +69,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     *description* holds ``trtllm_release``, ``trtllm_root``, ``trtllm_triton_address``, ``trtllm_port_base``
     and ``trtllm_models``, already validated against the role's argument_specs, with defaults filled in, and
     ``held_ports`` and ``held_gpus``: what replicas have on the host by now, which stays theirs. ``serves`` is false for
-    a host that is only a gateway.
+    a host that is only a gateway, ``trtllm_serves`` for one that only builds.
     Raises `FleetError` where models contradict each other or themselves.
     """
     root = check_path(description["trtllm_root"], "trtllm_root").rstrip("/")
@@ -92,7 +94,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     first = {replica["model"]: replica for replica in reversed(replicas)}
     checkpoints = [_checkpoint(model["name"], model["checkpoint"]) for model in models]
     directories = {item["name"]: _checkpoint_dir(item, root) for item in checkpoints}
-    return {
+    found = {
         "release": str(description["trtllm_release"]),
         "root": root,
         "serves": True,
@@ -135,6 +137,9 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
             for model in models
         ],
     }
+    if not description.get("trtllm_serves", True):
+        found.update({part: [] for part in SERVING_PARTS}, gates={})
+    return found
 
 
 def _own(model: Item, release: str) -> dict[str, str]:

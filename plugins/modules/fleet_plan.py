@@ -36,6 +36,10 @@ options:
     description: The HTTP port of the first replica of a host.
     type: int
     default: 8000
+  trtllm_serves:
+    description: Whether this host serves its models, or only builds their engines for others.
+    type: bool
+    default: true
   trtllm_max_lost:
     description: How many hosts a run may lose; only checked here, see M(trtllm.fleet.lost_hosts).
     type: raw

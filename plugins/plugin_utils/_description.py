@@ -106,7 +106,7 @@ def _only_gateway(given: Mapping[str, Any]) -> bool:
 
 def _fronted_elsewhere(values: Mapping[str, Any]) -> bool:
     """Whether gateways of other hosts front the replicas of this one."""
-    if not values["serves"] or not values["gateway"]:
+    if not values["serves"] or not values["trtllm_serves"] or not values["gateway"]:
         return False
     gateways = values["gateway_hosts"] or (values["serving_hosts"] if values["trtllm_gateway_fronts"] == ALL else [])
     return any(gateway != values["host"] for gateway in gateways)

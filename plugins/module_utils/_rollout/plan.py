@@ -15,7 +15,7 @@ from .._service.types import DONE, NONE, REMOVE, RESTART
 from .._triton.replica import service_name
 from .batches import Change, Count, batches, interrupted, kept
 
-# What happens to a host: nothing, a start of what does not serve yet, or a change of what serves.
+# What happens to a host: nothing, a start of what does not serve yet or a build for others, or a change of what serves.
 UNCHANGED, STARTED, SWITCHED = "unchanged", "started", "switched"
 ACTIVE = ("active", "activating", "reloading")
 TAKEN_OUT = (DONE[RESTART], DONE[REMOVE])
@@ -47,6 +47,8 @@ class Host:
     # Services that an earlier rollout switched, and whose gate nobody has seen pass.
     unsettled: Sequence[str] = ()
     reasons: Sequence[str] = ()
+    # Whether engines are built here, as far as no other host has them.
+    builds: bool = False
 
     def taken_out(self) -> list[Replica]:
         """The replicas that get no requests for a while: those that serve and are changed, or whose gate is due."""
@@ -56,7 +58,8 @@ class Host:
         """See UNCHANGED, STARTED and SWITCHED."""
         if self.taken_out():
             return SWITCHED
-        return STARTED if any(replica.action for replica in self.replicas) else UNCHANGED
+        starts = any(replica.action for replica in self.replicas) or (self.builds and not self.replicas)
+        return STARTED if starts else UNCHANGED
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,9 @@ class Rollout:
         return [host for host, found in self.kinds.items() if found == kind]
 
 
-def host_from(name: str, results: Mapping[str, Found], unsettled: Sequence[str], reasons: Sequence[str]) -> Host:
+def host_from(
+    name: str, results: Mapping[str, Found], unsettled: Sequence[str], reasons: Sequence[str], builds: bool = False
+) -> Host:
     """A host from what its role ``triton`` returned in check mode: by replica the service, model, url and action."""
     replicas = [
         Replica(
@@ -97,7 +102,7 @@ def host_from(name: str, results: Mapping[str, Found], unsettled: Sequence[str],
         )
         for replica, found in results.items()
     ]
-    return Host(name, replicas, list(unsettled), list(reasons))
+    return Host(name, replicas, list(unsettled), list(reasons), builds)
 
 
 def plan(hosts: Sequence[Host], serial: Optional[Sequence[Count]], min_available: Optional[int]) -> Rollout:
@@ -137,6 +142,8 @@ def _table(
                 why = replica.reason or ("an earlier rollout ended before its gate" if again else "")
                 what = "gate" if again else WORDS.get(replica.action, replica.action)
                 rows.append((number.get(host.name, "-"), host.name, replica.name, what, why))
+        if not host.replicas:
+            rows.append(("-", host.name, "", "build", "for other hosts"))
         rows += [("", "", "", "", reason) for reason in host.reasons]
     lines = columns(rows) if changed else []
     lines += [f"{same} of {len(hosts)} hosts do not change."] if same else []

@@ -11,7 +11,7 @@ from typing import Any
 
 from .._base.tables import columns
 from .._service.types import DONE, NONE, RESTART, START
-from .verdict import BROKEN, FAILED, LOST, PASSED, RETURNED, STARTED
+from .verdict import BROKEN, BUILT, FAILED, LOST, PASSED, RETURNED, STARTED
 
 HEAD = ("batch", "host", "outcome", "seconds", "why")
 WAITING = "waiting"
@@ -19,6 +19,7 @@ WAITING = "waiting"
 OUTCOMES = {
     PASSED: "passed",
     STARTED: "started",
+    BUILT: "built for others",
     FAILED: "failed and rolled back",
     RETURNED: "rolled back with its batch",
     BROKEN: "failed and not rolled back",
@@ -64,5 +65,9 @@ def summary(
     if not planned:
         return [f"Rollout {rollout}: no host had to be changed."]
     totals = ", ".join(f"{counts[words]} {words}" for words in OUTCOMES.values() if counts[words])
-    rest = "" if set(counts) <= {OUTCOMES[PASSED], OUTCOMES[STARTED]} else " Run it again to go on from here."
+    rest = (
+        ""
+        if set(counts) <= {OUTCOMES[word] for word in (PASSED, STARTED, BUILT)}
+        else " Run it again to go on from here."
+    )
     return [*columns(rows), f"Rollout {rollout}: {totals}.{rest}"]

@@ -12,8 +12,8 @@ from .._base.errors import FleetError
 
 # failed: it went back; broken: it could not even do that; returned: it passed, and went back with its batch.
 PASSED, FAILED, BROKEN, RETURNED, LOST = "passed", "failed", "broken", "returned", "lost"
-# Nothing served that changed.
-STARTED = "started"
+# Nothing served that changed; or the host only builds, for others.
+STARTED, BUILT = "started", "built"
 
 
 @dataclass(frozen=True)

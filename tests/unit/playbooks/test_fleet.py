@@ -90,6 +90,16 @@ def test_without_the_group_each_host_has_a_gateway(inventory: Inventory, fronts:
     assert all(line[2].startswith(address) for line in table(text))
 
 
+@pytest.mark.parametrize("gateways", [{}, {"w1": {}}])
+def test_a_host_that_only_builds_is_fronted_by_no_gateway(inventory: Inventory, gateways: dict[str, Any]) -> None:
+    inventory.gateways, inventory.variables["trtllm_gateway_fronts"] = gateways, "fleet"
+    inventory.hosts["g2"].update(trtllm_serves=False, ansible_host="no-such-host.invalid")
+    status, text = inventory.run("described")
+    assert status == 0, text
+    assert [line for line in table(text) if len(line) > 1] == [["g1", "a", "10.0.0.1:8000", "w1" if gateways else "g1"]]
+    assert "SERVES g2 True" in text
+
+
 def test_no_gateway_fronts_anything_where_none_is_wanted(inventory: Inventory) -> None:
     inventory.variables["trtllm_gateway"] = False
     status, text = inventory.run("described")

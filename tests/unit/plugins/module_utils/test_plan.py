@@ -52,6 +52,15 @@ def test_one_model_gives_every_role_its_input() -> None:
     assert fleet["gateway_models"][0]["urls"] == ["http://127.0.0.1:8000"]
 
 
+def test_a_host_that_does_not_serve_only_builds() -> None:
+    described = description(model("codellama", {"tp_size": 2}, replicas=[{"gpus": [2, 3]}]))
+    serves, builds = plan(described), plan({**described, "trtllm_serves": False})
+    assert [builds[part] for part in ("repositories", "replicas", "gateway_models", "gates")] == [[], [], [], {}]
+    assert {key: builds[key] for key in ("serves", "checkpoints", "engines")} == {
+        key: serves[key] for key in ("serves", "checkpoints", "engines")
+    }
+
+
 def test_replicas_get_the_gpus_and_ports_that_nobody_claims() -> None:
     first = model("a", {"tp_size": 2}, replicas=[{}, {"gpus": [1, 4]}])
     second = model("b", {}, replicas=[{"http_port": 9000}])

@@ -32,6 +32,16 @@ def test_only_what_serves_and_changes_is_switched() -> None:
     assert (found.of_kind("started"), found.of_kind("switched"), found.sizes()) == (["c"], ["a"], [1])
 
 
+def test_who_only_builds_does_so_before_anything_is_switched() -> None:
+    builder = host_from("z", {}, [], ["engine: max_batch_size 8 -> 16"], builds=True)
+    found = plan([host("a", llama=RESTARTED), builder, host_from("y", {}, [], [])], [1], None)
+    assert (found.of_kind("started"), found.of_kind("switched"), found.kinds["y"]) == (["z"], ["a"], "unchanged")
+    assert list(found.table)[1:3] == [
+        "-      z              build    for other hosts",
+        "                               engine: max_batch_size 8 -> 16",
+    ]
+
+
 def test_the_table_names_batch_host_replica_action_and_reason() -> None:
     hosts = [
         host("gpu-01", llama=RESTARTED),

@@ -22,6 +22,14 @@ def test_a_rollout_that_went_through_asks_for_nothing() -> None:
     ]
 
 
+def test_a_host_that_only_builds_has_built_for_others() -> None:
+    found = summary(
+        "R", [["gpu-01"]], ["build-01"], {"gpu-01": {"outcome": "passed"}, "build-01": {"outcome": "built"}}
+    )
+    assert found[1].split() == ["-", "build-01", "built", "for", "others"]
+    assert found[-1] == "Rollout R: 1 passed, 1 built for others."
+
+
 def test_one_that_ended_early_says_who_failed_and_who_waits() -> None:
     hosts = {
         "gpu-01": {"outcome": "passed", "seconds": 40},
