@@ -37,8 +37,12 @@ def reason(result: Mapping[str, Any], task: str, hidden: bool = False) -> str:
 
 
 def unreachable(variables: Mapping[str, Any]) -> str:
-    """What the connection said when the host was lost, where a task had registered it; empty where none had."""
-    lost = [value for value in variables.values() if isinstance(value, Mapping) and value.get("unreachable")]
+    """What the connection said when the host was lost, where a task had registered it; empty where none had.
+
+    What a loop has registered may be of other hosts, which it was delegated to.
+    """
+    told = [value for value in variables.values() if isinstance(value, Mapping) and "results" not in value]
+    lost = [value for value in told if value.get("unreachable")]
     return f"it does not answer: {_line(lost[-1].get('msg') or 'no message')}" if lost else ""
 
 
