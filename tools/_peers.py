@@ -40,9 +40,9 @@ class Proxy(NamedTuple):
 
 
 @contextlib.contextmanager
-def litellm(triton: str, model: str, *, before: Sequence[str] = ()) -> Iterator[Proxy]:
-    """Run LiteLLM's proxy before a Triton; *before*: a command that starts it."""
-    programs = environment("litellm", SUITE / "requirements-litellm.txt")
+def litellm(triton: str, model: str, *, before: Sequence[str] = (), program: Path | None = None) -> Iterator[Proxy]:
+    """Run LiteLLM's proxy before a Triton; *before*: a command that starts it, *program*: its own, else installed."""
+    program = program or environment("litellm", SUITE / "requirements-litellm.txt") / "litellm"
     port, key = free_port(), f"sk-{secrets.token_hex(16)}"
     url = f"{triton}/v2/models/{ENTRY}/generate"
     entries = [{"model_name": model, "litellm_params": {"model": f"triton/{model}", "api_base": url}}]
@@ -54,7 +54,7 @@ def litellm(triton: str, model: str, *, before: Sequence[str] = ()) -> Iterator[
         quiet = {"LITELLM_TELEMETRY": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*before, str(programs / "litellm"), f"--config={config}", f"--port={port}", "--host=127.0.0.1"],
+                [*before, str(program), f"--config={config}", f"--port={port}", "--host=127.0.0.1"],
                 stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **quiet}, cwd=scratch,
             )  # fmt: skip
         try:

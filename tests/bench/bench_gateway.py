@@ -2,17 +2,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the OpenAI gateway costs, beside a pass-through of forty lines and the bare backend, in the same run.
 
-    tests/bench/bench_gateway.py [--rounds 2] [--requests 600] [--json FILE]
+    tests/bench/bench_gateway.py [--rounds 2] [--requests 600] [--litellm PROGRAM] [--json FILE]
 
-All is on loopback. The backend answers at once, so what is measured is the gateway. Each server has the first core
-for itself where there are two; backend and load share the other one. Rounds go through all servers in turn. CPU time
+All is on loopback. The backend answers at once, so what is measured is the gateway. Servers, backend and load have a
+core each where there are three; with two, backend and load share one. Rounds go through all servers in turn. CPU time
 a request is what to compare: on a busy machine the rates are lower bounds. LiteLLM's proxy is in the same run where it
-can be installed; it gets a tenth of the requests.
+can be installed, or is named; it gets a tenth of the requests.
 
-Then two more questions: what a second worker brings, which takes a core for each worker and one for the load (with
-fewer the workers take it from each other, and CPU time tells what they cost), and what a gateway takes from a backend
-that is the bottleneck, as an engine is: one that writes a token every 20 ms. A real Triton in its place is measured by
-molecule's scenario gateway.
+Then two more questions: what a second worker brings, which takes four cores (with fewer the workers take them from
+backend and load, and CPU time tells what they cost), and what a gateway takes from a backend that is the bottleneck,
+as an engine is: one that writes a token every 20 ms. A real Triton in its place is measured by molecule's scenario
+gateway.
 """
 
 from __future__ import annotations
@@ -38,7 +38,19 @@ IMAGE = REPO / "images" / "openai_gateway"
 HERE = Path(__file__).resolve().parent / "gateway"
 sys.path[:0] = [str(IMAGE), str(IMAGE / "tests"), str(REPO / "tools")]
 
-CORES = sorted(os.sched_getaffinity(0))
+
+def cores() -> list[int]:
+    """The processors to use: one of each core where that leaves enough, for those of one core slow each other."""
+    every = sorted(os.sched_getaffinity(0))
+    shared = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    known = {cpu: Path(shared.format(cpu)) for cpu in every}
+    first = {file.read_text() if file.exists() else str(cpu): cpu for cpu, file in reversed(known.items())}
+    return sorted(first.values()) if len(first) >= ENOUGH else every
+
+
+ENOUGH = 4  # two workers, backend and load
+CORES = cores()
+MINE, BACKEND, LOAD = CORES[0], CORES[-2 if len(CORES) > 2 else -1], CORES[-1]
 WHOLE_TOKENS, STREAM_TOKENS = 20, 100
 PROMPT = "What is machine learning? " * 4
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -181,13 +193,13 @@ def uvicorn(target: str, port: int) -> list[str]:
     return ["-m", "uvicorn", target, "--port", str(port), *quiet]
 
 
-def peers(stack: contextlib.ExitStack, triton: str, core: int) -> list[Server]:
-    """LiteLLM's proxy, where it can be installed."""
+def peers(stack: contextlib.ExitStack, triton: str, program: Path | None) -> list[Server]:
+    """LiteLLM's proxy: *program*, or where it can be installed."""
     from _peers import litellm
     from _stages import StageError
 
     try:
-        proxy = stack.enter_context(litellm(triton, "tiny", before=["taskset", "-c", str(core)]))
+        proxy = stack.enter_context(litellm(triton, "tiny", before=["taskset", "-c", str(MINE)], program=program))
     except StageError as error:
         print(f"bench: LiteLLM is left out: {error}", file=sys.stderr)
         return []
@@ -243,30 +255,30 @@ def side_by_side(servers: list[Server], case: Case, requests: int, rounds: int) 
 
 def two_workers(scratch: Path, triton: str, requests: int, rounds: int) -> None:
     """What a second worker brings."""
-    cores = CORES[:2] if len(CORES) > 2 else CORES
     with contextlib.ExitStack() as stack:
-        one = gateway_of(stack, scratch, "one worker", triton, cores[0])
-        two = gateway_of(stack, scratch, "two workers", triton, ",".join(map(str, cores)), 2)
-        found = side_by_side([one, two], Case("", False, 16), requests, rounds)
-    rate = {name: statistics.median(m.rate) for name, m in found.items()}
-    cpu = {name: statistics.median(m.cpu_us) for name, m in found.items()}
-    limit = (
-        "" if len(CORES) > 2 else f"; {len(CORES)} cores, and the load takes one of them, so 1.8 cannot be seen here"
-    )
-    print(
-        f"two workers: {rate['two workers'] / rate['one worker']:.2f} times the answers of one, "
-        f"{cpu['two workers']:.0f} us CPU each against {cpu['one worker']:.0f}{limit}"
-    )
+        one = gateway_of(stack, scratch, "one worker", triton, MINE)
+        two = gateway_of(stack, scratch, "two workers", triton, ",".join(map(str, CORES[:2])), 2)
+        for at_once in (16, 64):
+            found = side_by_side([one, two], Case("", False, at_once), requests, rounds)
+            rate = {name: statistics.median(m.rate) for name, m in found.items()}
+            cpu = {name: statistics.median(m.cpu_us) for name, m in found.items()}
+            print(
+                f"two workers, {at_once} at once: {rate['two workers']:.0f} answers a second, "
+                f"{rate['two workers'] / rate['one worker']:.2f} times those of one, "
+                f"{cpu['two workers']:.0f} us CPU each against {cpu['one worker']:.0f}"
+            )
+    if len(CORES) < ENOUGH:
+        print(f"two workers: {len(CORES)} cores, and backend and load take of them, so 1.8 cannot be seen here")
 
 
-def bottleneck(scratch: Path, core: int, other: int, requests: int, rounds: int) -> None:
+def bottleneck(scratch: Path, requests: int, rounds: int) -> None:
     """What is left of a slow backend's rate."""
     with contextlib.ExitStack() as stack:
         port = free_port()
         path = "/v2/models/tensorrt_llm_bls/"
         argv = uvicorn("fake_triton:app", port)
-        bare = stack.enter_context(running("slow", other, argv, port, path, BENCH_PACE="0.02"))
-        gateway = gateway_of(stack, scratch, "before it", f"http://127.0.0.1:{port}", core)
+        bare = stack.enter_context(running("slow", BACKEND, argv, port, path, BENCH_PACE="0.02"))
+        gateway = gateway_of(stack, scratch, "before it", f"http://127.0.0.1:{port}", MINE)
         for at_once in (1, 16):
             found = side_by_side([bare, gateway], Case("", True, at_once), max(at_once * 2, requests), rounds)
             rate = {name: statistics.median(m.rate) for name, m in found.items()}
@@ -312,10 +324,12 @@ def main() -> int:
     )
     parser.add_argument("--case", default="", help="only cases whose name contains this")
     parser.add_argument("--alone", action="store_true", help="without LiteLLM")
+    parser.add_argument(
+        "--litellm", type=Path, metavar="PROGRAM", help="LiteLLM's command, where it is installed already"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    mine, other = CORES[0], CORES[-1]
-    os.sched_setaffinity(0, {other})
+    os.sched_setaffinity(0, {LOAD})
     cases = [case for case in CASES if options.case in case.name]
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-gateway-")))
@@ -324,13 +338,13 @@ def main() -> int:
         path, completions = "/v2/models/tensorrt_llm_bls/", "/v1/completions"
         argv = uvicorn("passthrough:app", ports[1])
         servers = [
-            stack.enter_context(running("bare", other, uvicorn("fake_triton:app", ports[0]), ports[0], path)),
-            stack.enter_context(running("pass-through", mine, argv, ports[1], completions, BENCH_TRITON=triton)),
-            gateway_of(stack, scratch, "gateway", triton, mine),
+            stack.enter_context(running("bare", BACKEND, uvicorn("fake_triton:app", ports[0]), ports[0], path)),
+            stack.enter_context(running("pass-through", MINE, argv, ports[1], completions, BENCH_TRITON=triton)),
+            gateway_of(stack, scratch, "gateway", triton, MINE),
         ]
         gateway = servers[-1]
         if not options.alone:
-            servers += peers(stack, triton, mine)
+            servers += peers(stack, triton, options.litellm)
         results = {server.name: {case.name: Measure() for case in cases} for server in servers}
         for round_ in range(options.rounds + 1):  # the first one warms up
             for case in cases:
@@ -341,8 +355,8 @@ def main() -> int:
         print(f"memory of the gateway after all: {resident_mib(gateway.pid):.0f} MiB")
         long_prompt(gateway)
         two_workers(scratch, triton, options.requests, options.rounds)
-        bottleneck(scratch, mine, other, options.requests // 40, options.rounds)
-        print(f"load average: {os.getloadavg()[0]:.1f}")
+        bottleneck(scratch, options.requests // 40, options.rounds)
+        print(f"{len(CORES)} cores, load average {os.getloadavg()[0]:.1f}")
     if options.json:
         plain = {s: {c: vars(m) for c, m in by_case.items()} for s, by_case in results.items()}
         options.json.write_text(json.dumps(plain, indent=1))
