@@ -52,7 +52,7 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    file: ConfigFile, config: GatewayConfig, listener: socket.socket | None = None, shared: Shared | None = None
+    file: ConfigFile, config: GatewayConfig, listener: workers.Listener | None = None, shared: Shared | None = None
 ) -> None:
     """Serve until SIGTERM; then refuse new connections and let running requests finish. Raises ConfigError."""
     # Imported late: where there are several workers, metrics must know of it when they are imported.
@@ -76,6 +76,7 @@ def serve(
             ssl_context_factory=file.tls_context if config.tls_key else None,
             server_header=False,
             timeout_keep_alive=75,
+            backlog=workers.BATCH if listener else workers.BACKLOG,
             timeout_graceful_shutdown=config.shutdown_timeout,
         ),
         file,
@@ -93,7 +94,7 @@ def serve(
     LOG.info("stopped")
 
 
-def work(file: ConfigFile, config: GatewayConfig, listener: socket.socket, shared: Shared) -> int:
+def work(file: ConfigFile, config: GatewayConfig, listener: workers.Listener, shared: Shared) -> int:
     """Serve as one of several workers; the file is *config* unless it has changed since the gateway's start."""
     try:
         try:

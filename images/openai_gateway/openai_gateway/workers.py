@@ -20,33 +20,47 @@ from openai_gateway.shared import Shared
 LOG = logging.getLogger("openai_gateway")
 SHORT_LIFE = 5.0  # seconds; a worker that ended sooner is started again after a pause
 PAUSE = 1.0
+BACKLOG, BATCH = 2048, 1  # connections that wait, and how many of them are accepted at one go
 FIRST_GIVEN = 3  # the descriptor of the first socket that systemd hands over
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 WRONG_CONFIG = 2  # exit status of a worker that cannot start
 
 
-def listen(address: str, port: int) -> socket.socket:
+class Listener(socket.socket):
+    """A socket whose backlog is its own.
+
+    An event loop accepts as many connections at one go as it was told for the backlog. With BATCH for that, a burst of
+    clients does not go to the worker that wakes up first.
+    """
+
+    def listen(self, _backlog: int = 0) -> None:
+        """Listen, whatever the event loop asks for."""
+        super().listen(BACKLOG)
+
+
+def listen(address: str, port: int) -> Listener:
     """A socket that all workers accept from: the one that has time takes the next connection."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Named, as asyncio has the kernel send at once only where a socket says that it is TCP's; answers would wait 40 ms.
+    listener = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((address, port))
     except OSError as error:
         listener.close()
         raise ConfigError(f"cannot listen on {address}, port {port}: {error.strerror}") from None
-    listener.listen(2048)
+    listener.listen()
     listener.setblocking(False)
     return listener
 
 
-def given() -> socket.socket | None:
+def given() -> Listener | None:
     """The socket that systemd listens on in this process' place: it stays while the gateway restarts."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or not os.environ.get("LISTEN_FDS", "").isdigit():
         return None
     if os.environ["LISTEN_FDS"] != "1":
         raise ConfigError(f"systemd hands over {os.environ['LISTEN_FDS']} sockets; the gateway takes one")
-    listener = socket.socket(fileno=FIRST_GIVEN)
+    listener = Listener(fileno=FIRST_GIVEN)
     listener.setblocking(False)
     return listener
 
@@ -136,7 +150,7 @@ def share_metrics() -> None:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
 
 
-def run(config: GatewayConfig, serve: Callable[[socket.socket, Shared], int]) -> int:
+def run(config: GatewayConfig, serve: Callable[[Listener, Shared], int]) -> int:
     """Serve with as many workers as *config* wants; *serve* is what each does with the common socket and numbers."""
     share_metrics()
     listener, shared = given() or listen(config.address, config.port), Shared(config.workers)

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import socket
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="images/openai_gateway/requirements.txt is not installed")
 
-from openai_gateway import probe
+from openai_gateway import probe, workers
 from openai_gateway.chat import ChatTemplate
 from openai_gateway.config import ModelConfig, parse_config
 from openai_gateway.errors import ApiError, ConfigError
@@ -229,3 +232,33 @@ def test_the_probe_says_what_the_gateway_says() -> None:
     server.shutdown()
     server.server_close()
     assert probe.main(f"{base}/good?require=any") == 1
+
+
+def test_workers_share_a_burst_of_clients_and_answer_at_once() -> None:
+    async def story() -> list[int]:
+        listener = workers.listen("127.0.0.1", 0)
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(16)]
+        accepted: list[list[asyncio.BaseTransport]] = [[], []]
+
+        class Worker(asyncio.Protocol):
+            def __init__(self, mine: list[asyncio.BaseTransport]) -> None:
+                self._mine = mine
+
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                self._mine.append(transport)
+
+        loop = asyncio.get_running_loop()
+        for number in (0, 1):
+            worker = partial(Worker, accepted[number])
+            await loop.create_server(worker, sock=listener.dup(), backlog=workers.BATCH)
+        while sum(map(len, accepted)) < len(clients):
+            await asyncio.sleep(0.01)
+        for transport in (one for mine in accepted for one in mine):
+            sent_at_once = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert sent_at_once
+            transport.close()
+        for client in clients:
+            client.close()
+        return [len(mine) for mine in accepted]
+
+    assert min(asyncio.run(asyncio.wait_for(story(), 20))) >= 5
