@@ -57,10 +57,13 @@ def batches(
         batch: list[Change] = []
         away: Counter[str] = Counter()
         for change in waiting:
-            if len(batch) < size and _bearable(change, away, in_service, at_least):
+            if len(batch) == size:
+                break
+            if _bearable(change, away, in_service, at_least):
                 batch.append(change)
                 away.update(change.switched)
-        waiting = [change for change in waiting if change not in batch]
+        chosen = {change.host for change in batch}
+        waiting = [change for change in waiting if change.host not in chosen]
         found.append([change.host for change in batch])
     return found
 
