@@ -116,10 +116,10 @@ class Server:
         return sum(int(fields[11]) + int(fields[12]) for fields in stats) / TICKS
 
 
-async def client(port: int, request: bytes, count: int, first: list[float]) -> None:
-    """Send *count* requests over one connection, each after the answer to the one before."""
+async def client(port: int, request: bytes, work: Iterator[int], first: list[float]) -> None:
+    """Send requests over one connection, each after the answer to the one before, as long as there is *work*."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
-    for _ in range(count):
+    for _ in work:
         begin = time.monotonic()
         writer.write(request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -142,17 +142,17 @@ async def client(port: int, request: bytes, count: int, first: list[float]) -> N
 
 def measure(server: Server, case: Case, requests: int, into: Measure) -> None:
     """Put one case to one server."""
-    each = max(2, requests // server.share // case.at_once)
+    done = max(2 * case.at_once, requests // server.share)
     request = server.request(case)
     first: list[float] = []
 
     async def load() -> None:
-        await asyncio.gather(*(client(server.port, request, each, first) for _ in range(case.at_once)))
+        work = iter(range(done))  # clients take of it as they have time, so that a slow one does not count for all
+        await asyncio.gather(*(client(server.port, request, work, first) for _ in range(case.at_once)))
 
     before, begin = server.cpu_seconds(), time.monotonic()
     asyncio.run(load())
     seconds, cpu = time.monotonic() - begin, server.cpu_seconds() - before
-    done = each * case.at_once
     into.rate.append(done * (case.tokens if case.stream else 1) / seconds)
     into.cpu_us.append(cpu / done * 1e6)
     into.first_ms.append(statistics.median(first) * 1e3)
@@ -259,7 +259,7 @@ def two_workers(scratch: Path, triton: str, requests: int, rounds: int) -> None:
         one = gateway_of(stack, scratch, "one worker", triton, MINE)
         two = gateway_of(stack, scratch, "two workers", triton, ",".join(map(str, CORES[:2])), 2)
         for at_once in (16, 64):
-            found = side_by_side([one, two], Case("", False, at_once), requests, rounds)
+            found = side_by_side([one, two], Case("", False, at_once), 3 * requests, rounds)
             rate = {name: statistics.median(m.rate) for name, m in found.items()}
             cpu = {name: statistics.median(m.cpu_us) for name, m in found.items()}
             print(
@@ -271,7 +271,7 @@ def two_workers(scratch: Path, triton: str, requests: int, rounds: int) -> None:
         print(f"two workers: {len(CORES)} cores, and backend and load take of them, so 1.8 cannot be seen here")
 
 
-def bottleneck(scratch: Path, requests: int, rounds: int) -> None:
+def bottleneck(scratch: Path, rounds: int) -> None:
     """What is left of a slow backend's rate."""
     with contextlib.ExitStack() as stack:
         port = free_port()
@@ -280,7 +280,7 @@ def bottleneck(scratch: Path, requests: int, rounds: int) -> None:
         bare = stack.enter_context(running("slow", BACKEND, argv, port, path, BENCH_PACE="0.02"))
         gateway = gateway_of(stack, scratch, "before it", f"http://127.0.0.1:{port}", MINE)
         for at_once in (1, 16):
-            found = side_by_side([bare, gateway], Case("", True, at_once), max(at_once * 2, requests), rounds)
+            found = side_by_side([bare, gateway], Case("", True, at_once), at_once * 3, rounds)
             rate = {name: statistics.median(m.rate) for name, m in found.items()}
             first = {name: statistics.median(m.first_ms) for name, m in found.items()}
             print(
@@ -355,7 +355,7 @@ def main() -> int:
         print(f"memory of the gateway after all: {resident_mib(gateway.pid):.0f} MiB")
         long_prompt(gateway)
         two_workers(scratch, triton, options.requests, options.rounds)
-        bottleneck(scratch, options.requests // 40, options.rounds)
+        bottleneck(scratch, options.rounds)
         print(f"{len(CORES)} cores, load average {os.getloadavg()[0]:.1f}")
     if options.json:
         plain = {s: {c: vars(m) for c, m in by_case.items()} for s, by_case in results.items()}
