@@ -100,8 +100,9 @@ class ReplicaFixture:
                 ["sh", str(SCRIPTS / "probe.sh"), mode, *(models or ("tensorrt_llm_bls",))], env=environment, timeout=60
             )
             self.seconds = time.monotonic() - begin
-            self.begun_anew = init.poll() is not None
             init.kill()
+        # The first signal that ends a process is the one that is told, even where it had no time to end of it.
+        self.begun_anew = init.returncode != -signal.SIGKILL
         return done.returncode
 
     @property
