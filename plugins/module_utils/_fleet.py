@@ -15,6 +15,7 @@ from typing import Any, Optional
 from urllib.parse import urlsplit
 
 from ._base.errors import FleetError
+from ._base.names import show
 from ._base.tables import columns
 from ._base.versions import version_key
 from ._checkpoint.tokenizer_files import short, tokenizer_store
@@ -44,7 +45,12 @@ def triton_address(
     front its replicas; *addresses_of*: looks a name up.
     """
     if given is not None:
-        return given
+        try:
+            return str(ipaddress.ip_address(given))
+        except ValueError as error:
+            raise FleetError(
+                f"trtllm_triton_address is {show(given)}; give an IP address to listen on, e.g. 127.0.0.1."
+            ) from error
     if not elsewhere:
         return LOOPBACK
     try:

@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ._base.errors import FleetError, nearest
-from ._base.names import MODEL_NAME, check_absolute, check_name, check_path, check_paths
+from ._base.names import MODEL_NAME, check_absolute, check_image, check_name, check_path, check_paths
 from ._hub.request import CONSENTS, SECRETS, TAKEN, request_of
 from ._release.limits import check_options
 from ._release.options import ENGINE_OPTIONS, world_size
 from ._release.releases import release as release_of
+from ._triton import options as replica_options
 from ._triton.gate import parse_gate
 from ._triton.ports import PORTS
 from ._triton.replica import complete, gpu_name, http_url, same_gpu
@@ -36,6 +37,7 @@ SERVING_PARTS = ("repositories", "replicas", "gateway_models")
 OWN_KEYS = ("release", "image")
 # What of its image is a path of the host.
 IMAGE_PATHS = ("context", "containerfile", "authfile")
+REPLICA_SPEC = replica_options.argument_spec()
 # More keys than these are not listed in a sentence.
 LISTED_KEYS = 12
 
@@ -80,6 +82,10 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     models = list(description["trtllm_models"])
     _check_names(models)
     for model in models:
+        if not model["serving"]["replicas"]:
+            raise FleetError(
+                f"{model['name']}: serving.replicas is empty; describe at least one, or leave serving out for one."
+            )
         check_paths(ENGINE_OPTIONS, model["engine"], f"{model['name']}: engine.")
     _check_engines(models)
     for model in models:
@@ -149,7 +155,7 @@ def _own(model: Item, release: str) -> dict[str, str]:
         release_of(str(model["release"]))  # refuses one that is not known
         own["release"] = str(model["release"])
     if model.get("image"):
-        own["image"] = str(model["image"]["name"])
+        own["image"] = check_image(model["image"]["name"], f"{name}: image.name")
         for key in _paths_of(model["image"]):
             check_absolute(model["image"][key], f"{name}: image.{key}")
     elif own and release_of(own["release"]) != release_of(release):
@@ -158,8 +164,10 @@ def _own(model: Item, release: str) -> dict[str, str]:
             "image of its release as image.name."
         )
     for index, replica in enumerate(model["serving"]["replicas"]):
+        given = replica.get("options") or {}
+        check_paths(REPLICA_SPEC, given, f"{name}: serving.replicas[{index}].options.")
         for key in OWN_KEYS:
-            if key in (replica.get("options") or {}):
+            if given.get(key) is not None:
                 raise FleetError(
                     f"{name}: serving.replicas[{index}].options.{key} is of the whole model; give the model its {key}."
                 )
@@ -259,7 +267,7 @@ def _described(models: list[Item], held: Mapping[str, list[str]]) -> list[Item]:
             "model": model["name"],
             "world_size": world_size(model["engine"]),
             **{key: value for key, value in replica.items() if key != "options"},
-            **replica.get("options", {}),
+            **{key: value for key, value in (replica.get("options") or {}).items() if value is not None},
         }
         for model in models
         for index, replica in enumerate(model["serving"]["replicas"])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Mapping
@@ -14,12 +15,14 @@ from typing import Any
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import check_texts, show
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import inspect_checkpoint
 from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import ALL, triton_address
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan, refuse_unknown_keys
 from ansible_collections.trtllm.fleet.plugins.module_utils._prune.rule import keep_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import ENGINE_OPTIONS, argument_spec
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema import validate_parameters
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton import options as replica_options
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import limit
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
@@ -31,6 +34,13 @@ IMAGE_KEYS = (
     "push",
 )  # fmt: skip
 IMAGE_KEYS_OF_FLEET = ("tls_verify", "authfile")
+# Text that a model is asked and answers may have any characters.
+FREE_TEXT = ("prompt", "contains", "matches", "equals")
+# What a replica may not say in its options, as its place is elsewhere or the plan says it.
+SAID_ELSEWHERE = (
+    "name", "model", "world_size", "repository_dir", "engine_dirs", "checkpoint_dirs", "fingerprint", "gpus",
+    "http_port", "grpc_port", "metrics_port",
+)  # fmt: skip
 # Not a user's to write: the host and the inventory are asked.
 ASKED: dict[str, dict[str, Any]] = {
     "held_ports": {"type": "dict", "default": {}},
@@ -49,6 +59,10 @@ def load_spec() -> dict[str, Any]:
     engine = {"options": argument_spec(ENGINE_OPTIONS), "listed_in": "`ansible-doc trtllm.fleet.trtllm_engine`"}
     spec["trtllm_models"]["options"]["engine"].update(engine)
     spec["trtllm_models"]["options"]["image"]["options"] = _image_spec()
+    replica = spec["trtllm_models"]["options"]["serving"]["options"]["replicas"]["options"]
+    replica["options"].update(
+        options=replica_options.argument_spec(SAID_ELSEWHERE), listed_in="the role trtllm.fleet.triton"
+    )
     return {**spec, **ASKED}
 
 
@@ -68,10 +82,12 @@ def described(given: Mapping[str, Any]) -> dict[str, Any]:
     only_gateway = _only_gateway(given)
     if only_gateway:
         spec["trtllm_models"]["required"] = False
+    refuse_other_shapes(given, spec)
     validated = ArgumentSpecValidator(_with_defaults(spec)).validate(given)
     if validated.error_messages:
         raise FleetError("; ".join(validated.error_messages) + ".")
     values = dict(validated.validated_parameters)
+    check_texts(spec, values, FREE_TEXT)
     limit(values["trtllm_max_lost"], 1)
     keep_of(values["trtllm_keep"])
     values["serves"] = not only_gateway
@@ -87,6 +103,31 @@ def described(given: Mapping[str, Any]) -> dict[str, Any]:
         if checkpoint["source"] == "path" and checkpoint["location"] == "controller":
             inspect_checkpoint(Path(os.path.expanduser(checkpoint["path"])))
     return found
+
+
+def refuse_other_shapes(value: Any, spec: Mapping[str, Any], path: str = "") -> None:
+    """Refuse what Ansible's own validation cannot judge but ends on: another value in the place of a dictionary with
+    options, and a number that is none.
+    """
+    for name, option in spec.items():
+        given = value.get(name)
+        at = f"{path}{name}"
+        many = option.get("type") == "list" and isinstance(given, list)
+        for index, one in enumerate(given if many else [given]):
+            where = f"{at}[{index}]" if many else at
+            if isinstance(one, float) and not math.isfinite(one):
+                raise FleetError(f"{where} is {one}; give a number.")
+            if "options" not in option or (one is None and not many):
+                continue
+            if not isinstance(one, Mapping):
+                raise FleetError(f"{where} is {show(one)}; give a dictionary with {_some(option['options'])}.")
+            refuse_other_shapes(one, option["options"], f"{where}.")
+
+
+def _some(options: Mapping[str, Any]) -> str:
+    """The options that are required, or else some of them."""
+    required = [name for name, option in options.items() if option.get("required")]
+    return " and ".join(required) or f"options such as {', '.join(sorted(options)[:3])}"
 
 
 def addresses_of(name: str) -> list[str]:

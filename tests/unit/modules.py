@@ -113,7 +113,8 @@ def call(name: str, arguments: Mapping[str, Any], *, check: bool = False) -> dic
 
 
 def _planned(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    validated = ArgumentSpecValidator(_with_defaults(load_spec())).validate(dict(arguments))
+    given = {"trtllm_triton_address": "127.0.0.1", **arguments}
+    validated = ArgumentSpecValidator(_with_defaults(load_spec())).validate(given)
     assert not validated.error_messages, validated.error_messages
     try:
         return {"changed": False, "plan": plan(validated.validated_parameters)}

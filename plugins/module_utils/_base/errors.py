@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,14 +27,31 @@ REMEDIES = {
     errno.EIO: "look into the kernel's log for the disk's errors",
     errno.ELOOP: "links lead in a circle there: repair them",
 }
+# What a terminal or a log would act on instead of showing it: control characters, turns of the writing direction, and
+# halves of characters, which cannot even be printed.
+UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+LONG_WORD = re.compile(r"\S{500,}")
+# Characters of a sentence that are shown of its beginning and of its end, where what to do stands.
+SHOWN_HEAD, SHOWN_TAIL = 2000, 500
+# No name is longer, and comparing takes time in the square of the length.
+NAME = 200
 
 
 class FleetError(Exception):
     """A refusal that an operator can act on; modules turn it into C(fail_json(msg=...)), with *details* beside."""
 
     def __init__(self, message: str, details: dict[str, Any] | None = None) -> None:
-        super().__init__(message)
+        super().__init__(one_line(message))
         self.details = details or {}
+
+
+def one_line(text: str) -> str:
+    """*text*, which may quote whatever a user gave, as one line that can be printed and read."""
+    shown = UNSHOWN.sub(lambda match: match.group().encode("unicode_escape").decode("ascii"), text.strip())
+    shown = LONG_WORD.sub(lambda match: f"{match.group()[:80]}... ({len(match.group())} characters)", shown)
+    if len(shown) <= SHOWN_HEAD + SHOWN_TAIL:
+        return shown
+    return f"{shown[:SHOWN_HEAD]} ... {shown[-SHOWN_TAIL:]}"
 
 
 def sentence(error: FleetError | OSError, where: str = "The host") -> str:
@@ -42,10 +60,10 @@ def sentence(error: FleetError | OSError, where: str = "The host") -> str:
         return str(error)
     where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else where
     remedy = REMEDIES.get(error.errno or 0, "look at the file system of the host")
-    return f"{where}: {error.strerror or error}; {remedy}."
+    return one_line(f"{where}: {error.strerror or error}; {remedy}.")
 
 
-def nearest(given: str, known: Iterable[str]) -> str:
+def nearest(given: Any, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name closest to *given*, or an empty string."""
-    match = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(str(given)[:NAME], list(known), n=1, cutoff=0.5)
     return f"; did you mean '{match[0]}'?" if match else ""

@@ -10,10 +10,10 @@ path than was meant, so both are judged here before anything is done with them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from .errors import FleetError
+from .errors import UNSHOWN, FleetError
 
 # All that the collection keeps on a host stands below it, unless a fleet names another root.
 DEFAULT_ROOT = "/var/lib/trtllm"
@@ -23,7 +23,11 @@ DEFAULT_RELEASES = f"{DEFAULT_ROOT}/releases"
 LONGEST = 128
 # How stores call what is half made, replaced or known of an artefact: a name must not end like the files beside it.
 RESERVED = (".partial", ".replaced", ".old", ".digests.json", ".source-digests.json", ".source.json")
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+IMAGE = re.compile(r"[A-Za-z0-9](?:[\w.:/@-]{0,510}\w)?", re.ASCII)
+# Longer than any path that Linux takes.
+LONGEST_TEXT = 4096
+# Halves of UTF-16's pairs, which YAML can write and nothing can send.
+HALVES = re.compile("[\ud800-\udfff]")
 SHOWN = 80  # characters of a value in a sentence
 
 
@@ -72,6 +76,16 @@ def check_name(value: Any, what: str, rule: NameRule = HOST_NAME) -> str:
     raise FleetError(f"{what} is {show(value)}; {rule.words}.")
 
 
+def check_image(value: Any, what: str) -> str:
+    """*value* where it can be the name of an image, with a tag or a digest, or its ID."""
+    if IMAGE.fullmatch(str(value)):
+        return str(value)
+    raise FleetError(
+        f"{what} is {show(value)}; give an image as podman writes it, such as registry.example/triton:24.05, with a "
+        "digest, or an ID."
+    )
+
+
 def check_absolute(value: Any, what: str) -> str:
     """*value* where it is the absolute path of something on the host, on one line."""
     text = str(value)
@@ -79,7 +93,7 @@ def check_absolute(value: Any, what: str) -> str:
         raise FleetError(
             f"{what} is {show(text)}; it takes an absolute path, as there is no directory that it could begin in."
         )
-    if CONTROL.search(text):
+    if UNSHOWN.search(text):
         raise FleetError(f"{what} is {show(text)}; it takes a path without line breaks and other control characters.")
     return text
 
@@ -94,6 +108,39 @@ def check_path(value: Any, what: str) -> str:
     if ".." in text.split("/"):
         raise FleetError(f"{what} is {show(text)}; it is mounted into containers, so give it without '..'.")
     return text
+
+
+def check_text(value: str, what: str, secret: bool = False) -> None:
+    """Refuse a text that cannot stand in a unit, a command and a file of ours as it is; a *secret* is not shown."""
+    if UNSHOWN.search(value):
+        shown = "has" if secret else f"is {show(value)}; it has"
+        raise FleetError(f"{what} {shown} line breaks or other control characters; give it as one line without them.")
+    if len(value) > LONGEST_TEXT:
+        raise FleetError(f"{what} has {len(value)} characters; give at most {LONGEST_TEXT}.")
+
+
+def check_texts(spec: Mapping[str, Any], given: Mapping[str, Any], free: Collection[str] = (), where: str = "") -> None:
+    """Refuse with `check_text` all text at any depth of what was given for *spec*, but for the options in *free*."""
+    for option, about in spec.items():
+        value, what = given.get(option), f"{where}{option}"
+        if option not in free:
+            _check_texts(value, about, free, what)
+        elif isinstance(value, str) and HALVES.search(value):
+            raise FleetError(f"{what} is {show(value)}, which is no Unicode text; give whole characters.")
+
+
+def _check_texts(value: Any, about: Mapping[str, Any], free: Collection[str], what: str) -> None:
+    if isinstance(value, str):
+        check_text(value, what, bool(about.get("no_log")))
+    elif isinstance(value, (list, tuple)):
+        for number, element in enumerate(value):
+            _check_texts(element, about, free, f"{what}[{number}]")
+    elif isinstance(value, Mapping) and about.get("options"):
+        check_texts(about["options"], value, free, f"{what}.")
+    elif isinstance(value, Mapping):
+        for key, element in value.items():
+            check_text(str(key), f"A key of {what}")
+            _check_texts(element, about, free, f"{what}.{key}")
 
 
 def check_paths(spec: Mapping[str, Any], given: Mapping[str, Any], where: str = "") -> None:

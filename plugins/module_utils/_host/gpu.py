@@ -5,18 +5,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
 from .._base import command
 from .._base.errors import FleetError
+from .._base.names import show
 from .._base.sizes import MIB
 from . import nvidia_smi
 from .system import System
 
 CDI_KIND = "nvidia.com/gpu"
 GpuRef = Union[int, str]
+# A name in CDI begins and ends with a letter or digit, and its kind is VENDOR/CLASS, by CDI's specification.
+CDI_NAME = r"[A-Za-z0-9](?:[\w.:-]*[A-Za-z0-9])?"
+GPU_NAME = re.compile(rf"(?:[A-Za-z][\w.-]*/[A-Za-z][\w-]*=)?{CDI_NAME}|/dev/[\w./:-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,15 @@ def select(wanted: Sequence[GpuRef]) -> list[Gpu]:
         if name not in by_name:
             raise FleetError(f"GPU {name} is not on this host (it has {', '.join(indices) or 'none'}); correct gpus.")
     return [by_name[name] for name in names]
+
+
+def check_gpu(gpu: GpuRef, what: str) -> None:
+    """Refuse what cannot name a GPU; *what* is who was given it."""
+    if not GPU_NAME.fullmatch(str(gpu)):
+        raise FleetError(
+            f"{what} has the GPU {show(gpu)}; give an index (0), a MIG slice (0:1), a UUID, a CDI name "
+            f"({CDI_KIND}=0) or the path of a device below /dev."
+        )
 
 
 def cdi_name(gpu: GpuRef) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Optional
 from urllib.parse import urlsplit
 
-from .._base.errors import FleetError
+from .._base.errors import UNSHOWN, FleetError
 from .._base.files import write_atomically
-from .._base.names import CONTROL, check_path, show
+from .._base.names import check_path, show
 
 HUGGINGFACE = "huggingface"
 # What each source needs, and what it takes beside that.
@@ -89,13 +89,13 @@ def _judge(request: Request, what: str) -> None:
     if request.cache:
         check_path(request.cache, f"{what}cache")
     for pattern in (*request.include, *request.exclude):
-        if not pattern or CONTROL.search(pattern):
+        if not pattern or UNSHOWN.search(pattern):
             raise FleetError(f"{what}include or exclude has {show(pattern)}; give patterns such as '*.safetensors'.")
 
 
 def _judge_url(value: str, what: str) -> None:
     parts = urlsplit(value)
-    if parts.scheme not in ("https", "http") or not parts.hostname or CONTROL.search(value) or " " in value:
+    if parts.scheme not in ("https", "http") or not parts.hostname or UNSHOWN.search(value) or " " in value:
         raise FleetError(f"{what} is {show(value)}; give an address that begins with https:// or http://.")
     if parts.username is not None or parts.password is not None:
         raise FleetError(f"{what} holds a name or a password, which logs would show; give it as token.")

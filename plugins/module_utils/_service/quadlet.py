@@ -50,6 +50,10 @@ QUADLET_DIR = "/etc/containers/systemd"
 SERVICE_DIR = "/etc/systemd/system"
 PODMAN = "/usr/bin/podman"
 STARTED = "/tmp/.started"  # in the container
+# What ends a line for systemd, a carriage return and a NUL too.
+BREAKS = re.compile(r"[\n\r\0]")
+ESCAPED = re.compile(r'[\\"\x01-\x1f\x7f]')
+SHORT_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 SECTIONS = ("Unit", "Container", "Socket", "Service", "Install")
 
 
@@ -153,10 +157,16 @@ def _word(text: str) -> str:
     if text == ";":
         raise FleetError("A unit's command has the lone word ';', where systemd begins another; leave it out.")
     literal = _literal(text)
-    if literal and not re.search(r"[\s\"'\\]", literal):
+    if literal and not re.search(r"[\s\"'\\\x00-\x1f\x7f]", literal):
         return literal
-    escaped = literal.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-    return f'"{escaped}"'
+    if "\0" in literal:
+        raise FleetError(f"A unit's command has the word {text!r}; no command takes a NUL character, so leave it out.")
+    return '"' + ESCAPED.sub(_escape, literal) + '"'
+
+
+def _escape(match: re.Match[str]) -> str:
+    text = match.group()
+    return SHORT_ESCAPES.get(text) or f"\\x{ord(text):02x}"
 
 
 def _literal(text: str) -> str:
@@ -165,7 +175,7 @@ def _literal(text: str) -> str:
 
 def _line(key: str, text: str) -> str:
     """A value that the generator takes as the raw rest of a line."""
-    if "\n" in text or text.endswith("\\") or text != text.strip():
+    if BREAKS.search(text) or text.endswith("\\") or text != text.strip():
         raise FleetError(
             f"{key} of a unit is {text!r}; it must be one line without blanks around it and without a "
             "backslash at its end."
@@ -234,7 +244,7 @@ def _section(unit: Unit, section: str) -> Lines:
             if element is None:
                 continue
             text = _scalar(element)
-            if "\n" in text:
+            if BREAKS.search(text):
                 raise FleetError(f"{section}.{key} of a unit has a line break ({text!r}); give it in one line.")
             lines.append((key, text))
     return lines

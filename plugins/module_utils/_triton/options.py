@@ -9,11 +9,42 @@ specs.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, Optional
+
+from .._base.errors import FleetError
+from .._base.names import show
+
+
+class Form(NamedTuple):
+    """What the text of a value, an element or a dictionary's key looks like, and the same in words."""
+
+    pattern: re.Pattern[str]
+    words: str
+
+
+# Models and addresses stand in the probe's shell command.
+ADDRESS = Form(
+    re.compile(r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9a-fA-F:]*:[0-9a-fA-F:.]*"),
+    "an IP address to listen on, e.g. 127.0.0.1",
+)
+MODEL = Form(re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII), "the name of a model of the repository")
+PROGRAM = Form(re.compile(r"[^;].*"), "the path of a program")
+SIZE = Form(re.compile(r"[1-9][0-9]*(?:[kKmMgGtT][iI]?[bB]?|[bB])?"), "a size such as 2g or 512m")
+VOLUME = Form(re.compile(r"[^:\s][^:]*:/[^:]*(?::[\w,=]+)?"), "SOURCE:TARGET or SOURCE:TARGET:OPTIONS")
+VARIABLE = Form(re.compile(r"[A-Za-z_]\w*", re.ASCII), "the name of a variable")
+CAPABILITY = Form(re.compile(r"[A-Za-z_]+"), "a capability such as SYS_PTRACE")
+ARGUMENT = Form(re.compile(r"--?[A-Za-z].*"), "options of tritonserver, each with its value in one word")
+# A day and more is no time that anybody waits; what is no time is bounded by what a signed 32-bit number holds.
+MOST = 2**31 - 1
 
 
 class ReplicaOption(NamedTuple):
-    """A key of ``triton_replicas``. *variable*: the role has ``triton_<name>`` for all replicas, with the default."""
+    """A key of ``triton_replicas``. *variable*: the role has ``triton_<name>`` for all replicas, with the default.
+
+    *form*: of its text, its elements or its keys; *least*: of a number, which is MOST at most.
+    """
 
     name: str
     type: str
@@ -23,6 +54,8 @@ class ReplicaOption(NamedTuple):
     required: bool = False
     variable: bool = False
     default: Any = None
+    form: Optional[Form] = None
+    least: int = 0
 
 
 REPLICA_OPTIONS = [
@@ -43,6 +76,7 @@ REPLICA_OPTIONS = [
         "int",
         "The ranks of the engine, each a tritonserver under one mpirun. 1 in the modes V(orchestrator) and V(llmapi).",
         default=1,
+        least=1,
     ),
     ReplicaOption(
         "mode",
@@ -65,6 +99,7 @@ REPLICA_OPTIONS = [
         "gateways run elsewhere; Triton itself asks nobody for a password.",
         variable=True,
         default="127.0.0.1",
+        form=ADDRESS,
     ),
     ReplicaOption(
         "http_port",
@@ -82,6 +117,7 @@ REPLICA_OPTIONS = [
         "list",
         "The models that clients ask. C(ensemble) and C(tensorrt_llm_bls) by default.",
         elements="str",
+        form=MODEL,
     ),
     ReplicaOption(
         "probe_models",
@@ -89,6 +125,7 @@ REPLICA_OPTIONS = [
         "The models that the health probe asks for a token. C(tensorrt_llm_bls) where it is an entry model, "
         "as a token through it passes every process of the repository.",
         elements="str",
+        form=MODEL,
     ),
     ReplicaOption(
         "model_control_mode", "str", "Triton's own option of that name.", choices=("none", "explicit", "poll")
@@ -98,12 +135,14 @@ REPLICA_OPTIONS = [
         "list",
         "The models to load with O(triton_replicas[].model_control_mode=explicit).",
         elements="str",
+        form=MODEL,
     ),
     ReplicaOption(
         "worker_models",
         "list",
         "The models that ranks after the first load. C(tensorrt_llm) by default.",
         elements="str",
+        form=MODEL,
     ),
     ReplicaOption("oversubscribe", "bool", "Let mpirun start more ranks than it sees slots for."),
     ReplicaOption(
@@ -112,15 +151,19 @@ REPLICA_OPTIONS = [
         "Whether an orchestrator spawns its workers itself (from TensorRT-LLM 0.13 on). V(true) by default.",
     ),
     ReplicaOption("llmapi_launch", "bool", "Start tritonserver through trtllm-llmapi-launch in mode V(llmapi)."),
-    ReplicaOption("tritonserver", "path", "Where tritonserver is in the image."),
+    ReplicaOption("tritonserver", "path", "Where tritonserver is in the image.", form=PROGRAM),
     ReplicaOption(
         "exit_timeout",
         "int",
         "Seconds that Triton waits for requests in flight when it ends. By default ten less than "
         "O(triton_replicas[].stop_timeout).",
+        least=1,
     ),
     ReplicaOption(
-        "start_timeout", "int", "Seconds that a start may take, instead of the value worked out from the engine's size."
+        "start_timeout",
+        "int",
+        "Seconds that a start may take, instead of the value worked out from the engine's size.",
+        least=1,
     ),
     ReplicaOption(
         "shm_size",
@@ -128,9 +171,14 @@ REPLICA_OPTIONS = [
         "Shared memory of a container. Ranks and Python processes talk through it.",
         variable=True,
         default="2g",
+        form=SIZE,
     ),
     ReplicaOption(
-        "memory", "str", "Limit the memory of a container, for example V(64g). No limit when null.", variable=True
+        "memory",
+        "str",
+        "Limit the memory of a container, for example V(64g). No limit when null.",
+        variable=True,
+        form=SIZE,
     ),
     ReplicaOption(
         "cpus", "float", "Limit the CPUs of a container, for example V(8) or V(1.5). No limit when null.", variable=True
@@ -149,6 +197,7 @@ REPLICA_OPTIONS = [
         elements="str",
         variable=True,
         default=[],
+        form=CAPABILITY,
     ),
     ReplicaOption(
         "environment",
@@ -156,8 +205,17 @@ REPLICA_OPTIONS = [
         "Environment variables of the containers. Nothing secret belongs here: C(podman inspect) shows it.",
         variable=True,
         default={},
+        form=VARIABLE,
     ),
-    ReplicaOption("extra_args", "list", "Further options for tritonserver.", elements="str", variable=True, default=[]),
+    ReplicaOption(
+        "extra_args",
+        "list",
+        "Further options for tritonserver.",
+        elements="str",
+        variable=True,
+        default=[],
+        form=ARGUMENT,
+    ),
     ReplicaOption(
         "volumes",
         "list",
@@ -165,6 +223,7 @@ REPLICA_OPTIONS = [
         elements="str",
         variable=True,
         default=[],
+        form=VOLUME,
     ),
     ReplicaOption("log_verbose", "int", "Level of Triton's verbose log; V(0) is off.", variable=True, default=0),
     ReplicaOption(
@@ -173,9 +232,15 @@ REPLICA_OPTIONS = [
         "Seconds that requests in flight may take to finish when a replica stops.",
         variable=True,
         default=60,
+        least=1,
     ),
     ReplicaOption(
-        "probe_interval", "int", "Ask a running replica for a token every so many seconds.", variable=True, default=10
+        "probe_interval",
+        "int",
+        "Ask a running replica for a token every so many seconds.",
+        variable=True,
+        default=10,
+        least=1,
     ),
     ReplicaOption(
         "probe_timeout",
@@ -184,6 +249,7 @@ REPLICA_OPTIONS = [
         "prompt works, and is left alone for as long as it does; a broken one answers with an error at once.",
         variable=True,
         default=60,
+        least=1,
     ),
     ReplicaOption(
         "hang_timeout",
@@ -194,6 +260,7 @@ REPLICA_OPTIONS = [
         "O(triton_probe_interval) seconds later at most.",
         variable=True,
         default=25,
+        least=1,
     ),
     ReplicaOption(
         "probe_retries",
@@ -201,6 +268,7 @@ REPLICA_OPTIONS = [
         "After so many wrong answers in a row, a second apart, the replica is killed, and systemd starts it again.",
         variable=True,
         default=2,
+        least=1,
     ),
 ]
 
@@ -208,3 +276,31 @@ REPLICA_OPTIONS = [
 DEFAULTS: dict[str, Any] = {
     option.name: option.default for option in REPLICA_OPTIONS if option.variable or option.default is not None
 }
+
+
+def argument_spec(without: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    """What a replica may say, as ``options`` of an argument spec, all of it optional; *without* some keys."""
+    spec: dict[str, dict[str, Any]] = {}
+    for option in REPLICA_OPTIONS:
+        if option.name in without:
+            continue
+        about = {"type": option.type, "elements": option.elements, "choices": list(option.choices)}
+        spec[option.name] = {key: value for key, value in about.items() if value}
+    return spec
+
+
+def check_values(replica: Mapping[str, Any]) -> None:
+    """Refuse a value that no unit can say; raises `FleetError` with the replica's name."""
+    for option in REPLICA_OPTIONS:
+        value = replica.get(option.name)
+        if value is None:
+            continue
+        what = f"{replica['name']}: {option.name}"
+        if option.type in ("int", "float"):
+            if not option.least <= value <= MOST:
+                raise FleetError(f"{what} is {value}; give a number from {option.least} to {MOST}.")
+        elif option.form:
+            texts = value if isinstance(value, (list, tuple, Mapping)) else [value]
+            for text in texts:
+                if not option.form.pattern.fullmatch(str(text)):
+                    raise FleetError(f"{what} has {show(text)}; it takes {option.form.words}.")

@@ -19,11 +19,11 @@ from typing import Any, Optional
 from .._base.errors import FleetError
 from .._base.labels import label
 from .._base.names import check_name
-from .._host.gpu import CDI_KIND, cdi_name
+from .._host.gpu import CDI_KIND, cdi_name, check_gpu
 from .._release.releases import release as release_of
 from .._service.quadlet import PODMAN, command_line
 from . import launch as triton_launch
-from .options import DEFAULTS
+from .options import DEFAULTS, check_values
 from .ports import PORT_BASE, PORTS, Held, assign_ports
 
 PREFIX = "triton-"
@@ -78,6 +78,8 @@ def complete(
     given = [{key: value for key, value in replica.items() if value is not None} for replica in replicas]
     merged = [{**settings, **replica} for replica in given]
     check_names(merged)
+    for replica in merged:
+        check_values(replica)
     check_gpus(merged)
     assign_ports(merged, port_base, held)
     return merged
@@ -363,6 +365,8 @@ def check_gpus(replicas: Sequence[Replica]) -> None:
     """Refuse a GPU given twice, also as a whole and as a MIG instance of it."""
     taken: dict[str, str] = {}
     for replica in replicas:
+        for gpu in replica.get("gpus") or []:
+            check_gpu(gpu, f"The replica {replica['name']}")
         for gpu in (str(gpu) for gpu in replica.get("gpus") or []):
             for other, owner in taken.items():
                 if same_gpu(gpu, other):

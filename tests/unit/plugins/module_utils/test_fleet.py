@@ -267,7 +267,7 @@ def looked_up(name: str) -> list[str]:
         (None, "gpu-01", True, "10.0.0.1"),
         (None, "10.0.0.9", True, "10.0.0.9"),
         (None, "fd00::9", True, "fd00::9"),
-        ("", "gpu-01", True, ""),
+        ("0.0.0.0", "gpu-01", True, "0.0.0.0"),
         ("10.9.9.9", "two", True, "10.9.9.9"),
     ],
 )
@@ -275,6 +275,12 @@ def test_triton_listens_where_gateways_reach_it(
     given: str | None, reached_at: str, elsewhere: bool, address: str
 ) -> None:
     assert triton_address(given, reached_at, elsewhere, looked_up) == address
+
+
+@pytest.mark.parametrize("given", ["", "localhost", "10.0.0", "a\nb"])
+def test_triton_listens_on_an_address(given: str) -> None:
+    with pytest.raises(FleetError, match="give an IP address to listen on"):
+        triton_address(given, "gpu-01", False, looked_up)
 
 
 @pytest.mark.parametrize(

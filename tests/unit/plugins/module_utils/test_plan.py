@@ -21,7 +21,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import world_size
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release as release_of
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import complete, host_of
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import complete
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import load_spec
 from unit.fleet_fakes import description, model
 
@@ -100,9 +100,9 @@ def test_a_gpu_of_which_a_slice_is_given_is_not_free() -> None:
     assert (first["gpus"], second["gpus"]) == (["0:1"], [1])
 
 
-def test_an_empty_address_is_reached_on_the_host_itself() -> None:
-    assert host_of("") == "127.0.0.1"
-    fleet = plan(description(model("a"), trtllm_triton_address=""))
+@pytest.mark.parametrize("address", ["0.0.0.0", "::"])
+def test_what_listens_everywhere_is_reached_on_the_host_itself(address: str) -> None:
+    fleet = plan(description(model("a"), trtllm_triton_address=address))
     assert fleet["gateway_models"][0]["urls"] == ["http://127.0.0.1:8000"]
 
 

@@ -17,6 +17,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import (
     check_path,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.options import REPLICA_OPTIONS
 from unit import modules
 from unit.modules import Option
 
@@ -74,7 +75,9 @@ NAMED: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("trtllm_artifact_fetch", "fingerprint"): [FETCHED],
 }  # fmt: skip
 # Options of text that become no path, and what they become instead.
+OF_A_REPLICA = "fleet_plan trtllm_models[].serving.replicas[].options."
 NOT_NAMES = {
+    **{f"{OF_A_REPLICA}{option.name}": "judged by its row in the table" for option in REPLICA_OPTIONS},
     "address": "an IP address, which is parsed",
     "attach": "compared with the ids of builds",
     "archive": "a path or a URL, judged as one",

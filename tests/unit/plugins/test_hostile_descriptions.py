@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whatever stands in a description: it is refused in one sentence, or served as it was written. Never a traceback.
+
+Every option of the description is given every value below, alone in a description that is right otherwise; what is
+taken goes on into the units of its replicas.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import UNSHOWN, FleetError, sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.quadlet import render
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.quadlet_keys import CONTAINER_KEYS
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import triton_services
+from ansible_collections.trtllm.fleet.plugins.plugin_utils import _description
+
+pytestmark = pytest.mark.slow
+
+Path = tuple[Any, ...]
+SPEC = _description.load_spec()
+REPLICA = {"gpus": [0]}
+RIGHT: dict[str, Any] = {
+    "trtllm_release": LAST,
+    "trtllm_models": [
+        {
+            "name": "m",
+            "checkpoint": {"source": "path", "path": "/srv/m", "location": "host"},
+            "engine": {},
+            "repository": {"parameters": {}},
+            "serving": {"replicas": [REPLICA]},
+        }
+    ],
+}
+HOSTILE: list[Any] = [
+    # what a shell, systemd, YAML, Jinja or a path would act on
+    "", " ", "a b", " a ", "a;reboot", ";", "$(reboot)", "${HOME}", "$HOME", "`id`", "a&&b", "a|b", "a>b", "*", "?",
+    "..", "../../etc", "/", "/a/../../b", "//", "/dev/../etc", "a:b", "/a:/b", "a,b", "a=b", "-rf", "--help", "~",
+    "~root/x", "%n", "%", "%%", "\\", "a\\", "'", '"', "a\"b'c", "#", "a # b", "[", "{",
+    "!!python/object:os.system", "&a", "*a",
+    "{{ lookup('pipe','id') }}", "{% raw %}", "{#",
+    # lines and characters that a terminal or a parser acts on
+    "a\nExecStart=/bin/sh", "a\r\nb", "a\rExecStart=/bin/sh", "a\x00b", "\x00", "a\x1b[2Jb", "a\tb", "\u2028", "a\x85b",
+    "\u202eabc", "\ud800", "\ufeffa", "é", "日本", "\U0001d4b3", "a" * 5000, "a b " * 2000,
+    # absurd numbers and other types
+    0, -1, 1, 2**31, 2**63, 10**30, -(10**30), 1.5, float("nan"), float("inf"), -float("inf"), "1e999", "0x10",
+    "\u0661", True, False, None, [], {}, [[]], [None], [""], [{}], {"a": 1}, {"": ""}, {None: 1}, {1: 2},
+    {"a": {"b": []}},
+    ["a\nb"], {"a": "b\nc"}, {"a\nb": "c"}, ["a", 1, None], b"bytes", (1, 2), "yes", "null",
+]  # fmt: skip
+
+
+def options(spec: dict[str, Any], at: Path = ()) -> Iterator[Path]:
+    """Where each option stands; elements of a list are looked for in its first."""
+    for name, option in spec.items():
+        yield (*at, name)
+        if "options" in option:
+            yield from options(option["options"], (*at, name, *([0] if option["type"] == "list" else [])))
+
+
+PATHS = [path for path in options(SPEC) if path[0] not in _description.ASKED]
+
+
+def given(path: Path, value: Any) -> dict[str, Any]:
+    """A right description, but for *value* at *path*."""
+    whole: Any = copy.deepcopy(RIGHT)
+    node = whole
+    for key, following in itertools.pairwise(path):
+        if isinstance(key, str):
+            node = node.setdefault(key, [] if isinstance(following, int) else {})
+        else:
+            node.extend({} for _missing in range(key + 1 - len(node)))
+            node = node[key]
+    node[path[-1]] = value
+    return dict(whole)
+
+
+@pytest.fixture(autouse=True)
+def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_description, "load_spec", lambda: copy.deepcopy(SPEC))
+
+
+def test_every_option_is_given_every_value() -> None:
+    assert len(PATHS) * len(HOSTILE) > 10_000
+    for name in ("trtllm_root", "trtllm_models"):
+        assert (name,) in PATHS
+    assert ("trtllm_models", 0, "serving", "replicas", 0, "options", "environment") in PATHS
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: ascii(value)[:30])
+def test_it_is_refused_in_a_sentence_or_served_as_it_is(value: Any) -> None:
+    for path in PATHS:
+        where = ".".join(str(part) for part in path)
+        try:
+            plan = _description.described(given(path, value))
+        except (FleetError, OSError) as error:
+            text = sentence(error)
+            assert not UNSHOWN.search(text) and 10 < len(text) < 3000, f"{where}: {text!r}"
+            continue
+        try:
+            services = triton_services([as_served(replica) for replica in plan["replicas"]], {"scripts": SCRIPTS})
+            texts = [render(one["name"], one["unit"], podman).text for one in services for podman in ("5.4", "4.3")]
+        except FleetError as error:
+            pytest.fail(f"{where}: a plan was made that no host can serve: {error}")
+        for text in texts:
+            assert_nothing_came_in(text, where)
+
+
+SCRIPTS = {"run.sh": "", "probe.sh": "", "stop.py": ""}
+
+
+def as_served(replica: dict[str, Any]) -> dict[str, Any]:
+    """A replica of the plan with what the stages before it would have given."""
+    made = {"image": "sha256:" + "1" * 64, "release": LAST, "repository_dir": "/r", "engine_dirs": ["/e"]}
+    return {"mode": "leader", **made, **replica}
+
+
+KEYS = {
+    *CONTAINER_KEYS, "Description", "Wants", "After", "StartLimitIntervalSec", "Restart", "RestartSec", "RestartSteps",
+    "RestartMaxDelaySec", "TimeoutStopSec", "TimeoutStartSec", "ExecStop", "ExecStopPost", "ExecStart", "ExecStartPost",
+    "WantedBy", "Type", "NotifyAccess", "Delegate", "KillMode", "SyslogIdentifier", "Environment", "RequiresMountsFor",
+}  # fmt: skip
+ONCE = ("ExecStart", "ExecStop", "Exec", "Image", "ContainerName", "User")
+
+
+PROBE = re.compile(
+    r"Health(Startup)?Cmd=url=http://[\w.:\[\]]+ metrics_url=http://[\w.:\[\]]+ body='[^']*' token_timeout=\d+ "
+    r"hang_timeout=\d+ retries=\d+ sh /etc/trtllm/triton/[0-9a-f]+/probe.sh (start|steady)( [\w.-]+)+"
+)
+
+
+def assert_nothing_came_in(text: str, where: str) -> None:
+    """No line of a unit that we did not write: systemd ends one at a carriage return and a NUL too."""
+    keys = []
+    for line in re.split(r"[\n\r\0]", text):
+        if line.startswith("Health") and "Cmd=" in line:
+            assert PROBE.fullmatch(line), f"{where}: the probe is a shell's command: {line!r}"
+        if line and not line.startswith(("#", "[")):
+            keys.append(line.partition("=")[0])
+            assert keys[-1] in KEYS and "=" in line, f"{where}: {line!r}"
+    service = "ExecStart" in keys  # below podman 4.4; podman's own stop is a second one there
+    for key in ONCE:
+        assert keys.count(key) <= (2 if service and key == "ExecStop" else 1), f"{where}: {key} is there twice"
