@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from ansible_collections.trtllm.fleet.plugins.modules import triton_info
+from ansible_collections.trtllm.fleet.plugins.plugin_utils import _clients  # noqa: F401 - read before the workers
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._controller import ControllerActionBase
 
 
 class ActionModule(ControllerActionBase):
     """See the module's documentation."""
 
-    MODULE = "trtllm.fleet.triton_info"
+    MODULE = triton_info
     URL_OPTIONS = ("url", "metrics_url")

@@ -80,10 +80,11 @@ trt_llm:
 
 import contextlib
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import missing_client, one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.client import (
     GenerateClient,
     TritonServer,
@@ -91,30 +92,36 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._triton.client import
     trt_llm_metrics,
 )
 
+ARGUMENT_SPEC = {
+    "url": {"type": "str", "default": "http://127.0.0.1:8000"},
+    "metrics_url": {"type": "str"},
+    "statistics": {"type": "bool", "default": True},
+    "timeout": {"type": "float", "default": 10},
+}
+REQUIRED_IF: list[Any] = []
+
+
+def work(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What the module returns; the action of the same name calls this in its own process."""
+    result: dict[str, Any] = {"changed": False}
+    with contextlib.closing(TritonServer(parameters["url"], parameters["timeout"])) as server:
+        found = server.describe(parameters["statistics"])
+        models = found.pop("models")
+        if parameters["metrics_url"]:
+            client = GenerateClient(parameters["url"], parameters["timeout"])
+            samples = client.metrics(parameters["metrics_url"])
+            result = {**result, "metrics": group_metrics(samples), "trt_llm": trt_llm_metrics(samples)}
+    return {**result, "server": found, "models": models}
+
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "url": {"type": "str", "default": "http://127.0.0.1:8000"},
-            "metrics_url": {"type": "str"},
-            "statistics": {"type": "bool", "default": True},
-            "timeout": {"type": "float", "default": 10},
-        },
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     try:
-        server = TritonServer(module.params["url"], module.params["timeout"])
-    except ImportError:
-        module.fail_json(msg=missing_required_lib("tritonclient[http]"), exception=traceback.format_exc())
-    result: dict[str, Any] = {"changed": False}
-    with one_sentence(module), contextlib.closing(server):
-        found = server.describe(module.params["statistics"])
-        models = found.pop("models")
-        if module.params["metrics_url"]:
-            client = GenerateClient(module.params["url"], module.params["timeout"])
-            samples = client.metrics(module.params["metrics_url"])
-            result = {**result, "metrics": group_metrics(samples), "trt_llm": trt_llm_metrics(samples)}
-    module.exit_json(server=found, models=models, **result)
+        with one_sentence(module):
+            result = work(module.params)
+    except ImportError as error:
+        module.fail_json(msg=missing_client(error), exception=traceback.format_exc())
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

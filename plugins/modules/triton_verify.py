@@ -165,10 +165,12 @@ answers:
 """
 
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import missing_client, one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gate import parse_gate
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify import Target, Verification, table
 
@@ -205,25 +207,31 @@ ARGUMENT_SPEC = {
 }
 
 
+REQUIRED_IF = [("only_gateway", True, ["gateway_url"])]
+
+
+def work(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What the module returns; the action of the same name calls this in its own process."""
+    given = {name: value for name, value in parameters.items() if value is not None}
+    verification = Verification(Target(**{**given, "gate": parse_gate(given["gate"])}))
+    outcomes = verification.run()
+    return {
+        "changed": False,
+        "ok": all(outcome.ok is not False for outcome in outcomes),
+        "checks": [asdict(outcome) for outcome in outcomes],
+        "table": table(outcomes),
+        "answers": verification.answers,
+    }
+
+
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec=ARGUMENT_SPEC, required_if=[("only_gateway", True, ["gateway_url"])], supports_check_mode=True
-    )
-    given = {name: value for name, value in module.params.items() if value is not None}
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, required_if=REQUIRED_IF, supports_check_mode=True)
     try:
         with one_sentence(module):
-            verification = Verification(Target(**{**given, "gate": parse_gate(given["gate"])}))
-            outcomes = verification.run()
+            result = work(module.params)
     except ImportError as error:
-        library = "openai" if "openai" in str(error) else "tritonclient[http]"
-        module.fail_json(msg=missing_required_lib(library), exception=traceback.format_exc())
-    module.exit_json(
-        changed=False,
-        ok=all(outcome.ok is not False for outcome in outcomes),
-        checks=[asdict(outcome) for outcome in outcomes],
-        table=table(outcomes),
-        answers=verification.answers,
-    )
+        module.fail_json(msg=missing_client(error), exception=traceback.format_exc())
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

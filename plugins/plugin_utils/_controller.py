@@ -15,15 +15,18 @@ import getpass
 import shlex
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.action import ActionBase
-from ansible.plugins.loader import connection_loader
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import missing_client
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import is_loopback
 
 READY_SECONDS = 20.0
@@ -79,17 +82,36 @@ def wait_ready(process: subprocess.Popen[str], ports: list[int]) -> None:
 
 
 class ControllerActionBase(ActionBase):  # type: ignore[misc]
-    """Run the module of the same name on the controller, with its URLs made reachable from there."""
+    """Do the work of the module of the same name on the controller, with its URLs made reachable from there.
+
+    It is done in Ansible's own process. *MODULE* has the module's ``ARGUMENT_SPEC``, ``REQUIRED_IF`` and ``work``.
+    """
 
     _connection: Any
-    MODULE: str
+    MODULE: ModuleType
     URL_OPTIONS: tuple[str, ...]
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        arguments = dict(self._task.args)
-        with self._reachable(arguments) as reachable:
-            return self._on_controller(reachable, dict(task_vars or {}))
+        parameters, hidden = self._parameters()
+        try:
+            with self._reachable(parameters) as reachable:
+                result: dict[str, Any] = remove_values(self.MODULE.work(reachable), hidden)
+        except ImportError as error:
+            raise AnsibleActionFail(missing_client(error)) from error
+        except (FleetError, OSError) as error:
+            raise AnsibleActionFail(remove_values(sentence(error, "The controller"), hidden)) from error
+        return result
+
+    def _parameters(self) -> tuple[dict[str, Any], set[str]]:
+        """The task's arguments with the module's defaults, and the secrets among them."""
+        spec = self.MODULE.ARGUMENT_SPEC
+        validated = ArgumentSpecValidator(spec, required_if=self.MODULE.REQUIRED_IF).validate(dict(self._task.args))
+        if validated.error_messages:
+            raise AnsibleActionFail("; ".join(validated.error_messages) + ".")
+        parameters = dict(validated.validated_parameters)
+        secrets = (parameters.get(name) for name, option in spec.items() if option.get("no_log"))
+        return parameters, {str(secret) for secret in secrets if secret}
 
     @contextlib.contextmanager
     def _reachable(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -114,18 +136,3 @@ class ControllerActionBase(ActionBase):  # type: ignore[misc]
         finally:
             process.terminate()
             process.communicate()
-
-    def _on_controller(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        """Execute the module here, by the interpreter that runs Ansible."""
-        remote, become = self._connection, self._play_context.become
-        local = connection_loader.get("ansible.builtin.local", self._play_context)
-        local.set_options(direct={})
-        self._connection, self._play_context.become = local, False
-        try:
-            variables = {**task_vars, "ansible_python_interpreter": sys.executable, "ansible_connection": "local"}
-            result: dict[str, Any] = self._execute_module(
-                module_name=self.MODULE, module_args=arguments, task_vars=variables
-            )
-        finally:
-            self._connection, self._play_context.become = remote, become
-        return result

@@ -13,7 +13,7 @@ from .errors import FleetError, sentence
 from .names import check_paths
 
 if TYPE_CHECKING:
-    from ansible.module_utils.basic import AnsibleModule
+    from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 
 @contextlib.contextmanager
@@ -29,3 +29,8 @@ def one_sentence(module: AnsibleModule, result: Mapping[str, Any] | None = None)
         module.fail_json(msg=str(error), **{**(result or {}), **error.details})
     except OSError as error:
         module.fail_json(msg=sentence(error, module.params.get("root") or "The host"), **(result or {}))
+
+
+def missing_client(error: ImportError) -> str:
+    """What to install where a client library of the controller is missing."""
+    return str(missing_required_lib("openai" if "openai" in str(error) else "tritonclient[http]"))

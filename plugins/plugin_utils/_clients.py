@@ -1,0 +1,17 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""NVIDIA's and OpenAI's clients, read before Ansible forks its workers.
+
+They take a second of processor to import. An action is read by Ansible's main process, so that this is one second for the
+run, and not one for each host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+
+for client in ("openai", "tritonclient.http"):
+    with contextlib.suppress(ImportError):  # said where it is used
+        importlib.import_module(client)
