@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """NVIDIA's and OpenAI's clients, read before Ansible forks its workers.
 
-They take a second of processor to import. An action is read by Ansible's main process, so that this is one second for the
-run, and not one for each host.
+They take a second of processor to import. An action is read by Ansible's main process, so that this is one second for
+the run, and not one for each host.
 """
 
 from __future__ import annotations

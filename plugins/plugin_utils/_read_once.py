@@ -4,8 +4,8 @@
 """The collection's filters, read before Ansible forks its workers.
 
 Ansible compiles a collection's Python from its source wherever it is imported, and looks for a filter where a template
-is rendered, which is in a worker of its own for each task of each host. What Ansible's main process has read, its workers
-have too. An action is read by the main process.
+is rendered, which is in a worker of its own for each task of each host. What Ansible's main process has read, its
+workers have too. An action is read by the main process.
 """
 
 from __future__ import annotations
