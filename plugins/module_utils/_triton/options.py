@@ -284,7 +284,8 @@ def argument_spec(without: Collection[str] = ()) -> dict[str, dict[str, Any]]:
     for option in REPLICA_OPTIONS:
         if option.name in without:
             continue
-        about = {"type": option.type, "elements": option.elements, "choices": list(option.choices)}
+        # Choices are judged below: models that say nothing share one default, which has a null for each option then.
+        about = {"type": option.type, "elements": option.elements}
         spec[option.name] = {key: value for key, value in about.items() if value}
     return spec
 
@@ -296,6 +297,8 @@ def check_values(replica: Mapping[str, Any]) -> None:
         if value is None:
             continue
         what = f"{replica['name']}: {option.name}"
+        if option.choices and value not in option.choices:
+            raise FleetError(f"{what} is {show(value)}; it is one of {', '.join(option.choices)}.")
         if option.type in ("int", "float"):
             if not option.least <= value <= MOST:
                 raise FleetError(f"{what} is {value}; give a number from {option.least} to {MOST}.")

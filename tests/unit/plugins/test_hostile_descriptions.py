@@ -35,7 +35,9 @@ RIGHT: dict[str, Any] = {
             "engine": {},
             "repository": {"parameters": {}},
             "serving": {"replicas": [REPLICA]},
-        }
+        },
+        {"name": "n", "checkpoint": {"source": "path", "path": "/srv/n", "location": "host"}},
+        {"name": "o", "checkpoint": {"source": "path", "path": "/srv/n", "location": "host"}},
     ],
 }
 HOSTILE: list[Any] = [
@@ -68,7 +70,7 @@ PATHS = [path for path in options(SPEC) if path[0] not in _description.ASKED]
 
 
 def given(path: Path, value: Any) -> dict[str, Any]:
-    """A right description, but for *value* at *path*."""
+    """A right description of two models, but for *value* at *path*."""
     whole: Any = copy.deepcopy(RIGHT)
     node = whole
     for key, following in itertools.pairwise(path):
@@ -84,6 +86,10 @@ def given(path: Path, value: Any) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_description, "load_spec", lambda: copy.deepcopy(SPEC))
+
+
+def test_the_description_is_right_without_them() -> None:
+    assert len(_description.described(copy.deepcopy(RIGHT))["replicas"]) == 3
 
 
 def test_every_option_is_given_every_value() -> None:
