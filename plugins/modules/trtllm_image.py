@@ -44,9 +44,10 @@ options:
   source:
     description:
       - How the image gets onto the host.
+      - V(program) runs O(program), which builds the image itself and leaves it under O(name).
       - V(archive) is the former name of V(load).
     type: str
-    choices: [pull, build, load, archive, present]
+    choices: [pull, build, program, load, archive, present]
     default: pull
   pull:
     description:
@@ -159,9 +160,19 @@ options:
   inputs:
     description:
       - With O(source=build), the fingerprint of what it is built from, where that is known. An image that was built
-        from the same is kept without reading O(context).
+        from the same is kept without reading O(context). O(source=program) takes one.
     type: str
     default: ""
+  program:
+    description:
+      - With O(source=program), what builds the image, with its arguments. They are to be seen, so never give secrets.
+    type: list
+    elements: str
+    default: []
+  chdir:
+    description:
+      - With O(source=program), the directory to run it in.
+    type: path
   push:
     description:
       - A full name with registry and tag. The image is pushed there, and named by the digest that it has there.
@@ -298,7 +309,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases imp
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "name": {"type": "str", "required": True},
-    "source": {"type": "str", "choices": ["pull", "build", "load", "archive", "present"], "default": "pull"},
+    "source": {"type": "str", "choices": ["pull", "build", "program", "load", "archive", "present"], "default": "pull"},
     "pull": {"type": "str", "choices": ["missing", "always"], "default": "missing"},
     "digest": {"type": "str", "default": ""},
     "tls_verify": {"type": "bool", "default": True},
@@ -324,6 +335,8 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "isolation": {"type": "str", "choices": ["oci", "chroot"]},
     "target": {"type": "str"},
     "inputs": {"type": "str", "default": ""},
+    "program": {"type": "list", "elements": "str", "default": []},
+    "chdir": {"type": "path"},
     "push": {"type": "str", "default": ""},
     "root": {"type": "path", "default": DEFAULT_ROOT},
     "when_missing": {"type": "str", "choices": ["bring", "tell"], "default": "bring"},

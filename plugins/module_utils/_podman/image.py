@@ -63,6 +63,8 @@ class ImageRequest:
     isolation: str | None = None
     target: str | None = None
     inputs: str = ""
+    program: Sequence[str] = ()
+    chdir: str | None = None
     push: str = ""
     root: str = DEFAULT_ROOT
     when_missing: str = "bring"
@@ -215,8 +217,9 @@ class ImageManager:
         return str(about.get("what") or f"{said.get('step') or 'bring'} {self.request.name!r}")
 
     def _work(
-        self, argv: Sequence[str], step: str, what: str, *, tries: int | None = None, total: int = 0, **about: Any
-    ) -> tuple[bool, Image | None, str]:
+        self, argv: Sequence[str], step: str, what: str, *, tries: int | None = None, total: int = 0,
+        cwd: str | None = None, **about: Any,
+    ) -> tuple[bool, Image | None, str]:  # fmt: skip
         """Run a long command; its directory was prepared. What follows it is `_after`, now or in a later call."""
         request = self.request
         if self.free_before is None:
@@ -225,7 +228,7 @@ class ImageManager:
         self.job.start(
             argv, step=step, attempts=request.retries + 1 if tries is None else tries, delay=request.retry_delay,
             env={"HOME": os.path.expanduser("~"), **home, **environment(request.proxy)}, total=total,
-            measured=step == "pull", about={**about, "what": what, "disk_before": self.free_before},
+            measured=step == "pull", cwd=cwd, about={**about, "what": what, "disk_before": self.free_before},
         )  # fmt: skip
         return self._after(self.job.collect(what, request.wait))
 
@@ -473,6 +476,33 @@ class ImageManager:
 
     def _after_build(self, about: Mapping[str, Any], log: str) -> tuple[Image | None, str]:
         return self._inspect(), "built"
+
+    def _ensure_program(self, before: Image | None) -> tuple[bool, Image | None, str]:
+        program, chdir, inputs = self.request.program, self.request.chdir, self.request.inputs
+        if not program or not chdir or not inputs:
+            raise FleetError(
+                "source is 'program', which takes program (what builds the image, with its arguments), chdir (the "
+                "directory to run it in) and inputs (the fingerprint of what it builds from); give all of them."
+            )
+        if before is not None and self.images.program(self.request.name) == f"{inputs} {before.id}":
+            return False, before, "built from the same inputs"
+        if self.request.when_missing == "tell":
+            raise Missing("", "would be built")
+        if self.check_mode:
+            return True, before, "would be built"
+        if not os.path.isdir(chdir):
+            raise FleetError(f"There is no directory {chdir!r} on the host to run the program in; put it there first.")
+        self.job.prepare()
+        tool = os.path.basename(next((word for word in program if word.endswith(".py")), program[0]))
+        return self._work(
+            program, "program", f"build {self.request.name!r}", tries=1, cwd=chdir, tool=tool, inputs=inputs
+        )
+
+    def _after_program(self, about: Mapping[str, Any], log: str) -> tuple[Image | None, str]:
+        image = self._inspect()
+        if image is not None:
+            self.images.keep_program(self.request.name, f"{about['inputs']} {image.id}")
+        return image, "built"
 
     def _inputs(self, context: str | None) -> tuple[str, str]:
         """The Containerfile's text as it is built, and the fingerprint of all that is; two empty ones without it."""

@@ -20,7 +20,7 @@ from . import cli
 
 ID = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 # What is kept: the id of a digest, the version that an id holds, and for names what was last asked for and is kept.
-PARTS = ("ids", "versions", "digests", "archives")
+PARTS = ("ids", "versions", "digests", "archives", "programs")
 VERSION_TIMEOUT = 600  # seconds; the first start of a 20 GB image from a slow disk
 # What Python, or podman where there is none, says of an image without the package.
 NO_PACKAGE = r"No module named|executable file .*not found"
@@ -80,6 +80,14 @@ class Images:
     def keep_archive(self, name: str, sha256: str) -> None:
         """Remember from which archive it was loaded."""
         self._learn("archives", name, sha256)
+
+    def program(self, name: str) -> str:
+        """What a program built *name* from, with the id that came of it; empty where none did."""
+        return self._known()["programs"].get(name, "")
+
+    def keep_program(self, name: str, inputs: str) -> None:
+        """Remember from what a program built it."""
+        self._learn("programs", name, inputs)
 
     def known_version(self, image_id: str) -> str | None:
         """The TensorRT-LLM version of an image that was asked before."""

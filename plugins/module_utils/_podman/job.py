@@ -64,16 +64,18 @@ class Job:
 
     def start(
         self, argv: Sequence[str], *, step: str, attempts: int, delay: float, env: Mapping[str, str], total: int = 0,
-        measured: bool = False, about: Optional[Mapping[str, Any]] = None,
+        measured: bool = False, cwd: Optional[str] = None, about: Optional[Mapping[str, Any]] = None,
     ) -> None:  # fmt: skip
-        """Run ``podman ARGV``. What its directory has to hold for that was put there after `prepare`."""
+        """Run ``podman ARGV``, or in the directory *cwd* ARGV itself. What its directory has to hold for that was put
+        there after `prepare`."""
         program = cli.executable()
         if program is None:
             raise FleetError("podman is not installed on this host; run the podman role first.")
         code: Any = importlib.import_module(worker.__name__).__loader__
         files.write_atomically(self.directory / PROGRAM, code.get_source(worker.__name__).encode(), mode=0o600)
         spec = {
-            "argv": [program, *argv], "step": step, "attempts": attempts, "delay": delay, "env": dict(env),
+            "argv": list(argv) if cwd else [program, *argv], "cwd": cwd, "step": step,
+            "attempts": attempts, "delay": delay, "env": dict(env),
             "total": total, "measured": measured, "scratch": str(self.scratch), "about": dict(about or {}),
         }  # fmt: skip
         files.write_atomically(self.directory / SPEC, json.dumps(spec).encode(), mode=0o600)
@@ -117,13 +119,13 @@ class Job:
 
     def fail(self, what: str, said: Mapping[str, Any]) -> NoReturn:
         """Say why it failed; nothing is left of it."""
-        log = self.log().splitlines()[-LOG_LINES:]
+        log, tool = self.log().splitlines()[-LOG_LINES:], self.about.get("tool", "podman")
         self.forget()
         tries = int(said.get("attempt") or 1)
         often = f", {tries} times" if tries > 1 else ""
         message = str(said.get("message") or "no message")
         code = int(said.get("code") or 1)
-        error = cli.PodmanError(f"podman cannot {what} (exit code {code}{often}): {message}", code, message)
+        error = cli.PodmanError(f"{tool} cannot {what} (exit code {code}{often}): {message}", code, message)
         error.details = {"log": log}
         raise error
 

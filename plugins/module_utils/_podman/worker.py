@@ -1,7 +1,7 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The process that runs one long podman command (a pull, a push, a build) and tries again where that may help.
+"""The process that runs one long command (podman's pull, push, build) and tries again where that may help.
 
 It belongs to the host and outlives the connection that started it. It is copied beside its ``spec.json`` and uses the
 standard library alone; how it stands, it writes into ``status.json``.
@@ -56,7 +56,7 @@ def last_line(path: str) -> str:
 
 
 class Worker:
-    """Runs the command of ``spec.json``: argv, env, scratch (its TMPDIR), attempts and delay (seconds, doubled)."""
+    """Runs the command of ``spec.json``: argv, env, cwd, scratch (its TMPDIR), attempts, delay (seconds, doubled)."""
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -103,15 +103,16 @@ class Worker:
         return code
 
     def once(self) -> tuple[int, str]:
-        """One try: the exit code, and the last line of what podman said."""
+        """One try: the exit code, and the last line of what the command said."""
         scratch = self.spec["scratch"]
         shutil.rmtree(scratch, ignore_errors=True)  # of a try that was killed
         os.makedirs(scratch, mode=0o700, exist_ok=True)
         environment = {**os.environ, **self.spec["env"], "LC_ALL": "C.UTF-8", "TMPDIR": scratch}
         with open(self.path(LOG), "wb") as log:
             self.child = subprocess.Popen(
-                self.spec["argv"], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
-            )
+                self.spec["argv"], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                cwd=self.spec.get("cwd"),
+            )  # fmt: skip
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     code = self.child.wait(INTERVAL)

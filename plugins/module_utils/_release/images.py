@@ -5,6 +5,8 @@
 
 Sources: ``dockerfile/Dockerfile.trt_llm_backend`` and the README (later ``docs/build.md``) of tensorrtllm_backend at
 each tag; from 0.20 on ``docker/Dockerfile.multi`` and ``docker/Makefile`` of TensorRT-LLM, where the former went.
+For the build by Triton's server, the README up to 0.11, from 0.12 on ``build.sh`` and the defaults of
+``dockerfile/Dockerfile.triton.trt_llm_backend`` of tensorrtllm_backend, and ``build.py`` of the server at each branch.
 """
 
 from __future__ import annotations
@@ -12,10 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
+from .._base.errors import FleetError
 from .releases import release, require_engines, within
 
 BACKEND = "https://github.com/triton-inference-server/tensorrtllm_backend.git"
 TENSORRT_LLM = "https://github.com/NVIDIA/TensorRT-LLM.git"
+ORGANIZATION = "https://github.com/triton-inference-server"
+SERVER = f"{ORGANIZATION}/server.git"
 
 
 @dataclass(frozen=True)
@@ -86,4 +91,87 @@ def source_of(version: str, machine: str) -> Source:
             for span, where, argument, value in _rows(_ARGUMENTS)
             if within(wanted, span) and where in ("any", machine)
         },
+    )
+
+
+# -- by build.py of Triton's server ----------------------------------------------------------------------------------
+
+SERVER_BASE = "dockerfile/Dockerfile.triton.trt_llm_backend"
+_TENSORRT = "https://developer.nvidia.com/downloads/compute/machine-learning/tensorrt"
+
+# releases | argument of the base image's Dockerfile | value; from 0.12 on its defaults are those of its release
+_SERVER_ARGUMENTS = f"""
+0.7.1  | BASE_IMAGE          | nvcr.io/nvidia/tritonserver:24.01-py3-min
+0.7.1  | TRT_VER             | 9.2.0.5
+0.7.1  | RELEASE_URL_TRT_x86 | {_TENSORRT}/9.2.0/tensorrt-9.2.0.5.linux.x86_64-gnu.cuda-12.2.tar.gz
+0.7.1  | RELEASE_URL_TRT_ARM | {_TENSORRT}/9.2.0/tensorrt-9.2.0.5.Ubuntu-22.04.aarch64-gnu.cuda-12.2.tar.gz
+0.10.0 | BASE_IMAGE          | nvcr.io/nvidia/pytorch:24.03-py3
+0.10.0 | TRT_VER             | 10.0.1.6
+0.10.0 | RELEASE_URL_TRT_x86 | {_TENSORRT}/10.0.1/tars/TensorRT-10.0.1.6.Linux.x86_64-gnu.cuda-12.4.tar.gz
+0.10.0 | RELEASE_URL_TRT_ARM | {_TENSORRT}/10.0.1/tars/TensorRT-10.0.1.6.ubuntu-22.04.aarch64-gnu.cuda-12.4.tar.gz
+0.11.0 | BASE_IMAGE          | nvcr.io/nvidia/tritonserver:24.05-py3-min
+0.11.0 | PYTORCH_IMAGE       | nvcr.io/nvidia/pytorch:24.05-py3
+0.11.0 | TRT_VER             | 10.1.0.27
+0.11.0 | RELEASE_URL_TRT_x86 | {_TENSORRT}/10.1.0/tars/TensorRT-10.1.0.27.Linux.x86_64-gnu.cuda-12.4.tar.gz
+0.11.0 | RELEASE_URL_TRT_ARM | {_TENSORRT}/10.1.0/tars/TensorRT-10.1.0.27.ubuntu-22.04.aarch64-gnu.cuda-12.4.tar.gz
+"""
+
+# releases | options of build.py. Upstream's README of 0.7.2 lacks --no-container-pull, and so asks a registry for the
+# base image that was just built; later ones have it.
+_SERVER_OPTIONS = """
+0.7.1-0.19.0  | -v --no-container-interactive --enable-logging --enable-stats --enable-tracing
+0.7.1-0.19.0  | --enable-metrics --enable-gpu-metrics --enable-cpu-metrics --enable-gpu --no-container-pull
+0.7.1-0.19.0  | --filesystem=gcs --filesystem=s3 --filesystem=azure_storage
+0.7.1-0.19.0  | --endpoint=http --endpoint=grpc --endpoint=sagemaker --endpoint=vertex-ai
+0.7.1-0.19.0  | --backend=ensemble --backend=tensorrtllm:{backend} --backend=python:{server} --image=base,{base}
+0.14.0-0.19.0 | --repoagent=checksum --cache=local --cache=redis
+"""
+
+# releases | why the server's build.py cannot make them
+_SERVER_LACKS = """
+0.8.0   | its README has the lines of 0.5.0, and its Dockerfile no address of TensorRT
+0.9.0   | its README has the lines of 0.7.2, whose TensorRT is another
+0.18.1  | no branch of the server is for it
+0.20.0- | TensorRT-LLM builds it by its own Dockerfile
+"""
+
+
+@dataclass(frozen=True)
+class ServerBuild:
+    """How ``build.py`` of Triton's server makes the image of one release.
+
+    *containerfile* and *build_args*: of the base image, in a checkout of the backend. *version*: branch of the server.
+    *options*: of ``build.py``, which takes the base image as *base* and leaves its own as ``tritonserver``.
+    """
+
+    repository: str
+    version: str
+    containerfile: str
+    build_args: dict[str, str]
+    base: str
+    options: tuple[str, ...]
+
+
+def server_build(version: str, backend_tag: str = "", organization: str = "") -> ServerBuild:
+    """How the release called *version* is built by Triton's server; raises `FleetError` for what upstream cannot do.
+
+    *backend_tag* and *organization*: in place of upstream's.
+    """
+    wanted = release(version)
+    require_engines(wanted)
+    lacks = next((why for span, why in _rows(_SERVER_LACKS) if within(wanted, span)), None)
+    if lacks:
+        raise FleetError(
+            f"TensorRT-LLM {wanted.version} cannot be built by Triton's server ({lacks}); take source build_backend."
+        )
+    base, server = f"localhost/trtllm_base:{wanted.version}", f"r{wanted.image_tags[-1]}"
+    asked = " ".join(options for span, options in _rows(_SERVER_OPTIONS) if within(wanted, span))
+    options = asked.format(backend=backend_tag or wanted.backend_tag, server=server, base=base).split()
+    return ServerBuild(
+        repository=SERVER,
+        version=server,
+        containerfile=SERVER_BASE,
+        build_args={name: value for span, name, value in _rows(_SERVER_ARGUMENTS) if within(wanted, span)},
+        base=base,
+        options=(*options, *([f"--github-organization={organization}"] if organization else [])),
     )

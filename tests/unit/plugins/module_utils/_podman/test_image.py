@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class FakeJob:
     """Long work that is done at once, by the podman of the test."""
 
     podman: Podman
+    last: dict[str, Any]
 
     def __init__(self, name: str) -> None:
         self.directory = Path(FakeJob.podman.home, "job")
@@ -60,6 +62,7 @@ class FakeJob:
 
     def start(self, argv: Sequence[str], *, step: str, about: dict[str, Any], **how: Any) -> None:
         self.about, self.how = about, how
+        FakeJob.last = {"cwd": how["cwd"], **{key: about.get(key) for key in ("tool", "inputs")}}
         FakeJob.podman.auths.append(self.authfile.read_text() if self.authfile.exists() else "")
         done = FakeJob.podman.run(argv)
         self.printed = done.stdout
@@ -418,6 +421,37 @@ def test_files_are_built_from_without_being_left_on_the_host(host: Host, tmp_pat
     for name in ("../x", "/x", ""):
         with pytest.raises(FleetError, match="it takes paths below the context"):
             ImageManager(ImageRequest(NAME, source="build", context_files={name: ""})).ensure()
+
+
+def test_a_program_builds_once_for_the_same_inputs(host: Host, tmp_path: Path) -> None:
+    request = ImageRequest(NAME, source="program", program=["./build.py", "-v"], chdir=str(tmp_path), inputs="a")
+    podman = host()
+    podman.after = image()
+    assert ImageManager(request, check_mode=True).ensure()[0] is True
+    assert podman.calls == [["image", "inspect", NAME]], "nothing is built in check mode"
+    manager = ImageManager(request)
+    assert manager.ensure()[::2] == (True, "built")
+    assert ["./build.py", "-v"] in podman.calls
+    assert FakeJob.last == {"cwd": str(tmp_path), "tool": "build.py", "inputs": "a"}
+    assert ImageManager(request, check_mode=True).ensure()[0] is False
+    assert ImageManager(request).ensure()[0] is False
+    podman.images[NAME] = {**image(), "Id": "f" * 64}
+    assert ImageManager(request, check_mode=True).ensure()[0] is True, "another image has its name by now"
+    with pytest.raises(Missing, match="would be built"):
+        ImageManager(replace(request, inputs="b", when_missing="tell")).ensure()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "source is 'program', which takes program .* chdir .* and inputs"),
+        ({"inputs": "a", "chdir": "/nowhere", "program": ["./build.py"]}, "There is no directory '/nowhere'"),
+    ],
+)
+def test_a_program_that_cannot_run_is_refused(host: Host, given: dict[str, Any], message: str) -> None:
+    host()
+    with pytest.raises(FleetError, match=message):
+        ImageManager(ImageRequest(NAME, source="program", **given)).ensure()
 
 
 def test_a_build_without_a_containerfile_is_refused(host: Host, tmp_path: Path) -> None:

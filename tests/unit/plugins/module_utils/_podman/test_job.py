@@ -80,6 +80,15 @@ def test_it_is_tried_again_and_nothing_is_left(systemd: Systemd, tmp_path: Path)
     assert work.status() == {} and not work.directory.exists()
 
 
+def test_another_program_runs_in_its_directory_and_fails_by_its_name(systemd: Systemd, tmp_path: Path) -> None:
+    work = Job("reg/a:1")
+    work.prepare()
+    work.start(["/bin/sh", "-c", "pwd; exit 3"], step="program", attempts=1, delay=0, env={}, cwd=str(tmp_path),
+               about={"tool": "build.py"})  # fmt: skip
+    with pytest.raises(cli.PodmanError, match=rf"^build.py cannot build it \(exit code 3\): {tmp_path}$"):
+        work.collect("build it", wait=True)
+
+
 def test_when_it_fails_it_says_why_and_how_often(systemd: Systemd, tmp_path: Path) -> None:
     (tmp_path / "failures").write_text("9")
     with pytest.raises(cli.PodmanError, match=r"^podman cannot pull it \(exit code 125, 3 times\): Error: connection"):
