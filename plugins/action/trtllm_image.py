@@ -5,10 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fingerprint import file_sha256
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.sizes import gib
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman.context import Context
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman.image import build_inputs
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import Followed, display, duration
 
 
@@ -60,7 +68,39 @@ class ActionModule(Followed):
     def attach(self, arguments: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
         return {**arguments, "wait": False, "attach": True}
 
+    def _send(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """The arguments with the fingerprint of a context of the controller, and with it where the host needs it."""
+        if not arguments.get("context"):
+            raise AnsibleActionFail("context is missing; give the directory of the controller to build from.")
+        root = Path(str(arguments["context"]))
+        with contextlib.suppress(AnsibleError):  # told below
+            root = Path(self._find_needle("files", str(root)))
+        try:
+            context = Context.of(root, str(arguments.get("containerfile") or ""))
+            arguments["inputs"] = build_inputs(
+                context.digest, file_sha256(context.containerfile), arguments.get("build_args") or {},
+                arguments.get("base_images") or {}, arguments.get("target"),
+            )  # fmt: skip
+            if not self.shown(arguments):
+                return arguments
+            asked = self._call({**arguments, "when_missing": "tell"}, task_vars)
+            if not asked.get("missing"):
+                return arguments
+            place = self._make_tmp_path()
+            remote = self._connection._shell.join_path(place, "context.tar.gz")
+            with tempfile.NamedTemporaryFile(prefix="trtllm-context-") as archive:
+                context.pack(archive)
+                archive.flush()
+                self._transfer_file(archive.name, remote)
+            self._fixup_perms2((place, remote))
+        except (FleetError, OSError) as error:
+            raise AnsibleActionFail(sentence(error, str(arguments.get("context")))) from error
+        return {**arguments, "context_archive": remote}
+
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        given = self._task.args
+        if given.get("source") == "build" and given.get("context_location") == "controller":
+            self._task.args = self._send(dict(given), task_vars)
         result = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         if self.shown(arguments) and result.get("changed") and not result.get("failed"):

@@ -175,9 +175,10 @@ def _own(model: Item, release: str) -> dict[str, str]:
 
 
 def _paths_of(image: Item) -> list[str]:
-    """The keys whose values are paths of the host: an archive may be a URL, or be on the controller."""
+    """The keys whose values are paths of the host: what is of the controller, or an archive's URL, is none."""
     remote = image.get("archive_location") == "controller" or "://" in (image.get("archive") or "")
-    return [key for key in (*IMAGE_PATHS, *([] if remote else ["archive"])) if image.get(key) is not None]
+    sent = ["authfile"] if image.get("context_location") == "controller" else [*IMAGE_PATHS]
+    return [key for key in (*sent, *([] if remote else ["archive"])) if image.get(key) is not None]
 
 
 def _images(models: list[Item], release: str) -> list[Item]:

@@ -127,6 +127,18 @@ options:
       - With O(source=build), the directory on the host to build from, for example a checkout of
         C(tensorrtllm_backend).
     type: path
+  context_location:
+    description:
+      - Whether O(context) and O(containerfile), which is below it then, are on the host or on the controller. One of
+        the controller is sent where its content, or that of what else the image is built from, has changed. What its
+        C(.containerignore), or C(.dockerignore), leaves out is neither read nor sent.
+    type: str
+    choices: [host, controller]
+    default: host
+  context_archive:
+    description:
+      - What came from the controller to build from. The action plugin gives it.
+    type: path
   context_files:
     description:
       - With O(source=build), files to build from in place of O(context), from path below it to text. They are on the
@@ -328,6 +340,8 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "archive": {"type": "path"},
     "archive_sha256": {"type": "str", "default": ""},
     "context": {"type": "path"},
+    "context_location": {"type": "str", "choices": ["host", "controller"], "default": "host"},
+    "context_archive": {"type": "path"},
     "context_files": {"type": "dict", "default": {}},
     "containerfile": {"type": "path"},
     "build_args": {"type": "dict", "default": {}},

@@ -30,8 +30,8 @@ SPECS = ROLES / "fleet" / "meta" / "argument_specs.yml"
 # What a model may say of an image of its own, as variables of the role triton_image say it. Of IMAGE_KEYS_OF_FLEET the
 # role's own value holds where the model gives none.
 IMAGE_KEYS = (
-    "name", "source", "pull", "archive", "archive_location", "archive_sha256", "context", "containerfile", "build_args",
-    "push",
+    "name", "source", "pull", "archive", "archive_location", "archive_sha256", "context", "context_location",
+    "containerfile", "build_args", "push",
 )  # fmt: skip
 IMAGE_KEYS_OF_FLEET = ("tls_verify", "authfile")
 # Text that a model is asked and answers may have any characters.

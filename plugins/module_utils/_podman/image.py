@@ -19,6 +19,7 @@ from .._base import labels as base_labels
 from .._base.errors import FleetError
 from .._base.names import DEFAULT_ROOT, show
 from . import cli
+from .context import unpack
 from .image_ids import Images
 from .job import Job
 from .registry import check_registry
@@ -57,6 +58,8 @@ class ImageRequest:
     archive_sha256: str = ""
     context: str | None = None
     context_files: Mapping[str, str] = field(default_factory=dict)
+    context_location: str = "host"
+    context_archive: str | None = None
     containerfile: str | None = None
     build_args: Mapping[str, str | None] = field(default_factory=dict)
     base_images: Mapping[str, str] = field(default_factory=dict)
@@ -451,6 +454,16 @@ class ImageManager:
             raise Missing("", "would be built")
         if given and self.check_mode:
             return True, before, "would be built"
+        if self.request.context_location == "controller":
+            archive = self.request.context_archive
+            if not given or not archive:
+                raise FleetError(
+                    "The context is on the controller, which has not sent it; run this as a task of a play."
+                )
+            self.job.prepare()
+            place, file = unpack(Path(archive), self.job.context)
+            text = rebased(file.read_text(encoding="utf-8"), self.request.base_images, "the Containerfile")
+            return self._build(str(place), text, given)
         if not files and not context:
             raise FleetError("source is 'build' but context is not given; give the directory to build from.")
         text, inputs = self._inputs(context)
@@ -463,6 +476,10 @@ class ImageManager:
         if self.check_mode:
             return True, before, "would be built"
         directory = self.job.prepare()
+        return self._build(str(_written(files, directory / "context") or context), text, inputs)
+
+    def _build(self, context: str, text: str, inputs: str) -> tuple[bool, Image | None, str]:
+        """Build by the Containerfile *text*; the job's directory was prepared."""
         argv = ["build", "--tag", self.request.name, "--label", f"{base_labels.INPUTS}={inputs}"]
         argv += self._access(self.name)
         argv += ["--isolation", self.request.isolation] if self.request.isolation else []
@@ -470,8 +487,9 @@ class ImageManager:
         for key, value in sorted(self.request.build_args.items()):
             # One without a value is taken from the environment, as proxies are, which may hold a password.
             argv += ["--build-arg", key if value is None else f"{key}={value}"]
-        (directory / "Containerfile").write_text(text, encoding="utf-8")
-        argv += ["--file", str(directory / "Containerfile"), str(_written(files, directory / "context") or context)]
+        file = self.job.directory / "Containerfile"
+        file.write_text(text, encoding="utf-8")
+        argv += ["--file", str(file), context]
         return self._work(argv, "build", f"build {self.request.name!r}", tries=1)
 
     def _after_build(self, about: Mapping[str, Any], log: str) -> tuple[Image | None, str]:

@@ -45,6 +45,7 @@ class Job:
         key = hashlib.sha256(image.encode()).hexdigest()[:16]
         self.image, self.directory, self.unit = image, RUN / key, f"trtllm-image-{key}.service"
         self.scratch = SCRATCH / f"trtllm-image-{key}"
+        self.context = SCRATCH / f"trtllm-image-{key}.context"  # what came from the controller to build from
         self.authfile = self.directory / AUTH
 
     def status(self) -> dict[str, Any]:
@@ -58,6 +59,7 @@ class Job:
     def prepare(self) -> Path:
         """Its directory, empty and for its owner alone."""
         files.remove(self.directory)
+        files.remove(self.context)
         RUN.mkdir(mode=0o700, exist_ok=True)
         self.directory.mkdir(mode=0o700)
         return self.directory
@@ -131,5 +133,5 @@ class Job:
 
     def forget(self) -> None:
         """Remove what it left. The unit itself is gone once it has ended."""
-        files.remove(self.directory)
-        files.remove(self.scratch)
+        for path in (self.directory, self.scratch, self.context):
+            files.remove(path)

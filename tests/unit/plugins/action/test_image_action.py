@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible_collections.trtllm.fleet.plugins.action import trtllm_image as action
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.plugin_utils import _progress
@@ -86,3 +88,61 @@ def test_it_asks_until_it_is_done_through_a_lost_connection(shown: list[str]) ->
     assert plugin._follow({"name": "r/a:1"}, running, {"inventory_hostname": "h"}) == done
     assert host.asked == [attach] * 5
     assert [line for line in shown if "4.0 GiB" in line] and [line for line in shown if "connection lost" in line]
+
+
+def plugin_of(host: Host, check_mode: bool = False) -> tuple[Any, list[str]]:
+    """The plugin for a host that answers so, and the files that are sent to it."""
+    plugin, sent = action.ActionModule.__new__(action.ActionModule), []
+
+    def needle(directory: str, name: str) -> str:
+        if not Path(name).exists():
+            raise AnsibleError(f"could not find {name}")
+        return name
+
+    def transfer(local: str, remote: str) -> None:
+        assert Path(local).stat().st_mode & 0o777 == 0o600
+        sent.append(remote)
+
+    plugin._task = SimpleNamespace(check_mode=check_mode, async_val=0, args={})
+    plugin._connection = SimpleNamespace(_shell=SimpleNamespace(join_path=lambda *parts: "/".join(parts)))
+    plugin._call, plugin._find_needle = host.call, needle
+    plugin._make_tmp_path, plugin._transfer_file = lambda: "/tmp/t", transfer
+    plugin._fixup_perms2 = lambda paths: None
+    return plugin, sent
+
+
+def test_a_context_of_the_controller_is_sent_where_the_image_is_missing_and_only_there(tmp_path: Path) -> None:
+    (tmp_path / "Containerfile").write_text("FROM scratch\n")
+    given = {"name": "r/a:1", "source": "build", "context": str(tmp_path), "context_location": "controller"}
+    plugin, sent = plugin_of(Host({"missing": True}))
+    first = plugin._send(dict(given), {})
+    assert sent == ["/tmp/t/context.tar.gz"] and first["context_archive"] == sent[0]
+    host = Host({"missing": False})
+    plugin, sent = plugin_of(host)
+    again = plugin._send(dict(given), {})
+    assert sent == [] and "context_archive" not in again and again["inputs"] == first["inputs"]
+    assert host.asked[0]["when_missing"] == "tell"
+    # in check mode, and where it is only asked for, the fingerprint tells all
+    plugin, sent = plugin_of(Host(), check_mode=True)
+    assert plugin._send(dict(given), {})["inputs"] == first["inputs"] and sent == []
+    plugin, sent = plugin_of(Host())
+    assert plugin._send({**given, "when_missing": "tell"}, {})["inputs"] == first["inputs"] and sent == []
+    (tmp_path / "a").write_text("x")
+    plugin, sent = plugin_of(Host({"missing": False}))
+    assert plugin._send(dict(given), {})["inputs"] != first["inputs"]
+    plugin, sent = plugin_of(Host({"missing": False}))
+    assert plugin._send({**given, "build_args": {"A": "1"}}, {})["inputs"] != first["inputs"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "context is missing"),
+        ({"context": "/nowhere"}, "There is no directory '/nowhere' on the controller"),
+        ({"context": "/"}, "There is no /Containerfile on the controller"),
+    ],
+)
+def test_a_context_that_is_none_is_refused(given: dict[str, Any], message: str) -> None:
+    plugin, _ = plugin_of(Host())
+    with pytest.raises(AnsibleActionFail, match=message):
+        plugin._send({"name": "r/a:1", **given}, {})

@@ -333,6 +333,14 @@ def test_an_image_takes_the_keys_of_the_role_that_brings_it(repo_dir: Path) -> N
     }
 
 
+def test_a_context_may_be_on_the_controller() -> None:
+    image = {"name": "r/i:1", "source": "containerfile", "context": "files/triton", "context_location": "controller"}
+    (found,) = plan(description({**model("a"), "image": image}))["images"]
+    assert found["context"] == "files/triton"
+    with pytest.raises(FleetError, match="image.context"):
+        plan(description({**model("a"), "image": {**image, "context_location": "host"}}))
+
+
 @pytest.mark.parametrize(
     "archive", [{"archive": "https://files.example.com/i.tar"}, {"archive": "i.tar", "archive_location": "controller"}]
 )

@@ -16,6 +16,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import F
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.labels import INPUTS
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman import cli
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman import image as image_module
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman.context import Context
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.image import (
     ImageManager,
     ImageRequest,
@@ -42,6 +43,7 @@ class FakeJob:
     def __init__(self, name: str) -> None:
         self.directory = Path(FakeJob.podman.home, "job")
         self.authfile = self.directory / "auth.json"
+        self.context = Path(FakeJob.podman.home, "context")
         self.said: dict[str, Any] = {}
         self.about: dict[str, Any] = {}
         self.printed = ""
@@ -76,6 +78,7 @@ class FakeJob:
 
     def forget(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
+        shutil.rmtree(self.context, ignore_errors=True)
 
 
 class Podman:
@@ -421,6 +424,27 @@ def test_files_are_built_from_without_being_left_on_the_host(host: Host, tmp_pat
     for name in ("../x", "/x", ""):
         with pytest.raises(FleetError, match="it takes paths below the context"):
             ImageManager(ImageRequest(NAME, source="build", context_files={name: ""})).ensure()
+
+
+def test_a_context_of_the_controller_is_built_from_and_gone_afterwards(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "Containerfile").write_text("FROM a\nCOPY b /\n")
+    with (tmp_path.parent / "sent.tar.gz").open("wb") as stream:
+        Context.of(tmp_path).pack(stream)
+    asked = ImageRequest(NAME, source="build", context=str(tmp_path), context_location="controller", inputs="1" * 64)
+    podman = host()
+    podman.after = image(labels={INPUTS: "1" * 64})
+    with pytest.raises(Missing):
+        ImageManager(replace(asked, when_missing="tell")).ensure()
+    assert ImageManager(asked, check_mode=True).ensure()[0] is True
+    with pytest.raises(FleetError, match="which has not sent it"):
+        ImageManager(asked).ensure()
+    sent = replace(asked, context_archive=stream.name, base_images={"a": "r/b:1"})
+    assert ImageManager(sent).ensure()[::2] == (True, "built")
+    assert podman.built == ["FROM r/b:1\nCOPY b /\n"]
+    build = next(call for call in podman.calls if call[0] == "build")
+    assert build[build.index("--label") + 1] == f"{INPUTS}={'1' * 64}" and not Path(build[-1]).exists()
+    assert ImageManager(asked).ensure()[0] is False
+    assert ImageManager(asked, check_mode=True).ensure()[0] is False
 
 
 def test_a_program_builds_once_for_the_same_inputs(host: Host, tmp_path: Path) -> None:
