@@ -20,9 +20,10 @@ options:
     type: str
     required: true
   kind:
-    description: What it is. An V(engine) stands in C(<root>/engines), a model V(repository) in C(<root>/repositories).
+    description: What it is. An V(engine) stands in C(<root>/engines), a model V(repository) in C(<root>/repositories),
+      and an V(image), as M(trtllm.fleet.trtllm_image_pack) writes it, in C(<root>/images).
     type: str
-    choices: [engine, repository]
+    choices: [engine, repository, image]
     default: engine
   time_limit:
     description: Seconds after which it ends by itself.

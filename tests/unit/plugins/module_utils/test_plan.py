@@ -327,7 +327,7 @@ def test_an_image_takes_the_keys_of_the_role_that_brings_it(repo_dir: Path) -> N
     assert {f"triton_image_{key}" for key in image} <= set(options)
     assert image["source"]["choices"] == options["triton_image_source"]["choices"]
     handed = yaml.safe_load((repo_dir / "playbooks/tasks/own_image.yml").read_text())[1]["vars"]
-    of_the_host = {"triton_image_root", "triton_image_release"}
+    of_the_host = {"triton_image_root", "triton_image_release", "triton_image_distribution"}
     assert {name for name in handed if name.startswith("triton_image_")} - of_the_host == {
         f"triton_image_{key}" for key in image
     }

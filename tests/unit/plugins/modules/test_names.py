@@ -39,6 +39,7 @@ FETCHED = {
     "token": "no secret at all",
 }  # fmt: skip
 SHARED = {**ROOT, "name": "m", "fingerprint": "0" * 64, "shared_dir": "ROOT/engines"}
+TAKEN = {**ROOT, "name": "m", "image": "i", "state": "unpacked", "fingerprint": "0" * 64}
 SERVICES = {"releases_dir": "ROOT/releases"}
 UNIT = {"services": [{"name": "x", "unit": {"Container": {"Image": "i"}}}]}
 TOKENIZER = {"tokenizer.json": "0" * 64}
@@ -67,6 +68,8 @@ NAMED: dict[tuple[str, str], list[dict[str, Any]]] = {
         ENGINE, {**ROOT, "state": "absent"}, {**ROOT, "cancel": True}, {**ROOT, "attach": "id", "wait": False},
     ],
     ("trtllm_engine_info", "name"): [ROOT],
+    ("trtllm_image_pack", "name"): [{**ROOT, "image": "i"}, {**ROOT, "state": "absent"}, TAKEN],
+    ("trtllm_image_pack", "fingerprint"): [TAKEN],
     ("trtllm_artifact_serve", "name"): [SERVED, {**SERVED, "state": "stopped"}],
     ("trtllm_artifact_serve", "fingerprint"): [SERVED, {**SERVED, "state": "stopped"}],
     ("trtllm_artifact_share", "name"): [SHARED, {**SHARED, "state": "absent"}],
@@ -114,6 +117,7 @@ NOT_NAMES = {
     "models": "one of upstream's models, or compared with names of directories",
     "images": "references that are compared with those of podman",
     "trtllm_models[].image.name": "a reference that podman parses",
+    "program": "words of a command",
     "trtllm_image name": "a reference that podman parses",
     "owner": "a word of a message",
     "packages": "patterns for the package manager",
@@ -165,6 +169,7 @@ WITH_PATHS: dict[str, dict[str, Any]] = {
     "trtllm_engine": ENGINE,
     "trtllm_tokenizer": {"name": "m", "files": TOKENIZER},
     "trtllm_image": {"name": "i"},
+    "trtllm_image_pack": {"name": "m", "image": "i"},
     "trtllm_prune": {"models": []},
 }
 

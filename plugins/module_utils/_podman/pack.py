@@ -1,0 +1,107 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An image of a host as an artefact, which goes from host to host as engines do.
+
+Its fingerprint is the image's id, the digest of its configuration, in which stand the digests of all its layers: what
+podman makes of an artefact is the image that was packed, or it is refused. Layers stay uncompressed, as they are on the
+host: an image that was built has the same manifest digest on each host then.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .._artifact.artifact_store import ArtifactStore
+from .._artifact.transfer import KINDS
+from .._base.background import giving_way
+from .._base.errors import FleetError
+from .._base.files import remove
+from .._base.sizes import gib
+from . import cli
+from .image_ids import Images
+
+LAYOUT = "image"  # the directory of an artefact with the image
+# How podman calls what it writes, and what it reads, by whether the image's manifest is one of OCI. In the other form,
+# its configuration would be another, and so its id.
+FORMATS = {True: ("oci-dir", "oci"), False: ("docker-dir", "dir")}
+
+
+class PackedImage:
+    """The image called *image* as the artefact *name* below *root*."""
+
+    def __init__(self, root: Path, name: str, image: str) -> None:
+        self.root, self.name, self.image = root, name, image
+        self.store = ArtifactStore(root / KINDS["image"])
+
+    def pack(self, check_mode: bool = False) -> tuple[bool, str, int]:
+        """(changed, the fingerprint, bytes of the image): the artefact is there afterwards."""
+        found = cli.image(self.image)
+        if found is None:
+            raise FleetError(f"{self.image!r} is not on this host, so it cannot be handed on; bring it here first.")
+        fingerprint, size = cli.qualified(found["Id"]).partition(":")[2], int(found.get("Size") or 0)
+        if self.store.has(self.name, fingerprint):
+            return False, fingerprint, size
+        if check_mode:
+            return True, fingerprint, size
+        self.root.mkdir(parents=True, exist_ok=True)
+        room = os.statvfs(self.root)
+        if room.f_bavail * room.f_frsize < size:
+            raise FleetError(
+                f"{self.root} has no room for the {gib(size)} of {self.image!r}, which has to stand there while it is "
+                "handed on; make room there."
+            )
+        oci = "oci" in str(found.get("ManifestType") or "oci")
+        with self.store.lock(self.name), giving_way():
+            place = self.store.staging(self.name, fingerprint) / LAYOUT
+            argv = [
+                "save",
+                "--quiet",
+                "--uncompressed",
+                "--format",
+                FORMATS[oci][0],
+                "--output",
+                str(place),
+                fingerprint,
+            ]
+            cli.check(argv, what=f"write {self.image!r}")
+            self.store.publish(self.name, fingerprint, {"kind": "image", "image": self.image, "oci": oci})
+        return True, fingerprint, size
+
+    def unpack(self, fingerprint: str, archive_sha256: str = "", check_mode: bool = False) -> bool:
+        """Whether anything changed: the image that was packed is on the host afterwards, under its name."""
+        path, wanted = self.store.path(self.name, fingerprint), f"sha256:{fingerprint}"
+        if cli.image_id(self.image) == wanted:
+            return False
+        if check_mode:
+            return True
+        manifest = self.store.manifest(path)
+        if manifest is None:
+            raise FleetError(f"{path} is not there, so {self.image!r} cannot be taken from it; receive it first.")
+        with giving_way():
+            argv = ["pull", "--quiet", f"{FORMATS[bool(manifest.get('oci'))][1]}:{path / LAYOUT}"]
+            said = cli.check(argv, what=f"take {self.image!r} from {path}").strip().splitlines()
+        came = cli.qualified(said[-1] if said else "")
+        if came != wanted:
+            raise FleetError(
+                f"{path} holds the image {came or 'without an id'} instead of {wanted}; it is not used. Pack it again "
+                "where it comes from."
+            )
+        # podman names it after the directory.
+        names = [name for name in (cli.image(came) or {}).get("RepoTags") or [] if name.startswith(f"localhost{path}/")]
+        cli.check(["tag", came, self.image])
+        if names:
+            cli.check(["untag", came, *names])
+        if archive_sha256:
+            Images(self.root).keep_archive(self.image, archive_sha256)
+        return True
+
+    def clear(self, check_mode: bool = False) -> bool:
+        """Whether anything was there: nothing is left of the artefact, nor of any other of this name."""
+        home = self.store.home(self.name)
+        if check_mode or not home.is_dir():
+            return home.is_dir()
+        with self.store.lock(self.name):
+            remove(home)
+        return True
