@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import Followed, duration
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import Followed, display, duration
 
 
 class ActionModule(Followed):
@@ -29,6 +29,18 @@ class ActionModule(Followed):
 
     def key(self, progress: Mapping[str, Any]) -> str:
         return f"{progress['phase']} {progress['ranks_done']} {progress['last_line']}"
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        if self.shown(arguments) and result.get("changed") and result.get("image_id") and not result.get("failed"):
+            host = str((task_vars or {}).get("inventory_hostname", ""))
+            image = str(arguments.get("image") or "the image of the release")
+            display.display(
+                f"[{host}] engine {arguments['name']}: built by {image} ({result['image_id'][:19]}), TensorRT-LLM "
+                f"{result.get('release', '')}"
+            )
+        return result
 
     def attach(self, arguments: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
         """With nothing of what the build is made of, which would be read again."""

@@ -35,6 +35,8 @@ PARTS = ("checkpoints", "engines", "repositories", "replicas", "gateway_models")
 SERVING_PARTS = ("repositories", "replicas", "gateway_models")
 # What a model may have of its own, and a replica may not.
 OWN_KEYS = ("release", "image")
+# The images that a model may have of its own: what serves it, and builds its engine where the other one is not given.
+MODEL_IMAGES = ("image", "engine_image")
 # What of its image is a path of the host.
 IMAGE_PATHS = ("context", "containerfile", "authfile")
 REPLICA_SPEC = replica_options.argument_spec()
@@ -114,6 +116,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
                 "gpus": first[model["name"]]["gpus"],
                 "options": {option: value for option, value in model["engine"].items() if value is not None},
                 **own[model["name"]],
+                **({"image": str(model["engine_image"]["name"])} if model.get("engine_image") else {}),
             }
             for model in models
         ],
@@ -154,10 +157,13 @@ def _own(model: Item, release: str) -> dict[str, str]:
     if model.get("release"):
         release_of(str(model["release"]))  # refuses one that is not known
         own["release"] = str(model["release"])
+    for which in MODEL_IMAGES:
+        if model.get(which):
+            check_image(model[which]["name"], f"{name}: {which}.name")
+        for key in _paths_of(model.get(which) or {}):
+            check_absolute(model[which][key], f"{name}: {which}.{key}")
     if model.get("image"):
-        own["image"] = check_image(model["image"]["name"], f"{name}: image.name")
-        for key in _paths_of(model["image"]):
-            check_absolute(model["image"][key], f"{name}: image.{key}")
+        own["image"] = str(model["image"]["name"])
     elif own and release_of(own["release"]) != release_of(release):
         raise FleetError(
             f"{name}: release is {own['release']}, but its image is that of trtllm_release, {release}; give the "
@@ -184,10 +190,8 @@ def _paths_of(image: Item) -> list[str]:
 def _images(models: list[Item], release: str) -> list[Item]:
     """The images of models that have their own, each once, with the release that it is of."""
     found: dict[str, tuple[str, Item]] = {}
-    for model in models:
-        if not model.get("image"):
-            continue
-        image = {key: value for key, value in model["image"].items() if value is not None}
+    for model, given in ((model, model[which]) for model in models for which in MODEL_IMAGES if model.get(which)):
+        image = {key: value for key, value in given.items() if value is not None}
         image["release"] = str(model.get("release") or release)
         other, seen = found.setdefault(image["name"], (model["name"], image))
         if seen != image:

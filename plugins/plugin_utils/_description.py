@@ -18,7 +18,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import F
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import check_texts, show
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import inspect_checkpoint
 from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import ALL, triton_address
-from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan, refuse_unknown_keys
+from ansible_collections.trtllm.fleet.plugins.module_utils._plan import MODEL_IMAGES, plan, refuse_unknown_keys
 from ansible_collections.trtllm.fleet.plugins.module_utils._prune.rule import keep_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import ENGINE_OPTIONS, argument_spec
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema import validate_parameters
@@ -58,7 +58,8 @@ def load_spec() -> dict[str, Any]:
     spec: dict[str, Any] = yaml.safe_load(SPECS.read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
     engine = {"options": argument_spec(ENGINE_OPTIONS), "listed_in": "`ansible-doc trtllm.fleet.trtllm_engine`"}
     spec["trtllm_models"]["options"]["engine"].update(engine)
-    spec["trtllm_models"]["options"]["image"]["options"] = _image_spec()
+    for image in MODEL_IMAGES:
+        spec["trtllm_models"]["options"][image]["options"] = _image_spec()
     replica = spec["trtllm_models"]["options"]["serving"]["options"]["replicas"]["options"]
     replica["options"].update(
         options=replica_options.argument_spec(SAID_ELSEWHERE), listed_in="the role trtllm.fleet.triton"

@@ -60,7 +60,8 @@ _PATTERNS: tuple[tuple[str, Diagnosis], ...] = (
         r"|No such file or directory: 'trtllm-build'",
         Diagnosis(
             "the image cannot build engines",
-            "use an image that has the tensorrt_llm package (NVIDIA's own have it from 24.04, release 0.9.0, on)",
+            "use an image that has the tensorrt_llm package (NVIDIA's own have it from 24.04, release 0.9.0, on), "
+            "or give the model an engine_image that has it",
         ),
     ),
     (

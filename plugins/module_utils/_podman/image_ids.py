@@ -117,7 +117,8 @@ class Images:
             lines = error.stderr.strip().splitlines()
             raise FleetError(
                 f"The image {reference} does not say which TensorRT-LLM it holds ({lines[-1] if lines else error}); "
-                "use an image with the tensorrt_llm Python package (NVIDIA's have it from 24.04, release 0.9.0, on)."
+                "use an image with the tensorrt_llm Python package (NVIDIA's have it from 24.04, release 0.9.0, on), "
+                "or give the model an engine_image that has it."
             ) from error
         found = (printed.strip().splitlines() or [""])[-1].strip()
         self._learn("versions", image_id, found)

@@ -333,6 +333,24 @@ def test_an_image_takes_the_keys_of_the_role_that_brings_it(repo_dir: Path) -> N
     }
 
 
+def test_an_engine_may_be_built_by_another_image_than_serves_it() -> None:
+    serving, building = {"name": "r/serve:1"}, {"name": "r/build:1", "source": "load", "archive": "/a.tar"}
+    fleet = plan(
+        description({**model("a"), "release": "0.8.0", "image": serving, "engine_image": building}, model("b"))
+    )
+    assert [engine.get("image") for engine in fleet["engines"]] == ["r/build:1", None]
+    assert [replica.get("image") for replica in fleet["replicas"]] == ["r/serve:1", None]
+    assert [repository.get("image") for repository in fleet["repositories"]] == ["r/serve:1", None]
+    assert [(image["name"], image["release"]) for image in fleet["images"]] == [
+        ("r/serve:1", "0.8.0"), ("r/build:1", "0.8.0"),
+    ]  # fmt: skip
+    assert fleet["shared_image"] is True
+    alone = plan(description({**model("a"), "engine_image": building}))
+    assert alone["engines"][0]["image"] == "r/build:1" and "image" not in alone["replicas"][0]
+    with pytest.raises(FleetError, match="a: engine_image.archive"):
+        plan(description({**model("a"), "engine_image": {**building, "archive": "a.tar"}}))
+
+
 def test_a_context_may_be_on_the_controller() -> None:
     image = {"name": "r/i:1", "source": "containerfile", "context": "files/triton", "context_location": "controller"}
     (found,) = plan(description({**model("a"), "image": image}))["images"]
