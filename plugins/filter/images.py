@@ -30,7 +30,8 @@ def image_server(release: str, machine: str, given: Optional[Mapping[str, Any]] 
         (ORGANIZATION.replace(url, place, 1) for url, place in asked.get("mirrors", {}).items()
          if ORGANIZATION.startswith(url)), "",
     )  # fmt: skip
-    server = dataclasses.asdict(server_build(release, asked.get("version", ""), organization))
+    base = asked.get("base", f"localhost/trtllm_base:{release}")
+    server = dataclasses.asdict(server_build(release, base, asked.get("version", ""), organization))
     backend = image_source(release, machine, {key: asked.get(key) for key in ("repository", "version")})
     found = {
         "repository": backend["repository"],

@@ -152,10 +152,10 @@ class ServerBuild:
     options: tuple[str, ...]
 
 
-def server_build(version: str, backend_tag: str = "", organization: str = "") -> ServerBuild:
+def server_build(version: str, base: str, backend_tag: str = "", organization: str = "") -> ServerBuild:
     """How the release called *version* is built by Triton's server; raises `FleetError` for what upstream cannot do.
 
-    *backend_tag* and *organization*: in place of upstream's.
+    *base*: what the base image is called. *backend_tag* and *organization*: in place of upstream's.
     """
     wanted = release(version)
     require_engines(wanted)
@@ -164,7 +164,7 @@ def server_build(version: str, backend_tag: str = "", organization: str = "") ->
         raise FleetError(
             f"TensorRT-LLM {wanted.version} cannot be built by Triton's server ({lacks}); take source build_backend."
         )
-    base, server = f"localhost/trtllm_base:{wanted.version}", f"r{wanted.image_tags[-1]}"
+    server = f"r{wanted.image_tags[-1]}"
     asked = " ".join(options for span, options in _rows(_SERVER_OPTIONS) if within(wanted, span))
     options = asked.format(backend=backend_tag or wanted.backend_tag, server=server, base=base).split()
     return ServerBuild(

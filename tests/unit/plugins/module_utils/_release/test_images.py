@@ -84,7 +84,7 @@ BY_SERVER = [
 @pytest.mark.parametrize("version", BY_SERVER)
 def test_build_py_is_told_nothing_that_its_branch_does_not_know(version: str) -> None:
     recorded = json.loads(RECORDED.read_text())
-    found = server_build(version, organization="http://git.example.com/triton")
+    found = server_build(version, "r/base:1", organization="http://git.example.com/triton")
     known = {*recorded["all"], *recorded["more"][found.version]}
     assert {option.partition("=")[0] for option in found.options} <= known
     assert f"--backend=python:{found.version}" in found.options
@@ -104,7 +104,7 @@ def test_build_py_is_told_nothing_that_its_branch_does_not_know(version: str) ->
     ],
 )
 def test_servers_branches_and_addresses(version: str, server: str, backend: str, base: str | None) -> None:
-    found = server_build(version)
+    found = server_build(version, "r/base:1")
     assert (found.version, found.build_args.get("BASE_IMAGE")) == (server, base)
     assert f"--backend=tensorrtllm:{backend}" in found.options
     assert ("--cache=redis" in found.options) == (RELEASES.get(version, RELEASES["0.7.1"]).key >= (0, 14))
@@ -116,14 +116,14 @@ def test_servers_branches_and_addresses(version: str, server: str, backend: str,
 @pytest.mark.parametrize("version", ["0.8.0", "0.9.0", "0.18.1", "0.20.0", "1.0.0"])
 def test_what_the_server_cannot_build_is_refused(version: str) -> None:
     with pytest.raises(FleetError, match=rf"TensorRT-LLM {version} cannot be built by Triton's server \(.+\); take"):
-        server_build(version)
+        server_build(version, "r/base:1")
 
 
 def test_every_release_is_built_by_the_server_or_refused() -> None:
     refused = []
     for version in ENGINES:
         try:
-            server_build(version)
+            server_build(version, "r/base:1")
         except FleetError:
             refused.append(version)
     assert [v for v in ENGINES if v not in refused] == ["0.7.1", *BY_SERVER[1:]]
