@@ -84,11 +84,12 @@ size:
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT, check_name, check_path
+from ansible_collections.trtllm.fleet.plugins.module_utils._host.system import disk_usage
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.pack import PackedImage
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
@@ -101,10 +102,16 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
 }
 
 
+def free(path: Path) -> Optional[int]:
+    """Free bytes of the file system of *path*."""
+    usage = disk_usage(path)
+    return usage[1] if usage else None
+
+
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """What the parameters ask for; raises `FleetError`."""
     root, name = Path(check_path(params["root"], "root")), check_name(params["name"], "name")
-    packed = PackedImage(root, name, params["image"] or "")
+    packed = PackedImage(root, name, params["image"] or "", free)
     if params["state"] == "absent":
         return {"changed": packed.clear(check_mode)}
     if params["state"] == "packed":

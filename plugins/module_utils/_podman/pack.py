@@ -10,8 +10,9 @@ host: an image that was built has the same manifest digest on each host then.
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Optional
 
 from .._artifact.artifact_store import ArtifactStore
 from .._artifact.transfer import KINDS
@@ -31,8 +32,9 @@ FORMATS = {True: ("oci-dir", "oci"), False: ("docker-dir", "dir")}
 class PackedImage:
     """The image called *image* as the artefact *name* below *root*."""
 
-    def __init__(self, root: Path, name: str, image: str) -> None:
-        self.root, self.name, self.image = root, name, image
+    def __init__(self, root: Path, name: str, image: str, free: Callable[[Path], Optional[int]]) -> None:
+        """*free* tells the free bytes of the file system that a path is, or would be, on."""
+        self.root, self.name, self.image, self.free = root, name, image, free
         self.store = ArtifactStore(root / KINDS["image"])
 
     def pack(self, check_mode: bool = False) -> tuple[bool, str, int]:
@@ -45,9 +47,8 @@ class PackedImage:
             return False, fingerprint, size
         if check_mode:
             return True, fingerprint, size
-        self.root.mkdir(parents=True, exist_ok=True)
-        room = os.statvfs(self.root)
-        if room.f_bavail * room.f_frsize < size:
+        room = self.free(self.root)
+        if room is not None and room < size:
             raise FleetError(
                 f"{self.root} has no room for the {gib(size)} of {self.image!r}, which has to stand there while it is "
                 "handed on; make room there."

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._podman import cli, pack
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman import cli
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.image_ids import Images
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.pack import PackedImage
 
@@ -71,7 +71,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(("kind", "written", "read"), [(OCI, "oci-dir", "oci"), (DOCKER, "docker-dir", "dir")])
 def test_from_one_host_to_the_other(host: Any, tmp_path: Path, kind: str, written: str, read: str) -> None:
     source = host(kind, a=ID)
-    packed = PackedImage(tmp_path, "a-1", NAME)
+    packed = PackedImage(tmp_path, "a-1", NAME, lambda path: 1000)
     assert packed.pack(check_mode=True) == (True, ID, 10) and not (tmp_path / "images").exists()
     assert packed.pack() == (True, ID, 10)
     assert source.calls[0][:5] == ["save", "--quiet", "--uncompressed", "--format", written]
@@ -92,7 +92,7 @@ def test_from_one_host_to_the_other(host: Any, tmp_path: Path, kind: str, writte
 
 def test_another_image_than_was_packed_is_not_used(host: Any, tmp_path: Path) -> None:
     host(a=ID)
-    packed = PackedImage(tmp_path, "a-1", NAME)
+    packed = PackedImage(tmp_path, "a-1", NAME, lambda path: 1000)
     packed.pack()
     target = host()
     target.spoilt = "f" * 64
@@ -101,9 +101,9 @@ def test_another_image_than_was_packed_is_not_used(host: Any, tmp_path: Path) ->
     assert NAME not in target.names
 
 
-def test_what_cannot_be_is_refused(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_is_refused(host: Any, tmp_path: Path) -> None:
     host()
-    packed = PackedImage(tmp_path, "a-1", NAME)
+    packed = PackedImage(tmp_path, "a-1", NAME, lambda path: 1000)
     with pytest.raises(FleetError, match="is not on this host, so it cannot be handed on"):
         packed.pack()
     with pytest.raises(FleetError, match="'x' is not a fingerprint; expected 64"):
@@ -111,10 +111,8 @@ def test_what_cannot_be_is_refused(host: Any, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(FleetError, match="cannot be taken from it; receive it first"):
         packed.unpack(ID)
     host(a=ID)
-    full = type("Full", (), {"f_bavail": 0, "f_frsize": 4096})
-    monkeypatch.setattr(pack.os, "statvfs", lambda path: full)
     with pytest.raises(FleetError, match=r"has no room for the .* of '.*', which has to stand there"):
-        packed.pack()
+        PackedImage(tmp_path, "a-1", NAME, lambda path: 9).pack()
 
 
 def test_podmans_own_words_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -125,4 +123,4 @@ def test_podmans_own_words_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     monkeypatch.setattr(cli, "run", run)
     with pytest.raises(FleetError, match=rf"podman cannot write '{NAME}' .*no space left"):
-        PackedImage(tmp_path, "a-1", NAME).pack()
+        PackedImage(tmp_path, "a-1", NAME, lambda path: 1000).pack()
