@@ -28,7 +28,9 @@ BAD_PATHS = ["rel/ative", "", ".", "/a\nb", "/a\x00b"]
 ROOT = {"root": "ROOT"}
 MODEL = {
     "trtllm_release": LAST,
-    "trtllm_models": [{"name": "m", "checkpoint": {"path": "/srv/m"}, "image": {"name": "r/i:1"}}],
+    "trtllm_models": [
+        {"name": "m", "checkpoint": {"path": "/srv/m"}, "image": {"name": "r/i:1"}, "engine_image": {"name": "r/e:1"}}
+    ],
 }
 ENGINE = {**ROOT, "name": "m", "checkpoint": "/srv/m", "release": LAST, "gpus": [], "image": "i"}
 REPOSITORY = {**ROOT, "name": "m", "release": LAST, "image": "i"}
@@ -117,6 +119,7 @@ NOT_NAMES = {
     "models": "one of upstream's models, or compared with names of directories",
     "images": "references that are compared with those of podman",
     "trtllm_models[].image.name": "a reference that podman parses",
+    "trtllm_models[].engine_image.name": "a reference that podman parses",
     "program": "words of a command",
     "trtllm_image name": "a reference that podman parses",
     "owner": "a word of a message",
