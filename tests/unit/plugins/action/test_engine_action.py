@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.trtllm.fleet.plugins.action import trtllm_engine as action
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.plugin_utils import _progress
 
 DONE = {"changed": True, "building": False, "engine_dir": "/e"}
@@ -98,3 +99,24 @@ def test_where_nothing_is_to_be_shown_the_module_is_called_as_it_is(shown: list[
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5s"), (75, "1m15s"), (3700, "1h01m")])
 def test_durations_are_short(seconds: int, text: str) -> None:
     assert _progress.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        ({"changed": True, "image_id": f"sha256:{'a' * 64}", "release": LAST}, True),
+        ({"changed": False, "image_id": f"sha256:{'a' * 64}", "release": LAST}, False),
+        ({"changed": True, "failed": True, "msg": "no"}, False),
+        ({"changed": True}, False),  # one that was removed
+    ],
+)
+def test_an_engine_that_was_built_says_by_which_image(
+    monkeypatch: pytest.MonkeyPatch, result: dict[str, Any], told: bool
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(_progress.display, "display", lines.append)
+    monkeypatch.setattr(_progress.Followed, "run", lambda self, tmp, task_vars: result)
+    plugin = action.ActionModule.__new__(action.ActionModule)
+    plugin._task = SimpleNamespace(args={"name": "m", "image": "r/b:1"}, async_val=0, check_mode=False)
+    assert plugin.run(None, {"inventory_hostname": "h"}) is result
+    assert lines == ([f"[h] engine m: built by r/b:1 (sha256:{'a' * 12}), TensorRT-LLM {LAST}"] if told else [])
