@@ -34,6 +34,7 @@ from .rule import Thing
 
 REPOSITORY, ENGINE, CONVERTED, CHECKPOINT = "repository", "engine", "converted checkpoint", "checkpoint"
 TOKENIZER, SCRIPTS, GATEWAY, IMAGE = "tokenizer", "scripts", "gateway configuration", "image"
+PACKED = "packed image"
 SHOWN = 12  # characters of a fingerprint
 SHORT = re.compile(r"[0-9a-f]{16}")  # what is named by the beginning of a digest
 IN_USE = "another run works on it"
@@ -90,6 +91,19 @@ def _converted(ground: Ground) -> Iterator[Thing]:
             remove = functools.partial(store.remove, path.name)
             yield _stored(CONVERTED, path.name[:SHOWN], path, [path.name], store, path.name, remove)
     yield from _left(store.root, FINGERPRINT, store)
+
+
+def _packed(ground: Ground) -> Iterator[Thing]:
+    """What was written to hand an image on, by a run that did not come to its end."""
+    store = ArtifactStore(ground.at("images"))
+    for home in _directories(store.root):
+        for path in _directories(home) if is_name(home.name) else ():
+            if FINGERPRINT.fullmatch(path.name):
+                yield _stored(
+                    PACKED, f"{home.name}/{path.name[:SHOWN]}", path, [f"images/{home.name}"], store, home.name,
+                    functools.partial(store.remove, home.name, path.name), made=_made(path / MANIFEST), rests=REST,
+                )  # fmt: skip
+        yield from _left(home, FINGERPRINT, store, home.name)
 
 
 def _checkpoints(ground: Ground) -> Iterator[Thing]:
@@ -259,4 +273,5 @@ KINDS: Mapping[str, Kind] = {
     SCRIPTS: Kind(_scripts),
     GATEWAY: Kind(_gateway_files),
     IMAGE: Kind(_images),
+    PACKED: Kind(_packed),
 }

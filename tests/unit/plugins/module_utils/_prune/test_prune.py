@@ -255,6 +255,18 @@ def test_what_an_interrupted_run_left_goes_after_a_day(bed: Bed) -> None:
     assert why(bed.prune(), "left over", "m.partial") == "the model m is described", "its transfer is taken up"
 
 
+def test_an_image_that_was_packed_to_be_handed_on_goes_after_a_day_whatever_names_its_id(bed: Bed) -> None:
+    bed.serve(1)
+    packed = bed.artefact("images", "triton-1", 201)
+    os.utime(packed / "manifest.json", (time.time(),) * 2)
+    assert "less than a day" in why(bed.prune(), "packed image", "triton-1")
+    os.utime(packed / "manifest.json", (time.time() - DAYS,) * 2)
+    with ArtifactStore(bed.root_dir / "images").lock("triton-1"):
+        assert why(bed.prune(), "packed image", "triton-1") == "another run works on it"
+    assert gone(bed.prune()) == [f"packed image triton-1/{sha(201)[:12]}"]
+    assert not packed.exists()
+
+
 def test_a_run_that_was_killed_is_finished_by_the_next(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
     for engine in (1, 2, 3):
         bed.serve(engine)
