@@ -26,7 +26,7 @@ class Flavour:
 
     *steps*: what the names of its task files begin with. *check*: a command that succeeds in an image that has it.
     *key_variable*: the environment variable that it takes its key from. *source*: what an image is built from, the
-    file and the git trees that belong into one directory.
+    file, a line of it that is built by a fixed version, and the git trees that belong into one directory.
     """
 
     name: str
@@ -53,6 +53,11 @@ FLAVOURS: Mapping[str, Flavour] = {
             built=True,
             source={
                 "containerfile": "Dockerfile",
+                # It installs the newest cargo-chef, whose lock file the cargo of its Rust 1.74 cannot read any more.
+                "pin": {
+                    "line": "cargo install cargo-chef --locked",
+                    "pinned": "cargo install cargo-chef --version 0.1.67 --locked",
+                },
                 "trees": [
                     {
                         "name": "openai_trtllm",
