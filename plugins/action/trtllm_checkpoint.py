@@ -62,6 +62,8 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(sentence(error, str(source))) from error
         args.update(path=str(source), wanted=tree.contents())
         result = self._module(args, task_vars)
+        if args.get("ask"):
+            return {**result, "asked": tree.digest}
         if result.get("failed") or "missing" not in result:
             return result
         with self._held_to(int(rate)):

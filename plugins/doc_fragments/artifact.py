@@ -21,9 +21,10 @@ options:
     required: true
   kind:
     description: What it is. An V(engine) stands in C(<root>/engines), a model V(repository) in C(<root>/repositories),
-      and an V(image), as M(trtllm.fleet.trtllm_image_pack) writes it, in C(<root>/images).
+      a V(checkpoint) that M(trtllm.fleet.trtllm_checkpoint_artifact) has made in C(<root>/handed), and an V(image), as
+      M(trtllm.fleet.trtllm_image_pack) writes it, in C(<root>/images).
     type: str
-    choices: [engine, repository, image]
+    choices: [engine, repository, image, checkpoint]
     default: engine
   time_limit:
     description: Seconds after which it ends by itself.

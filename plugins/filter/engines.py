@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine.election import having, offer
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.election import having, offer
 
 
 class FilterModule:

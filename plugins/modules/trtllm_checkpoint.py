@@ -71,6 +71,11 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  ask:
+    description:
+      - Say in RV(reasons) what differs, and transfer nothing. Unlike in check mode, digests of what was read are kept.
+    type: bool
+    default: false
   wanted:
     description:
       - Set by the action plugin with O(location=controller). The sha256 of each file, by its relative path.
@@ -110,6 +115,10 @@ reasons:
   returned: success
   type: list
   elements: str
+asked:
+  description: What is the same for hosts that ask for the same directory of the controller.
+  returned: with O(location=controller) and O(ask=true)
+  type: str
 missing:
   description: The files that the controller has to transfer.
   returned: with O(location=controller), before the transfer
@@ -142,6 +151,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "verify": {"type": "str", "choices": ["stat", "full"], "default": "stat"},
     "rate": {"type": "int", "default": 0},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "ask": {"type": "bool", "default": False},
     "wanted": {"type": "dict"},
     "publish": {"type": "bool", "default": False},
 }
@@ -187,7 +197,7 @@ class CheckpointModule:
         tree = self._tree(source, self.store.source_index(self.name))
         wanted = tree.contents()
         difference = self._compare(wanted)
-        if not difference or self.module.check_mode:
+        if not difference or self.module.check_mode or self.params["ask"]:
             return self._result(difference, tree.digest)
         with self.store.lock(self.name):
             self.store.copy(self.name, source, self.store.missing(self.name, wanted))
@@ -202,7 +212,7 @@ class CheckpointModule:
         if not difference:
             current = self.store.current(self.name, write_index=False)
             return self._result(difference, current.digest if current else "")
-        if self.module.check_mode:
+        if self.module.check_mode or self.params["ask"]:
             return self._result(difference, "")
         with self.store.lock(self.name):
             if self.params["publish"]:
@@ -231,12 +241,12 @@ class CheckpointModule:
     def _result(self, difference: Difference, digest: str) -> dict[str, Any]:
         reasons = difference.lines()
         result: dict[str, Any] = {
-            "changed": bool(difference),
+            "changed": bool(difference) and not self.params["ask"],
             "path": str(self.path),
             "digest": digest,
             "reasons": reasons,
         }
-        if difference:
+        if result["changed"]:
             result["diff"] = {"before": "", "after": "".join(f"{line}\n" for line in reasons)}
         return result
 

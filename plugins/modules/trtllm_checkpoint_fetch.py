@@ -115,6 +115,11 @@ options:
     type: str
     choices: [stat, full]
     default: stat
+  ask:
+    description:
+      - Say in RV(reasons) what differs, and download nothing. Unlike in check mode, digests of what was read are kept.
+    type: bool
+    default: false
   wait:
     description:
       - Wait until the checkpoint is published. Otherwise it is only started, and a later run waits for it.
@@ -162,6 +167,10 @@ reasons:
   returned: success
   type: list
   elements: str
+asked:
+  description: What is the same for hosts that ask for the same with the same consent.
+  returned: success
+  type: str
 received:
   description: Bytes that were downloaded.
   returned: success
@@ -185,6 +194,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fingerprint import fingerprint
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT, check_path
@@ -209,6 +219,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "network": {"type": "str", "default": "host"},
     "root": {"type": "path", "default": DEFAULT_ROOT},
     "verify": {"type": "str", "choices": ["stat", "full"], "default": "stat"},
+    "ask": {"type": "bool", "default": False},
     "wait": {"type": "bool", "default": True},
     "poll": {"type": "int", "default": 5},
     "attach": {"type": "str"},
@@ -227,11 +238,11 @@ class FetchModule:
 
     def run(self) -> dict[str, Any]:
         """The module's result."""
-        fetch, check = self.fetch, self.module.check_mode
+        fetch, check, ask = self.fetch, self.module.check_mode, self.params["ask"]
         digest, commit, reasons = fetch.current(self.request, self.params["verify"], not check)
         wanted = bool(reasons) or self.params["refresh"]
-        if not wanted or check:
-            return self._result(bool(reasons), digest, commit, reasons)
+        if not wanted or check or ask:
+            return self._result(bool(reasons) and not ask, digest, commit, reasons)
         if not self.params["attach"] and not fetch.runs(fetch.identity(self.request, self.consent)):
             record = fetch.record()
             # What is only damaged comes again as it was.
@@ -267,6 +278,7 @@ class FetchModule:
     def _result(self, changed: bool, digest: str, commit: str, reasons: list[str]) -> dict[str, Any]:
         result: dict[str, Any] = {
             "changed": changed, "path": str(self.fetch.path), "digest": digest, "commit": commit, "reasons": reasons,
+            "asked": fingerprint({"asked": self.request.asked(), "consent": self.consent}),
             "received": 0, "fetching": False,
         }  # fmt: skip
         if changed:

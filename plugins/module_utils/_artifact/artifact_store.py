@@ -62,23 +62,29 @@ class ArtifactStore(Store):
         partial.mkdir(parents=True)
         return partial
 
-    def _seal(self, partial: Path, manifest: Mapping[str, Any]) -> None:
+    def _seal(self, partial: Path, manifest: Mapping[str, Any], known: Mapping[str, str] | None) -> None:
         """Write the manifest with size and sha256 of every file, and put all of it on disk."""
         (partial / MANIFEST).unlink(missing_ok=True)
-        tree = tree_digest(partial, None, ignore=())
-        if not tree.files:
+        sizes = {path: status.st_size for path, status in walk(partial, ())}
+        if not sizes:
             raise FleetError(f"{partial} holds no file; nothing is published.")
-        held = {path: {"size": record.size, "sha256": record.sha256} for path, record in tree.files.items()}
+        digests = tree_digest(partial, None, ignore=()).contents() if known is None else known
+        held = {path: {"size": sizes[path], "sha256": digests[path]} for path in sorted(sizes)}
         text = json.dumps({**manifest, "files": held}, indent=1, sort_keys=True)
         (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
         files.sync_tree(partial)
 
-    def publish(self, name: str, fingerprint: str, manifest: Mapping[str, Any]) -> Path:
-        """Turn the staging directory into the published artefact; an artefact already there is replaced."""
+    def publish(
+        self, name: str, fingerprint: str, manifest: Mapping[str, Any], known: Mapping[str, str] | None = None
+    ) -> Path:
+        """Turn the staging directory into the published artefact; an artefact already there is replaced.
+
+        *known* are the sha256 of all files, where the caller has read them.
+        """
         partial = self.partial(name, fingerprint)
         if not partial.is_dir():
             raise FleetError(f"{partial} does not exist; make the artefact there before it is published.")
-        self._seal(partial, {**manifest, "fingerprint": fingerprint})
+        self._seal(partial, {**manifest, "fingerprint": fingerprint}, known)
         return self._rename(name, fingerprint)
 
     def _rename(self, name: str, fingerprint: str) -> Path:

@@ -265,10 +265,44 @@ def tree_digest(
     records, bytes_read = _read_records(base, reread) if reread else ({}, 0)
     files = {path: records[path] if path in records else kept[path] for path in sorted(found)}
     if index is not None and write_index and files != known:
-        body = {"version": INDEX_VERSION, "root": str(root), "files": {p: list(r) for p, r in files.items()}}
-        write_atomically(index, json.dumps(body, separators=(",", ":")).encode())
+        _write_index(index, root, files)
     digest = files[root.name].sha256 if single else _digest_of(files)
     return TreeDigest(digest, files, reread, bytes_read)
+
+
+def _write_index(index: Path, root: Path, records: Mapping[str, FileRecord]) -> None:
+    body = {"version": INDEX_VERSION, "root": str(root), "files": {p: list(r) for p, r in records.items()}}
+    write_atomically(index, json.dumps(body, separators=(",", ":")).encode())
+
+
+def _known(path: Path, sha256: str) -> FileRecord:
+    """A record as if the file had been read once it was old enough to be trusted."""
+    status = path.stat()
+    read_ns = status.st_ctime_ns + RACY_NS + 1
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return FileRecord(status.st_size, *times, status.st_ino, status.st_dev, sha256, read_ns)
+
+
+def write_known_index(root: Path, index: Path, contents: Mapping[str, str]) -> str:
+    """Write the index of files below *root* whose sha256 was verified as they were written; the digest of the tree."""
+    records = {path: _known(root / path, contents[path]) for path in sorted(contents)}
+    _write_index(index, root, records)
+    return _digest_of(records)
+
+
+def change_links(root: Path, index: Path, change: Callable[[], None]) -> None:
+    """Do *change*, which makes or removes links to files below *root*, and tell the index of it.
+
+    That moves a file's ctime, for which it would be read again; its content and mtime it leaves. A file that differs
+    from its record before or afterwards is read again all the same.
+    """
+    before = {path: record for path, record in _load_index(index).items() if (root / path).is_file()}
+    knew = {path for path, record in before.items() if _unchanged(record, (root / path).stat())}
+    change()
+    after = {path: _known(root / path, record.sha256) for path, record in before.items() if path in knew}
+    same = {path: now for path, now in after.items() if now[:2] == before[path][:2]}  # size and mtime
+    if same:
+        _write_index(index, root, {**before, **same})
 
 
 def _text(value: Any) -> str:

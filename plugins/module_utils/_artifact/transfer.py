@@ -29,7 +29,7 @@ from .serve import Offer, Sender
 from .turn import Turn
 
 # Kinds of artefacts, and where the root keeps them.
-KINDS = {"engine": "engines", "repository": "repositories", "image": "images"}
+KINDS = {"engine": "engines", "repository": "repositories", "image": "images", "checkpoint": "handed"}
 SPEC, STATUS, TOKEN = "spec.json", "status.json", "token"
 STATUS_INTERVAL = 0.5  # seconds
 TURN_INTERVAL = 1.0  # seconds between two looks at what hosts share

@@ -9,17 +9,20 @@ interruption is found again and not transferred a second time.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .._artifact.fingerprint import TreeDigest, file_sha256, tree_digest
+from .._artifact.fingerprint import TreeDigest, file_sha256, tree_digest, write_known_index
 from .._artifact.pagecache import forget
 from .._artifact.store import Store
 from .._base import files
 from .._base.errors import FleetError
+from .inspect import inspect_checkpoint
 
 # Relative path -> sha256 of the content.
 Files = Mapping[str, str]
@@ -149,6 +152,28 @@ class CheckpointStore(Store):
             forget(staging / path)
         self._put(self.home(name))
         return tree
+
+    def adopt(self, name: str, made: Path, contents: Files, digest: str) -> None:
+        """Put the directory *made* in the checkpoint's place, whose files were verified as they arrived.
+
+        Raises `FleetError` where it is no checkpoint, or not the one with this *digest*; nothing is published then.
+        """
+        inspect_checkpoint(made)
+        found = write_known_index(made, self.index(name), contents)
+        if found != digest or _relative_files(made) != set(contents):
+            files.remove(made)
+            raise FleetError(f"{name}: what arrived is not the checkpoint with digest {digest}; run again.")
+        staging = self.staging(name)
+        files.remove(staging)
+        made.rename(staging)
+        self._put(self.home(name))
+
+    def write_record(self, name: str, source: Mapping[str, Any]) -> None:
+        """Keep where the checkpoint came from; {} for what was not downloaded."""
+        if source:
+            files.write_atomically(self.record(name), json.dumps(source, indent=1, sort_keys=True).encode())
+        else:
+            files.remove(self.record(name))
 
     def remove(self, name: str) -> bool:
         """Remove the checkpoint *name*, what an interrupted transfer left of it, and its digests; True if any."""

@@ -191,7 +191,7 @@ class Fetch:
             inspect_checkpoint(self.staging)
             self.store.publish(self.name, wanted)
             record = Record(spec["asked"], said["commit"], wanted)
-            record.write(self.store.record(self.name))
+            self.store.write_record(self.name, asdict(record))
         return record
 
     def _verified(self, title: str, expected: Mapping[str, Expected]) -> dict[str, str]:

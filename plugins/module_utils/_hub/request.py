@@ -14,7 +14,6 @@ from typing import Any, Optional
 from urllib.parse import urlsplit
 
 from .._base.errors import UNSHOWN, FleetError
-from .._base.files import write_atomically
 from .._base.names import check_path, show
 
 HUGGINGFACE = "huggingface"
@@ -108,10 +107,6 @@ class Record:
     asked: Mapping[str, Any]
     commit: str
     files: Mapping[str, str]
-
-    def write(self, path: Path) -> None:
-        """Put it beside the checkpoint."""
-        write_atomically(path, json.dumps(asdict(self), indent=1, sort_keys=True).encode())
 
 
 def read_record(path: Path) -> Optional[Record]:

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine.election import elect, having, offer
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.election import elect, having, offer
 
 A, B = "a" * 64, "b" * 64
 

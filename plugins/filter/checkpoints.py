@@ -1,0 +1,27 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filters of the role checkpoint. Their documentation is beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.election import (
+    CHECKPOINTS,
+    checkpoint_offer,
+    having,
+)
+
+
+def checkpoint_having(offered: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The same host, once it has the checkpoints called *names*."""
+    return having(offered, names, CHECKPOINTS)
+
+
+class FilterModule:
+    """What Ansible loads."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"checkpoint_offer": checkpoint_offer, "checkpoint_having": checkpoint_having}
