@@ -41,9 +41,10 @@ options:
     required: true
   source:
     description:
-      - Where it comes from. V(huggingface) is Hugging Face's hub, or a mirror of it.
+      - Where it comes from. V(huggingface) is Hugging Face's hub, or a mirror of it; V(git) a git repository, whose
+        weights may be in git-lfs; V(url) an archive, or single files, each with its sha256.
     type: str
-    choices: [huggingface]
+    choices: [huggingface, git, url]
     default: huggingface
   repo:
     description:
@@ -51,7 +52,7 @@ options:
     type: str
   revision:
     description:
-      - A branch, a tag or a commit; by default the branch C(main).
+      - A branch, a tag or a commit; by default the branch C(main), or what C(HEAD) of a git repository is.
     type: str
   include:
     description:
@@ -69,6 +70,21 @@ options:
     description:
       - Address of a mirror of the hub, as the hub's client takes it in C(HF_ENDPOINT).
     type: str
+  url:
+    description:
+      - With O(source=git), the address of the repository. With O(source=url), that of an archive (C(.tar), C(.tar.gz),
+        C(.tar.zst), C(.tar.xz), C(.tar.bz2), C(.zip)); one directory that all of it is in is left out.
+    type: str
+  sha256:
+    description:
+      - With O(source=url), the sha256 of the archive. Another archive with the same sha256 is the same checkpoint.
+    type: str
+  files:
+    description:
+      - With O(source=url), single files instead of an archive, from the address of each to its sha256. They are called
+        what their addresses end in.
+    type: dict
+    default: {}
   cache:
     description:
       - A cache of the hub's client on the host (the directory with C(models--OWNER--NAME) in it). Nothing is downloaded
@@ -147,6 +163,22 @@ EXAMPLES = r"""
     exclude: ["*.bin", "original/*"]
     token: "{{ vault_huggingface_token }}"
     image: localhost/checkpoint_fetch:0.1.0
+
+- name: Clone one that stands in a git repository, with its weights in git-lfs
+  trtllm.fleet.trtllm_checkpoint_fetch:
+    name: codellama-13b
+    source: git
+    url: https://git.example.com/models/CodeLlama-13b-Instruct-hf
+    revision: v1.0
+    image: localhost/checkpoint_fetch:0.1.0
+
+- name: Unpack an archive
+  trtllm.fleet.trtllm_checkpoint_fetch:
+    name: our-model
+    source: url
+    url: https://files.example.com/our-model.tar.zst
+    sha256: 9c56cc51b374c3ba189210d5b6d4bf57790d351c96c47c02190ecf1e430635ab
+    image: localhost/checkpoint_fetch:0.1.0
 """
 
 RETURN = r"""
@@ -209,6 +241,9 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "include": {"type": "list", "elements": "str", "default": []},
     "exclude": {"type": "list", "elements": "str", "default": []},
     "endpoint": {"type": "str"},
+    "url": {"type": "str"},
+    "sha256": {"type": "str"},
+    "files": {"type": "dict", "default": {}},
     "cache": {"type": "path"},
     "token": {"type": "str", "no_log": True},
     "token_file": {"type": "path", "no_log": False},

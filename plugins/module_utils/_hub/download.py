@@ -81,6 +81,28 @@ class Downloads:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def size(self, address: str) -> int:
+        """Bytes of the file at *address*, as its server says."""
+        failures = 0
+        while True:
+            try:
+                # Who signs addresses signs them for GET.
+                with self._open(address, {**self.headers, "Range": "bytes=0-0"}) as answer:
+                    whole = str(answer.headers.get("Content-Range") or "").rpartition("/")[2]
+                    said = whole if answer.status == 206 else str(answer.headers.get("Content-Length") or "")
+                if said.isdigit():
+                    return int(said)
+                raise FleetError(f"{self.title}: its server does not say how large it is; give another address.")
+            except urllib.error.HTTPError as error:
+                self._refused(error, failures)
+                why = f"HTTP {error.code}"
+            except (OSError, http.client.HTTPException) as error:
+                why = " ".join(str(error).split()) or type(error).__name__
+            failures += 1
+            if failures >= ATTEMPTS:
+                raise FleetError(f"{self.title}: {urlsplit(address).hostname} does not answer ({why}); run again.")
+            time.sleep(min(2 ** (failures - 1) / 2, 8))
+
     def one(self, address: str, name: str, expected: Expected) -> None:
         """Bring one file, unless it is there already."""
         target = inside(self.target, name, "checkpoint")
@@ -129,6 +151,7 @@ class Downloads:
                 stream.truncate(0)  # a server that knows no ranges sends it from its beginning
             while block := answer.read(BLOCK):
                 stream.write(block)
+                self.watch.count(len(block))
                 if stream.tell() > size:
                     raise FleetError(f"{self.title}: {half.name} is longer than its source says; run again.")
 

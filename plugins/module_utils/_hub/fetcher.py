@@ -20,15 +20,19 @@ from typing import Any
 
 from .._base.errors import FleetError, sentence
 from .._base.files import remove, write_atomically
-from . import huggingface
+from . import archive, git, huggingface
 from .consent import judge_names
-from .request import HUGGINGFACE, Request
+from .request import GIT, HUGGINGFACE, URL, Request
 from .watch import Watch
 
 SPEC, STATUS, TOKEN, LOG = "spec.json", "status.json", "token", "log"
 TERMINATED = 143
 # Each brings the files of a request into a directory, and tells a watch what they should be.
-SOURCES: dict[str, Callable[[Request, str, Path, Watch], None]] = {HUGGINGFACE: huggingface.fetch}
+SOURCES: dict[str, Callable[[Request, str, Path, Watch], None]] = {
+    HUGGINGFACE: huggingface.fetch,
+    GIT: git.fetch,
+    URL: archive.fetch,
+}
 
 
 def main(directory: str) -> int:

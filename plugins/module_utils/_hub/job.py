@@ -34,7 +34,8 @@ from .watch import Expected, is_as_expected
 PACKAGE = "trtllm_fetch"
 CODE = (
     "_artifact.fingerprint", "_artifact.pagecache", "_base.errors", "_base.files", "_base.names", "_base.sizes",
-    "_hub.consent", "_hub.download", "_hub.fetcher", "_hub.huggingface", "_hub.request", "_hub.watch",
+    "_hub.archive", "_hub.consent", "_hub.download", "_hub.fetcher", "_hub.git", "_hub.huggingface", "_hub.request",
+    "_hub.watch",
 )  # fmt: skip
 ARCHIVE = "fetch.pyz"
 # It needs nothing but its two directories and the network.
@@ -128,12 +129,13 @@ class Fetch:
         with self.store.lock(self.name):
             self._prepare()
         identity = uuid.uuid4().hex
-        wanted = {**asdict(request), **({"revision": commit} if commit else {})}
+        wanted = {**asdict(request), **({"revision": commit} if commit and request.revision else {})}
         spec = {
             "id": identity,
             "identity": self.identity(request, consent),
             "request": wanted,
             "asked": request.asked(),
+            "title": request.title,
             "consent": dict(consent),
             "target": str(self.staging),
         }
@@ -184,7 +186,7 @@ class Fetch:
         """Verify what has arrived by the source's own digests, and put it in its place with its record."""
         said, spec = self.status(), files.read_object(self.directory / SPEC)
         expected = {name: Expected(**about) for name, about in said["files"].items()}
-        title = spec["request"]["repo"]
+        title = spec["title"]
         with self.store.lock(self.name):
             wanted = self._verified(title, expected)
             judge_directory(title, self.staging, **consent)

@@ -60,8 +60,9 @@ class Watch:
         self.commit, self.expected = "", dict[str, Expected]()
         self.phase, self.note = "resolving", ""
         self.total = 0
-        self.begun = time.monotonic()
+        self.begun, self._counting = time.monotonic(), threading.Lock()
         self.at_start: Optional[int] = None
+        self.received = 0
 
     def say(self, note: str) -> None:
         """A word on what it waits for."""
@@ -79,9 +80,15 @@ class Watch:
         self.total = sum(file.size for file in expected.values())
         self.begin("downloading")
 
-    def begin(self, phase: str) -> None:
-        """Another phase; bytes are counted from here."""
+    def count(self, received: int) -> None:
+        """So many bytes have come over the network."""
+        with self._counting:
+            self.received += received
+
+    def begin(self, phase: str, total: Optional[int] = None) -> None:
+        """Another phase; bytes are counted from here, to *total* where it is known."""
         self.phase, self.note = phase, ""
+        self.total = self.total if total is None else total
         self.begun, self.at_start = time.monotonic(), self.present()
         self.update()
 
@@ -113,7 +120,7 @@ class Watch:
                 "files": {name: asdict(file) for name, file in self.expected.items()},
                 "bytes_done": done,
                 "bytes_total": self.total,
-                "received": arrived,
+                "received": self.received,
                 "rate": int(rate),
                 "left": int((self.total - done) / rate) if rate > 0 else None,
                 **changes,

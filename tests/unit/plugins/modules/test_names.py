@@ -99,6 +99,7 @@ NOT_NAMES = {
     "exclude": "patterns of files",
     "include": "patterns of files",
     "network": "a word of a command",
+    "sha256": "compared with a digest",
     "repo": "a name of a hub, judged as one",
     "revision": "a name of a commit, judged as one",
     "contains": "compared with an answer",

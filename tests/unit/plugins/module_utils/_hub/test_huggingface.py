@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +15,10 @@ import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._hub.job import Fetch
 from ansible_collections.trtllm.fleet.plugins.module_utils._hub.request import Request, request_of
-from ansible_collections.trtllm.fleet.plugins.module_utils._podman import cli
 from hub_server import Hub
+from unit.plugins.module_utils._hub import running
 from unit.plugins.module_utils._hub.hub_files import BIG, REPO, SECRET, files, weights
-
-NO_CONSENT = {"trust_remote_code": False, "allow_pickle": False}
+from unit.plugins.module_utils._hub.running import NO_CONSENT, received, run_here
 
 
 @pytest.fixture
@@ -35,39 +32,12 @@ def request(hub: Hub, **options: Any) -> Request:
     return request_of({"source": "huggingface", "repo": REPO, "endpoint": hub.url, **options}, "")
 
 
-def run_here(
-    fetch: Fetch, wanted: Request, consent: dict[str, bool], token: str, commit: str = ""
-) -> subprocess.Popen[bytes]:
-    """What its container runs, as a process of this machine."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def run(image: str, argv: list[str], **options: Any) -> None:
-        home = {**os.environ, "HOME": str(fetch.directory)}
-        started.append(subprocess.Popen([sys.executable, *argv[1:]], stdin=subprocess.DEVNULL, env=home))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "run_detached", run)
-        patch.setattr(cli, "remove", lambda container: None)
-        fetch.start(wanted, consent, token, "image", "host", commit)
-    return started[0]
-
-
 def download(
     hub: Hub, root: Path, *, token: str = "", consent: dict[str, bool] = NO_CONSENT, commit: str = "", **options: Any
 ) -> Fetch:
-    """One whole download, as the module does it, but as a process instead of in a container."""
-    fetch = Fetch(root, "m")
-    process = run_here(fetch, request(hub, **options), consent, token, commit)
-    process.wait(300)
-    said = fetch.status()
-    if said["state"] != "done":
-        raise FleetError(said["message"])
-    fetch.publish(consent)
-    return fetch
-
-
-def received(fetch: Fetch) -> int:
-    return int(fetch.status()["received"])
+    """One whole download from *hub*."""
+    asked = {"source": "huggingface", "repo": REPO, "endpoint": hub.url, **options}
+    return running.download(root, asked, token=token, consent=consent, commit=commit)
 
 
 def test_a_revision_is_resolved_and_every_file_arrives(hub: Hub, tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A download as the module does it, but as a process of this machine instead of in a container."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._hub.job import Fetch
+from ansible_collections.trtllm.fleet.plugins.module_utils._hub.request import Request, request_of
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman import cli
+
+NO_CONSENT = {"trust_remote_code": False, "allow_pickle": False}
+
+
+def run_here(
+    fetch: Fetch, wanted: Request, consent: dict[str, bool], token: str, commit: str = ""
+) -> subprocess.Popen[bytes]:
+    """What its container runs, as a process of this machine."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(image: str, argv: list[str], **options: Any) -> None:
+        home = {**os.environ, "HOME": str(fetch.directory)}
+        started.append(
+            subprocess.Popen([sys.executable, *argv[1:]], stdin=subprocess.DEVNULL, env=home, start_new_session=True)
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "run_detached", run)
+        patch.setattr(cli, "remove", lambda container: None)
+        fetch.start(wanted, consent, token, "image", "host", commit)
+    return started[0]
+
+
+def download(
+    root: Path, asked: Mapping[str, Any], *, token: str = "", consent: dict[str, bool] = NO_CONSENT, commit: str = ""
+) -> Fetch:
+    """One whole download of what is *asked*."""
+    fetch = Fetch(root, "m")
+    run_here(fetch, request_of(asked, ""), consent, token, commit).wait(300)
+    said = fetch.status()
+    if said["state"] != "done":
+        raise FleetError(said["message"])
+    fetch.publish(consent)
+    return fetch
+
+
+def received(fetch: Fetch) -> int:
+    return int(fetch.status()["received"])
