@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A server that speaks the hub's interface, as its real client uses it: models, trees, files, redirects to storage.
+"""A server that speaks the hubs' interfaces, as their real clients do: models, trees, files, redirects to storage.
+
+Below /api/v1 it is ModelScope's hub, with the same repositories; else it is Hugging Face's.
 
 ``python3 hub_server.py ROOT PORT`` serves what stands below ROOT: ``OWNER/NAME/hub.json`` with ``revisions`` (branch or
 tag -> commit), ``commits`` (commit -> directory beside it), and what goes wrong. It is read at each request, so a test
@@ -113,6 +115,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if self.headers.get("Authorization"):
                 return self.refuse(400, "", "A token was sent to the storage.")
             return self.file(self.hub.root / "/".join(parts[1:]), {}, self.about("/".join(parts[1:3])) or {})
+        if parts[:3] == ["api", "v1", "models"]:
+            return self.modelscope("/".join(parts[3:5]), "/".join(parts[5:]))
         repo = "/".join(parts[2:4] if parts[:2] == ["api", "models"] else parts[:2])
         about = self.about(repo)
         if about is None:
@@ -137,6 +141,34 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if parts[0] == "api":
             return self.api("tree" in parts, repo, commit, home)
         return self.resolve("/".join(parts[at + 2 :]), repo, commit, home, about)
+
+    def modelscope(self, repo: str, what: str) -> None:
+        """A list of files, or one file, as ModelScope's hub answers."""
+        about, query = self.about(repo), urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+        if about is None:
+            return self.words(404, 10010205001, f"record not found: {repo}")
+        if about.get("limited", 0) > 0:
+            self.hub.change(repo, limited=about["limited"] - 1)
+            return self.words(429, 429, "rate limited", {"Retry-After": str(about.get("retry_after", 1))})
+        if about.get("token") and self.headers.get("Authorization") != f"Bearer {about['token']}":
+            return self.words(403, 10010205002, "no permission to access this model")
+        revision = query["Revision"][0]
+        commit = revision if revision in about["commits"] else about["revisions"].get(revision)
+        if commit is None:
+            return self.words(404, 10010206002, f"revision not found: {revision}")
+        home = self.hub.root / repo / about["commits"][commit]
+        if what == "repo":
+            return self.resolve(query["FilePath"][0], repo, commit, home, about)
+        files = [
+            {"Path": str(path.relative_to(home)), "Name": path.name, "Type": "blob" if path.is_file() else "tree",
+             **({"Size": path.stat().st_size, "Sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+                if path.is_file() else {"Size": 0})}
+            for path in sorted(home.rglob("*"))
+        ]  # fmt: skip
+        return self.answer(json.dumps({"Code": 200, "Success": True, "Data": {"Files": files}}))
+
+    def words(self, status: int, code: int, words: str, headers: dict[str, str] | None = None) -> None:
+        self.answer(json.dumps({"Code": code, "Message": words, "Success": False}), status, headers)
 
     def about(self, repo: str) -> dict[str, Any] | None:
         try:

@@ -237,11 +237,6 @@ def _checkpoint(name: str, given: Item) -> Item:
         return {"name": name, "location": "controller", **{k: v for k, v in found.items() if k not in CONSENTS}}
     if found.get("path") or found.get("in_place"):
         raise FleetError(f"{where}path and in_place belong to source path; leave them out for {found['source']}.")
-    if found.get("location") == "controller":
-        raise FleetError(
-            f"{where}location is 'controller', but what source {found['source']} names is downloaded by the host; "
-            "leave location out, or download it on the controller by hand and give source path."
-        )
     if given.get("token") and found.get("token_file"):
         raise FleetError(f"{where}token and token_file are both given; give one of them.")
     request_of(given, where)

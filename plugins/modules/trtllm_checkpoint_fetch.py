@@ -41,10 +41,10 @@ options:
     required: true
   source:
     description:
-      - Where it comes from. V(huggingface) is Hugging Face's hub, or a mirror of it; V(git) a git repository, whose
-        weights may be in git-lfs; V(url) an archive, or single files, each with its sha256.
+      - Where it comes from. V(huggingface) is Hugging Face's hub, or a mirror of it; V(modelscope) is ModelScope's;
+        V(git) a git repository, whose weights may be in git-lfs; V(url) an archive, or single files, with their sha256.
     type: str
-    choices: [huggingface, git, url]
+    choices: [huggingface, modelscope, git, url]
     default: huggingface
   repo:
     description:
@@ -52,7 +52,7 @@ options:
     type: str
   revision:
     description:
-      - A branch, a tag or a commit; by default the branch C(main), or what C(HEAD) of a git repository is.
+      - A branch, a tag or a commit; by default C(main), C(master) for ModelScope, C(HEAD) of a git repository.
     type: str
   include:
     description:
@@ -116,9 +116,9 @@ options:
   image:
     description:
       - The image that downloads, by name or id; it must be on the host. The role P(trtllm.fleet.checkpoint#role) brings
-        it.
+        it. Without one, the host's own Python downloads, which needs the hub's client then, as that of Ansible may have
+        it on the controller.
     type: str
-    required: true
   network:
     description:
       - The network of the container, as C(podman run --network) takes it.
@@ -250,7 +250,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "trust_remote_code": {"type": "bool", "default": False},
     "allow_pickle": {"type": "bool", "default": False},
     "refresh": {"type": "bool", "default": False},
-    "image": {"type": "str", "required": True},
+    "image": {"type": "str"},
     "network": {"type": "str", "default": "host"},
     "root": {"type": "path", "default": DEFAULT_ROOT},
     "verify": {"type": "str", "choices": ["stat", "full"], "default": "stat"},
@@ -267,7 +267,8 @@ class FetchModule:
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module, self.params = module, module.params
-        self.fetch = Fetch(Path(check_path(self.params["root"], "root")), self.params["name"])
+        root, image = Path(check_path(self.params["root"], "root")), self.params["image"] or ""
+        self.fetch = Fetch(root, self.params["name"], image, self.params["network"])
         self.request = request_of(self.params, "")
         self.consent = {name: self.params[name] for name in CONSENTS}
 
@@ -282,10 +283,7 @@ class FetchModule:
             record = fetch.record()
             # What is only damaged comes again as it was.
             same = record is not None and record.asked == self.request.asked() and not self.params["refresh"]
-            fetch.start(
-                self.request, self.consent, self._token(), self.params["image"], self.params["network"],
-                commit if same else "",
-            )  # fmt: skip
+            fetch.start(self.request, self.consent, self._token(), commit if same else "")
         while fetch.running():
             if not self.params["wait"]:
                 said = fetch.status()

@@ -30,7 +30,7 @@ TIMEOUT = 60  # seconds without a byte
 REDIRECTS = 10
 ATTEMPTS = 5  # in a row without a byte
 # A rate limit that asks for no longer than this is waited for, so many times.
-LONGEST_WAIT = 300  # seconds
+LONGEST_WAIT, PATIENCE = 300, 5  # seconds
 HALVES = ".cache"  # in the directory: what is half there, by the name of its content
 SECRET_HEADERS = ("authorization", "cookie")
 TRANSIENT = (408, 429, 500, 502, 503, 504)

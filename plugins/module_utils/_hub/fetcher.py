@@ -20,9 +20,9 @@ from typing import Any
 
 from .._base.errors import FleetError, sentence
 from .._base.files import remove, write_atomically
-from . import archive, git, huggingface
+from . import archive, git, huggingface, modelscope
 from .consent import judge_names
-from .request import GIT, HUGGINGFACE, URL, Request
+from .request import GIT, HUGGINGFACE, MODELSCOPE, URL, Request
 from .watch import Watch
 
 SPEC, STATUS, TOKEN, LOG = "spec.json", "status.json", "token", "log"
@@ -30,6 +30,7 @@ TERMINATED = 143
 # Each brings the files of a request into a directory, and tells a watch what they should be.
 SOURCES: dict[str, Callable[[Request, str, Path, Watch], None]] = {
     HUGGINGFACE: huggingface.fetch,
+    MODELSCOPE: modelscope.fetch,
     GIT: git.fetch,
     URL: archive.fetch,
 }

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from .._base.errors import FleetError
-from .download import LONGEST_WAIT, Downloads, refusal, retry_after
+from .download import LONGEST_WAIT, PATIENCE, Downloads, refusal, retry_after
 from .request import COMMIT, SHA256, Request
 from .watch import Expected, Watch
 
-PATIENCE = 5  # rate limits that are waited for, one after the other
 # The client reads these when it is imported. What it finds of tokens on this machine is not asked for.
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",

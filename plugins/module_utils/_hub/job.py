@@ -1,9 +1,9 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A download as something that a later run finds again: a detached container.
+"""A download as something that a later run finds again.
 
-It sees no more of the machine than the directory that it fills and its own. What has arrived is verified and
+Its container sees no more of the machine than the directory that it fills and its own. What has arrived is verified and
 published by the collection, outside of it.
 """
 
@@ -20,41 +20,38 @@ from typing import Any, Optional
 from .._artifact.fingerprint import fingerprint, tree_digest
 from .._base import files
 from .._base.errors import FleetError
-from .._base.labels import label
 from .._base.names import check_name
 from .._base.pyz import pyz
 from .._checkpoint.inspect import inspect_checkpoint
 from .._checkpoint.store import CheckpointStore
-from .._podman import cli
 from .consent import judge_directory
 from .fetcher import SPEC, STATUS, TOKEN
 from .request import Record, Request, read_record
+from .runner import Container, Process
 from .watch import Expected, is_as_expected
 
 PACKAGE = "trtllm_fetch"
 CODE = (
     "_artifact.fingerprint", "_artifact.pagecache", "_base.errors", "_base.files", "_base.names", "_base.sizes",
-    "_hub.archive", "_hub.consent", "_hub.download", "_hub.fetcher", "_hub.git", "_hub.huggingface", "_hub.request",
-    "_hub.watch",
+    "_hub.archive", "_hub.consent", "_hub.download", "_hub.fetcher", "_hub.git", "_hub.huggingface", "_hub.modelscope",
+    "_hub.request", "_hub.watch",
 )  # fmt: skip
 ARCHIVE = "fetch.pyz"
-# It needs nothing but its two directories and the network.
-CONTAINER_OPTIONS = (
-    "--read-only", "--tmpfs=/tmp", "--cap-drop=all", "--security-opt=no-new-privileges",
-    "--security-opt=label=disable",
-)  # fmt: skip
 
 
 class Fetch:
-    """The download of the checkpoint *name* below *root*, in whatever state an earlier run left it."""
+    """The download of the checkpoint *name* below *root*, in whatever state an earlier run left it.
 
-    def __init__(self, root: Path, name: str) -> None:
+    It runs in a container of *image*; without one, as a process.
+    """
+
+    def __init__(self, root: Path, name: str, image: str = "", network: str = "host") -> None:
         self.name = check_name(name, "name")
         self.store = CheckpointStore(root / "checkpoints")
         self.path = self.store.path(name)
         self.staging = self.store.staging(name)
         self.directory = root / "fetches" / name
-        self.container = f"trtllm-checkpoint-{name}"
+        self.runner = Container(name, image, network) if image else Process(self.directory)
 
     # -- what is there -------------------------------------------------------------------------------------
 
@@ -89,36 +86,20 @@ class Fetch:
         return fingerprint({"request": asdict(request), "consent": dict(consent)})
 
     def running(self) -> bool:
-        """Whether its container runs."""
-        state = cli.container_state(self.container)
-        return state is not None and state.running
+        """Whether it runs."""
+        return self.runner.running()
 
     def runs(self, identity: str) -> bool:
         """Whether a download of the same runs."""
         return files.read_object(self.directory / SPEC).get("identity") == identity and self.running()
 
-    def start(
-        self, request: Request, consent: Mapping[str, bool], token: str, image: str, network: str, commit: str = ""
-    ) -> str:
-        """Start it in a container of *image*; the id of the download. *commit* is taken instead of the revision."""
+    def start(self, request: Request, consent: Mapping[str, bool], token: str, commit: str = "") -> str:
+        """Start it; the id of the download. *commit* is taken instead of the revision."""
         self.discard()
         identity = self._write(request, consent, token, commit)
         try:
-            cli.run_detached(
-                image,
-                ["python3", str(self.directory / ARCHIVE), str(self.directory)],
-                name=self.container,
-                labels={label("checkpoint"): self.name},
-                volumes=[
-                    f"{self.directory}:{self.directory}",
-                    f"{self.staging}:{self.staging}",
-                    *([f"{request.cache}:{request.cache}:ro"] if request.cache else []),
-                ],
-                environment={"HOME": "/tmp"},
-                network=network,
-                options=CONTAINER_OPTIONS,
-            )
-        except cli.PodmanError:
+            self.runner.start(self.directory / ARCHIVE, self.directory, [self.directory, self.staging], request.cache)
+        except FleetError:
             self.discard()
             raise
         return identity
@@ -166,18 +147,16 @@ class Fetch:
             self.discard()
             raise FleetError(str(said.get("message")))
         if said.get("state") != "done":
-            state = cli.container_state(self.container)
-            code = f" with exit code {state.exit_code}" if state else ""
-            words = cli.last_line(cli.run(["logs", "--tail=3", self.container]).stderr) if state else "no message"
+            words = self.runner.last_words()
             self.discard()
             raise FleetError(
-                f"The download of {self.name} ended too early{code}, it was stopped or killed ({words}); what has "
-                "arrived is kept, so run again."
+                f"The download of {self.name} ended too early, it was stopped or killed ({words}); what has arrived is "
+                "kept, so run again."
             )
 
     def discard(self) -> None:
-        """End the container, and remove it and what it was told; what has arrived stays."""
-        cli.remove(self.container)
+        """End it, and remove what it was told; what has arrived stays."""
+        self.runner.remove()
         files.remove(self.directory)
 
     # -- the end -------------------------------------------------------------------------------------------

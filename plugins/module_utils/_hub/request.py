@@ -16,20 +16,21 @@ from urllib.parse import unquote, urlsplit
 from .._base.errors import UNSHOWN, FleetError
 from .._base.names import check_path, show
 
-HUGGINGFACE, GIT, URL = "huggingface", "git", "url"
+HUGGINGFACE, MODELSCOPE, GIT, URL = "huggingface", "modelscope", "git", "url"
 # What each source needs, and what it takes beside that.
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     HUGGINGFACE: (("repo",), ("revision", "include", "exclude", "endpoint", "cache")),
+    MODELSCOPE: (("repo",), ("revision", "include", "exclude", "endpoint")),
     GIT: (("url",), ("revision", "include", "exclude")),
     URL: ((), ("url", "sha256", "files", "include", "exclude")),
 }
 # What makes no other checkpoint of it where it changes: from where the same bytes come.
-WHENCE = {HUGGINGFACE: ("endpoint", "cache"), GIT: (), URL: ("url",)}
+WHENCE = {HUGGINGFACE: ("endpoint", "cache"), MODELSCOPE: ("endpoint",), GIT: (), URL: ("url",)}
 # Options of any of them.
 TAKEN = tuple(sorted({option for both in OPTIONS.values() for options in both for option in options}))
 SECRETS = ("token", "token_file")
 CONSENTS = ("trust_remote_code", "allow_pickle")
-DEFAULT_REVISION = {HUGGINGFACE: "main", GIT: "HEAD", URL: ""}
+DEFAULT_REVISION = {HUGGINGFACE: "main", MODELSCOPE: "master", GIT: "HEAD", URL: ""}
 REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
 COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")

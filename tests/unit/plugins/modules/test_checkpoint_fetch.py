@@ -106,3 +106,25 @@ def test_bad_input_is_refused_before_anything(hub: Hub, tmp_path: Path, options:
 def test_the_line_for_the_terminal() -> None:
     progress = {"phase": "downloading", "bytes_done": 5.12e9, "bytes_total": 13.48e9, "rate": 212e6, "left": 39}
     assert line("h", "m", progress) == "[h] checkpoint m: downloading 5.12 of 13.48 GB (38%) | 212 MB/s | 39s left"
+
+
+def test_without_an_image_it_is_a_process_of_this_machine(hub: Hub, tmp_path: Path) -> None:
+    hub.add(REPO, files(), token=SECRET, rate=1 << 20)
+    arguments = asked(hub, tmp_path, token=SECRET, image=None)
+    assert modules.call("trtllm_checkpoint_fetch", {**arguments, "wait": False})["fetching"]
+    joined = modules.call("trtllm_checkpoint_fetch", arguments)
+    assert joined["changed"] and joined["received"] > 0, joined
+    assert len([request for request in hub.requests if "/api/" in request]) == 1, "it was started twice"
+    assert not (tmp_path / "bin" / "asked").exists(), "podman was asked"
+    assert modules.call("trtllm_checkpoint_fetch", arguments)["changed"] is False
+    assert list((tmp_path / "root" / "fetches").iterdir()) == []
+
+
+def test_asked_it_downloads_nothing(hub: Hub, tmp_path: Path) -> None:
+    hub.add(REPO, files())
+    for _ in range(2):
+        told = modules.call("trtllm_checkpoint_fetch", asked(hub, tmp_path, ask=True))
+        assert (told["changed"], told["reasons"]) == (False, [f"{REPO}: not there yet"]) and len(told["asked"]) == 64
+    assert hub.requests == []
+    consents = modules.call("trtllm_checkpoint_fetch", asked(hub, tmp_path, ask=True, allow_pickle=True))
+    assert consents["asked"] != told["asked"], "another consent is another checkpoint"

@@ -14,7 +14,6 @@ import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._hub.job import Fetch
 from ansible_collections.trtllm.fleet.plugins.module_utils._hub.request import Request, request_of
-from ansible_collections.trtllm.fleet.plugins.module_utils._podman import cli
 
 NO_CONSENT = {"trust_remote_code": False, "allow_pickle": False}
 
@@ -22,19 +21,25 @@ NO_CONSENT = {"trust_remote_code": False, "allow_pickle": False}
 def run_here(
     fetch: Fetch, wanted: Request, consent: dict[str, bool], token: str, commit: str = ""
 ) -> subprocess.Popen[bytes]:
-    """What its container runs, as a process of this machine."""
+    """What its container runs, as a process of this test."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(image: str, argv: list[str], **options: Any) -> None:
-        home = {**os.environ, "HOME": str(fetch.directory)}
-        started.append(
-            subprocess.Popen([sys.executable, *argv[1:]], stdin=subprocess.DEVNULL, env=home, start_new_session=True)
-        )
+    class Here:
+        def start(self, archive: Path, home: Path, directories: Any, cache: str) -> None:
+            environment = {**os.environ, "HOME": str(home)}
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, str(archive), str(home)], stdin=subprocess.DEVNULL, env=environment,
+                    start_new_session=True,
+                )
+            )  # fmt: skip
+
+        def remove(self) -> None:
+            pass
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "run_detached", run)
-        patch.setattr(cli, "remove", lambda container: None)
-        fetch.start(wanted, consent, token, "image", "host", commit)
+        patch.setattr(fetch, "runner", Here())
+        fetch.start(wanted, consent, token, commit)
     return started[0]
 
 
