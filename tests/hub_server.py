@@ -218,11 +218,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if path.name in about.get("altered", []):
             body = bytes([body[0] ^ 1]) + body[1:]
         asked = self.headers.get("Range", "")
-        first = int(asked.removeprefix("bytes=").split("-")[0]) if asked.startswith("bytes=") else 0
-        rest = body[first:]
+        first, _, last = asked.removeprefix("bytes=").partition("-") if asked.startswith("bytes=") else ("0", "", "")
+        rest = body[int(first) : int(last or len(body)) + 1]
         self.send_response(206 if asked else 200)
         if asked:
-            self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
+            self.send_header("Content-Range", f"bytes {first}-{int(first) + len(rest) - 1}/{len(body)}")
         for key, value in {**headers, "Content-Length": str(len(rest)), "Accept-Ranges": "bytes"}.items():
             self.send_header(key, value)
         self.end_headers()

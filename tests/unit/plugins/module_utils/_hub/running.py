@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,3 +60,17 @@ def download(
 
 def received(fetch: Fetch) -> int:
     return int(fetch.status()["received"])
+
+
+def arrived(fetch: Fetch) -> int:
+    """Bytes that lie where it gathers them."""
+    return sum(path.stat().st_size for path in fetch.staging.rglob("*") if path.is_file())
+
+
+def kill_once_arrived(fetch: Fetch, process: subprocess.Popen[bytes], size: int) -> None:
+    """Kill it, and all that it has started, in the middle."""
+    while arrived(fetch) < size:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(0.5)  # until its server has seen it

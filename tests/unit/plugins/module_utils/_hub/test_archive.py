@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import signal
 import subprocess
 import tarfile
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +18,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._hub.job import Fetch
 from ansible_collections.trtllm.fleet.plugins.module_utils._hub.request import request_of
 from hub_server import Hub
 from unit.plugins.module_utils._hub.hub_files import BIG, SECRET, files, weights
-from unit.plugins.module_utils._hub.running import NO_CONSENT, download, received, run_here
+from unit.plugins.module_utils._hub.running import NO_CONSENT, download, kill_once_arrived, received, run_here
 
 PLACE = "archives"
 
@@ -142,12 +139,8 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(hub: Hub, tmp_path: Path) 
     asked = put(hub, "m.tar", tar(files(model__safetensors=weights(size))), rate=1 << 21)
     fetch = Fetch(tmp_path / "root", "m")
     process = run_here(fetch, request_of(asked, ""), NO_CONSENT, "")
-    while hub.sent < size // 2:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_once_arrived(fetch, process, size // 2)
     hub.change(f"{PLACE}/x", rate=0)
-    time.sleep(0.3)
     before = hub.sent
     assert download(tmp_path / "root", asked).record() is not None
     assert hub.sent - before < size * 3 // 4, "what had arrived was downloaded again"

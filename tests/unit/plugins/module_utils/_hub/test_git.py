@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._hub.job import Fetch
 from ansible_collections.trtllm.fleet.plugins.module_utils._hub.request import request_of
 from git_server import GitServer, pointer, run
 from unit.plugins.module_utils._hub.hub_files import SECRET, files, weights
-from unit.plugins.module_utils._hub.running import NO_CONSENT, download, received, run_here
+from unit.plugins.module_utils._hub.running import NO_CONSENT, download, kill_once_arrived, received, run_here
 
 REPOSITORY, LARGE = "models/tiny", ("model.safetensors",)
 
@@ -133,12 +130,8 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(server: GitServer, tmp_pat
     server.change(rate=1 << 21)
     fetch = Fetch(tmp_path / "root", "m")
     process = run_here(fetch, request_of(asked(server), ""), NO_CONSENT, "")
-    while server.sent < size // 2:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_once_arrived(fetch, process, size // 2)
     server.change()
-    time.sleep(0.5)
     before = server.sent
     assert download(tmp_path / "root", asked(server)).record() is not None
     assert server.sent - before < size * 3 // 4, "what had arrived was downloaded again"

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._hub.request import R
 from hub_server import Hub
 from unit.plugins.module_utils._hub import running
 from unit.plugins.module_utils._hub.hub_files import BIG, REPO, SECRET, files, weights
-from unit.plugins.module_utils._hub.running import NO_CONSENT, received, run_here
+from unit.plugins.module_utils._hub.running import NO_CONSENT, kill_once_arrived, received, run_here
 
 
 @pytest.fixture
@@ -131,13 +130,9 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(hub: Hub, tmp_path: Path) 
     hub.add(REPO, files(model__safetensors=weights(size)), rate=1 << 21)
     fetch = Fetch(tmp_path / "root", "m")
     process = run_here(fetch, request(hub), NO_CONSENT, "")
-    while hub.sent < size // 2:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_once_arrived(fetch, process, size // 2)
     assert not fetch.path.exists()
     hub.change(REPO, rate=0)
-    time.sleep(0.3)
     before = hub.sent
     assert download(hub, tmp_path / "root").record() is not None
     assert hub.sent - before < size * 3 // 4, "what had arrived was downloaded again"
