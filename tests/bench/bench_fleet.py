@@ -5,9 +5,10 @@
     tests/bench/bench_fleet.py [--hosts 3] [--seconds 30] [--size 256] [--json FILE] [--keep]
 
 Test hosts that serve one model, and one with the gateway, are brought up and deployed. Then an engine option is rolled
-through them, one host after the other, while the official client asks the gateway the whole time: seconds of each host
-and in all, answers a second before, during and after, what failed, and how often the builder sent the engine. Last, an
-engine of --size MiB is copied host to host, by rsync and by scp (bench_distribution.py), in the same run.
+through them, the first host alone and the others together, while the official client asks the gateway the whole time:
+seconds of each host and in all, answers a second before, during and after, what failed, and how often the builder and
+those that hand it on sent the engine. Last, an engine of --size MiB is copied host to host, by rsync and by scp
+(bench_distribution.py), in the same run.
 
 All hosts share the cores of this machine, with the client and with Ansible: what is told of answers a second is what
 such a machine does, and only before, during and after compare.
@@ -38,10 +39,14 @@ from bench_distribution import MB, Row, against, chain, engine, store_of, table
 from unit.transfer_fakes import FINGERPRINT, NAME
 
 NET = "10.200.0."
-FIRST, GATEWAY = 185, 195  # last numbers of the hosts' addresses
+FIRST, GATEWAY = 240, 249  # last numbers of the hosts' addresses
+SERIAL = [1, "100%"]  # the builder, and all that receive from it, one from the other
 PAUSE = 0.3  # seconds between two questions of a client; there are two
 BEFORE, AFTER = 8, 4  # max_batch_size
+TASK = re.compile(r"^TASK \[.*\] \**$", re.MULTILINE)
 SENT = re.compile(r'"?sent"?: (\d+)')
+# Tasks that end the senders: of the builder, and of those that hand on what they receive.
+SENDERS = {"the builder": "is handed out any more", "the others": "is handed on any more"}
 SIZE = "du -sb --exclude=manifest.json /var/lib/trtllm/engines/*/* | sort -n | tail -1 | cut -f1"
 
 
@@ -78,7 +83,7 @@ class Fleet:
             "engine": {"dtype": "float32", "max_batch_size": batch, "max_input_len": 256, "max_seq_len": 512},
             "serving": {"replicas": [{"gpus": [0]}]},
         }
-        variables = {"trtllm_models": [model], "rollout_serial": [1], "rollout_journal": str(self.journal)}
+        variables = {"trtllm_models": [model], "rollout_serial": SERIAL, "rollout_journal": str(self.journal)}
         argv = ["ansible-playbook", "-v", "-i", str(self.scratch), f"playbooks/{name}", "-e", json.dumps(variables)]
         self.stages.say(f"running {name} with max_batch_size {batch}")
         begin = time.monotonic()
@@ -123,6 +128,17 @@ def answered(found: dict[str, Any]) -> tuple[str, float, int]:
     return f"{rate:.1f} answers/s, {failed} of {count} failed", rate, failed
 
 
+def sent(said: str, sender: str) -> int:
+    """Bytes of engines that hosts told they had sent, by what a playbook said."""
+    names = [name.group() for name in TASK.finditer(said)]
+    return sum(
+        int(count)
+        for name, told in zip(names, TASK.split(said)[1:])
+        if SENDERS[sender] in name
+        for count in SENT.findall(told)
+    )
+
+
 def rolled(fleet: Fleet, seconds: float) -> list[Row]:
     """Before, during and after a change of the engine."""
     fleet.play("site.yml", BEFORE)
@@ -132,18 +148,20 @@ def rolled(fleet: Fleet, seconds: float) -> list[Row]:
         said, took = fleet.play("rollout.yml", AFTER)
     with fleet.asked(seconds) as after:
         pass
-    steps, sent, size = fleet.steps(), sum(map(int, SENT.findall(said))), fleet.engine_size()
-    receivers = len(fleet.serving) - 1
+    steps, size, count = fleet.steps(), fleet.engine_size(), len(fleet.serving)
     (first, rate, _), (second, slower, failed), (third, again, _) = map(answered, (before, during, after))
-    each = [Row(f"  {step['host']}, drained to passed", f"{step['seconds']:.0f} s") for step in steps]
+    each = [Row(f"  {step['host']}, its turn", f"{step['seconds']:.0f} s") for step in steps]
+    from_builder, from_others = (sent(said, sender) for sender in SENDERS)
     return [
-        Row(f"rollout of {len(fleet.serving)} hosts", f"{took:.0f} s"),
+        Row(f"rollout of {count} hosts", f"{took:.0f} s, {took / count:.0f} s a host"),
         *each,
         Row("before", first),
         Row("during", second, "before", slower / rate, "0 failed", failed == 0),
         Row("after", third, "before", again / rate),
-        Row("sent by those that had the engine", f"{sent / MB:.1f} MiB", f"the engine times {receivers} receivers",
-            sent / (size * receivers)),
+        Row("sent by the builder", f"{from_builder / MB:.1f} MiB", f"engine of {size / MB:.1f} MiB times {count} hosts",
+            from_builder / (size * count), f"<= 1.3 / {count}", 0 < from_builder <= 1.3 * size),
+        Row("sent by those that handed it on", f"{from_others / MB:.1f} MiB", "the engine times hosts",
+            from_others / (size * count)),
     ]  # fmt: skip
 
 
