@@ -4,8 +4,8 @@
 
 load.py --model M --seconds N --out FILE [--until FILE] URL [URL...]: half of the threads ask for whole answers, the
 others for streams. Ends at SIGTERM, when the file of --until is there, or after N seconds, whichever is first, and
-writes one JSON object: requests and streams that were asked, that failed and that broke off, the slowest of each, and
-the first errors.
+writes one JSON object: requests and streams that were asked, that failed and that broke off, the slowest of each, the
+first errors, and the counts of each gateway.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import openai
 TIMEOUT = 60.0
 SHOWN = 5  # errors that are kept as they are
 TOKENS = 24
+KINDS = ("whole", "stream")
 
 
 class Counts:
@@ -32,28 +33,35 @@ class Counts:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.counts: collections.Counter[str] = collections.Counter()
+        self.gateways: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         self.slowest: dict[str, float] = collections.defaultdict(float)
         self.errors: list[str] = []
 
-    def add(self, kind: str, seconds: float, error: str = "") -> None:
+    def add(self, url: str, kind: str, seconds: float, error: str = "") -> None:
         """One answer, or its error."""
         with self.lock:
-            self.counts[kind] += 1
+            for counts in (self.counts, self.gateways[url]):
+                counts[kind] += 1
+                counts[f"{kind} failed"] += bool(error)
             self.slowest[kind] = max(self.slowest[kind], round(seconds, 3))
-            if error:
-                self.counts[f"{kind} failed"] += 1
-                if len(self.errors) < SHOWN:
-                    self.errors.append(f"{time.strftime('%H:%M:%S', time.gmtime())} {kind}: {error}")
+            if error and len(self.errors) < SHOWN:
+                self.errors.append(f"{time.strftime('%H:%M:%S', time.gmtime())} {url} {kind}: {error}")
 
     def report(self) -> dict[str, Any]:
         """The object that is written."""
-        kinds = ("whole", "stream")
         return {
-            **{kind: self.counts[kind] for kind in kinds},
-            **{f"{kind}_failed": self.counts[f"{kind} failed"] for kind in kinds},
-            **{f"{kind}_slowest": self.slowest[kind] for kind in kinds},
+            **_told(self.counts),
+            **{f"{kind}_slowest": self.slowest[kind] for kind in KINDS},
             "errors": self.errors,
+            "gateways": {url: _told(counts) for url, counts in self.gateways.items()},
         }
+
+
+def _told(counts: collections.Counter[str]) -> dict[str, int]:
+    return {
+        **{kind: counts[kind] for kind in KINDS},
+        **{f"{kind}_failed": counts[f"{kind} failed"] for kind in KINDS},
+    }
 
 
 def ask(client: openai.OpenAI, model: str, streamed: bool) -> str:
@@ -79,7 +87,7 @@ def work(url: str, model: str, streamed: bool, pause: float, counts: Counts, sto
     while not stop.is_set():
         begin = time.monotonic()
         error = ask(client, model, streamed)
-        counts.add("stream" if streamed else "whole", time.monotonic() - begin, error)
+        counts.add(url, "stream" if streamed else "whole", time.monotonic() - begin, error)
         stop.wait(pause)
 
 
