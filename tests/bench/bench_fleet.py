@@ -55,6 +55,8 @@ class Fleet:
 
     def __init__(self, stages: Stages, scratch: Path, hosts: int) -> None:
         self.stages, self.scratch, self.journal = stages, scratch, scratch / "rollouts.jsonl"
+        # of its own, as Ansible reads all files there
+        self.inventory = scratch / "inventory"
         self.serving = {f"bfl{index + 1}": f"{NET}{FIRST + index}" for index in range(hosts)}
         self.gateway = {"bgw1": f"{NET}{GATEWAY}"}
         self.url = f"http://{NET}{GATEWAY}:3000"
@@ -68,8 +70,9 @@ class Fleet:
             group: {"hosts": {name: {"ansible_host": address} for name, address in members.items()}}
             for group, members in groups.items()
         }
-        (self.scratch / "hosts.yml").write_text(json.dumps({"all": {"children": hosts}}), encoding="utf-8")
-        (self.scratch / "group_vars").symlink_to(REPO / "inventories" / "demo" / "group_vars")
+        self.inventory.mkdir()
+        (self.inventory / "hosts.yml").write_text(json.dumps({"all": {"children": hosts}}), encoding="utf-8")
+        (self.inventory / "group_vars").symlink_to(REPO / "inventories" / "demo" / "group_vars")
 
     def down(self) -> None:
         """Remove the hosts."""
@@ -84,7 +87,7 @@ class Fleet:
             "serving": {"replicas": [{"gpus": [0]}]},
         }
         variables = {"trtllm_models": [model], "rollout_serial": SERIAL, "rollout_journal": str(self.journal)}
-        argv = ["ansible-playbook", "-v", "-i", str(self.scratch), f"playbooks/{name}", "-e", json.dumps(variables)]
+        argv = ["ansible-playbook", "-v", "-i", str(self.inventory), f"playbooks/{name}", "-e", json.dumps(variables)]
         self.stages.say(f"running {name} with max_batch_size {batch}")
         begin = time.monotonic()
         done = subprocess.run(argv, cwd=REPO, text=True, capture_output=True, check=False)
