@@ -69,6 +69,12 @@ options:
       - Where it is not given, as many as the engine has ranks, from 0 on.
     type: list
     elements: raw
+  nodes:
+    description:
+      - How many hosts the ranks of the engine will be on, as many on each. O(gpus) are then those of one of them, and
+        the engine is told how many GPUs a host has.
+    type: int
+    default: 1
   rebuild:
     description:
       - V(when_stale) makes the engine again when something it was made from differs, or when it is damaged.
@@ -365,6 +371,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "release": {"type": "str"},
     "image": {"type": "str"},
     "gpus": {"type": "list", "elements": "raw"},
+    "nodes": {"type": "int", "default": 1},
     "options": {"type": "dict", "default": {}, "options": argument_spec(ENGINE_OPTIONS)},
     "rebuild": {"type": "str", "choices": ["when_stale", "never", "always"], "default": "when_stale"},
     "verify": {"type": "str", "choices": ["stat", "full"], "default": "stat"},
@@ -389,6 +396,7 @@ def request_of(params: dict[str, Any]) -> Request:
         release=release(params["release"]) if params["release"] else None,
         image=params["image"],
         gpus=params["gpus"],
+        nodes=params["nodes"],
         options=params["options"],
         rebuild=params["rebuild"],
         verify=params["verify"],

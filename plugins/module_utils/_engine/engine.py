@@ -10,6 +10,7 @@ has to survive for a later run to find it.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
@@ -20,6 +21,7 @@ from typing import Any
 
 from .._artifact.artifact_store import ArtifactStore
 from .._base.errors import FleetError
+from .._base.files import read_object, write_atomically
 from .._checkpoint.inspect import inspect_checkpoint
 from .._host import gpu
 from .._podman.image_ids import Images
@@ -323,6 +325,8 @@ class Engine:
         missing = self._missing_output(partial, complete.get("world_size") or 1)
         if missing:
             raise self._failure(job, replace(state, state="failed", message=missing))
+        if about["made_from"].get("nodes"):
+            tell_gpus_per_node(partial, about["made_from"]["nodes"]["gpus_per_node"])
         self.store.publish(
             self.request.name,
             job.fingerprint,
@@ -461,3 +465,16 @@ class Engine:
                     if re.match(r"[0-9a-f]{64}", entry.name):
                         self.store.remove(name, entry.name[:64])
         return result
+
+
+def tell_gpus_per_node(engine: Path, count: int) -> None:
+    """Write into an engine how many GPUs each of its hosts has: no tool can be told, and each says 8.
+
+    TensorRT-LLM's runtime compares it with the GPUs that it sees where ranks are on several hosts (worldConfig.cpp);
+    editing the file is what upstream advises in its tutorial on several nodes.
+    """
+    config = read_object(engine / "config.json")
+    mapping = (config.get("pretrained_config") or {}).get("mapping")
+    if isinstance(mapping, dict):
+        mapping["gpus_per_node"] = count
+        write_atomically(engine / "config.json", json.dumps(config, indent=4).encode() + b"\n")

@@ -38,6 +38,7 @@ class Request:
     release: Release | None = None
     image: str | None = None
     gpus: Sequence[gpu.GpuRef] | None = None
+    nodes: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     rebuild: str = "when_stale"
     verify: str = "stat"
@@ -49,8 +50,8 @@ class Request:
 
     @property
     def devices(self) -> list[gpu.GpuRef]:
-        """The GPUs; where none were named, as many as the engine has ranks, from 0 on."""
-        return list(range(world_size(self.options))) if self.gpus is None else list(self.gpus)
+        """The GPUs; where none were named, as many as the engine has ranks on each node, from 0 on."""
+        return list(range(world_size(self.options) // max(1, self.nodes))) if self.gpus is None else list(self.gpus)
 
     def located(self) -> Request:
         """The same with its paths checked, and without links in those of directories."""
@@ -219,7 +220,7 @@ def gather(request: Request, *, tolerant: bool) -> Facts:
     check_settings(timeout=request.timeout)
     if request.release is not None:
         require_engines(request.release)
-    check_ranks(request.options, request.devices)
+    check_ranks(request.options, request.devices, request.nodes)
     return _Gatherer(request, tolerant).gather()
 
 
@@ -256,6 +257,9 @@ def describe(request: Request, release: Release | None, facts: Facts, root: Path
         "build": outline.build_arguments if outline else {},
         "options": outline.options if outline else {},
     }
+    if request.nodes > 1:
+        count = request.nodes
+        made_from["nodes"] = {"count": count, "gpus_per_node": world_size(request.options) // count}
     converted = fingerprint({key: _identity(made_from)[key] for key in _CONVERT_DEPENDS_ON})
     final = fingerprint(_identity(made_from))
     paths = Paths(

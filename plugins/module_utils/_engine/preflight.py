@@ -67,10 +67,22 @@ def engine_bytes(checkpoint: Checkpoint, options: Mapping[str, Any], dtype: str 
     return int(checkpoint.weight_bytes / source * _BYTES_OF_FORMAT.get(str(quantized), target))
 
 
-def check_ranks(options: Mapping[str, Any], gpus: Sequence[Any]) -> None:
-    """Ranks against the GPUs given. Needs no host. ``gpus: []`` means a host without GPUs: nothing to compare."""
+def check_ranks(options: Mapping[str, Any], gpus: Sequence[Any], nodes: int = 1) -> None:
+    """Ranks against the GPUs given, those of one of the *nodes* that the ranks are spread over. Needs no host.
+
+    ``gpus: []`` means a host without GPUs: nothing to compare.
+    """
     ranks = world_size(options)
-    if gpus and ranks > len(gpus):
+    if nodes < 1 or ranks % nodes:
+        raise FleetError(
+            f"nodes is {nodes}, over which {ranks} ranks (tp_size * pp_size * cp_size) do not split evenly."
+        )
+    if nodes > 1 and gpus and ranks != nodes * len(gpus):
+        raise FleetError(
+            f"The engine has {ranks} ranks, {ranks // nodes} on each of {nodes} nodes, but gpus names {len(gpus)} "
+            f"({', '.join(str(gpu) for gpu in gpus)}); name {ranks // nodes}."
+        )
+    if gpus and ranks > nodes * len(gpus):
         product = " * ".join(f"{name} {options[name]}" for name in RANKS if (options.get(name) or 1) > 1)
         raise FleetError(
             f"The engine needs {ranks} GPUs ({product}) but gpus names {len(gpus)} "

@@ -65,6 +65,7 @@ def _facts(made_from: Mapping[str, Any]) -> dict[str, Any]:
         "GPU": gpu.get("name"),
         "GPU compute capability": gpu.get("compute_capability"),
         "GPU count": gpu.get("count"),
+        "nodes": (made_from.get("nodes") or {}).get("count"),
     }
     for option, digest in made_from.get("inputs", {}).items():
         facts[f"{option} content"] = digest[:SHORT]

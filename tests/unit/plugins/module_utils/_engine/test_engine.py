@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.artifact_store import ArtifactStore
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine.engine import BuildFailed
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine.engine import BuildFailed, tell_gpus_per_node
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine.job import Job
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
@@ -51,6 +51,21 @@ def test_an_engine_is_made_and_published_whole(host: FakeHost) -> None:
     assert manifest["files"]["rank1.engine"]["size"] == (path / "rank1.engine").stat().st_size
     assert list((host.root / "converted").glob("[0-9a-f]*")) == [], "the converted checkpoint is removed"
     assert not list((host.root / "jobs").glob("*/*"))
+
+
+def test_an_engine_for_several_hosts_is_another_one_and_says_how_many_gpus_each_has(host: FakeHost) -> None:
+    alone = host.build(options={"tp_size": 4})
+    spread = host.build(options={"tp_size": 4}, nodes=2)
+    assert alone["fingerprint"] != spread["fingerprint"] and spread["reasons"] == ["nodes: unset -> 2"]
+    made_from = json.loads((Path(spread["engine_dir"]) / "manifest.json").read_text())["made_from"]
+    assert made_from["nodes"] == {"count": 2, "gpus_per_node": 2}
+    assert not host.build(options={"tp_size": 4}, nodes=2)["changed"]
+    config = Path(spread["engine_dir"]).with_name("config.json")
+    config.write_text(
+        json.dumps({"pretrained_config": {"mapping": {"tp_size": 4, "gpus_per_node": 8}}, "build_config": {}})
+    )
+    tell_gpus_per_node(config.parent, 2)
+    assert json.loads(config.read_text())["pretrained_config"]["mapping"] == {"tp_size": 4, "gpus_per_node": 2}
 
 
 def test_the_container_gets_what_it_needs_and_no_more(host: FakeHost) -> None:

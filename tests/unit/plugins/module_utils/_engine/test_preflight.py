@@ -116,6 +116,25 @@ def test_ranks_must_fit_the_gpus(options: dict[str, Any], gpus: list[int], sente
     check_ranks(options, [])
 
 
+@pytest.mark.parametrize(
+    ("options", "gpus", "nodes", "sentence"),
+    [
+        ({"tp_size": 3}, [0], 2, "nodes is 2, over which 3 ranks (tp_size * pp_size * cp_size) do not split evenly"),
+        ({"tp_size": 4}, [0], 2, "has 4 ranks, 2 on each of 2 nodes, but gpus names 1 (0); name 2"),
+        ({"tp_size": 4}, [0, 1, 2, 3], 2, "2 on each of 2 nodes, but gpus names 4"),
+        ({"tp_size": 4}, [0], 0, "nodes is 0"),
+    ],
+)
+def test_ranks_on_several_hosts_must_fit_the_gpus_of_each(
+    options: dict[str, Any], gpus: list[int], nodes: int, sentence: str
+) -> None:
+    with pytest.raises(FleetError) as refused:
+        check_ranks(options, gpus, nodes)
+    assert sentence in str(refused.value)
+    check_ranks({"tp_size": 4}, [0, 1], 2)
+    check_ranks({"tp_size": 4}, [], 2)
+
+
 def test_nothing_is_written_before_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host: FakeHost = make_host(tmp_path / "host")
     monkeypatch.setenv("PATH", f"{host.home / 'bin'}:/usr/bin:/bin")
