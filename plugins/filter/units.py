@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton import gang
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import replica as triton_replica
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import PORTS
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._filters import as_filter_error
@@ -38,17 +39,30 @@ def triton_results(
             "release": str(replica["release"]),
             "entry_models": triton_replica.entry_models(replica),
             "address": replica["address"],
-            **{key: int(replica[key]) for key, _what in PORTS},
-            "http_url": triton_replica.http_url(replica),
+            **({"nodes": gang.node_names(replica), "node": replica["node"]} if gang.is_gang(replica) else {}),
+            **{key: int(replica[key]) for key, _what in PORTS if not gang.is_worker(replica)},
+            # Nobody asks a worker of a replica on several hosts.
+            "http_url": "" if gang.is_worker(replica) else triton_replica.http_url(replica),
             **services.get(triton_replica.service_name(replica["name"]), {}),
         }
         for replica in triton_replica.served(replicas, settings)
     }
 
 
+def triton_gangs(replicas: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What this host would have of each replica that is on several."""
+    return triton_replica.gangs(replicas, settings)
+
+
+def triton_gang_problems(own: Mapping[str, Mapping[str, Any]], told_by: Mapping[str, Any]) -> list[str]:
+    """Why replicas on several hosts are not started."""
+    problems = (gang.gang_problem(name, one, told_by) for name, one in own.items())
+    return [problem for problem in problems if problem]
+
+
 class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        found = (triton_services, triton_listen, triton_results)
+        found = (triton_services, triton_listen, triton_results, triton_gangs, triton_gang_problems)
         return {work.__name__: as_filter_error(work) for work in found}

@@ -40,7 +40,8 @@ RETURN = r"""
 replicas:
   description: One dictionary for each replica. C(gpu_memory_mib) holds used and total of its GPUs, C(previous) says
     when the release began to serve that a rollback would bring back, C(gathers) which logits its engine gathers,
-    C(problem) why it cannot be asked anything, empty where it can.
+    C(problem) why it cannot be asked anything, empty where it can. One whose ranks are on several hosts is here on the
+    host that leads; C(nodes) are all of them.
   returned: success
   type: list
   elements: dict
@@ -67,6 +68,13 @@ replicas:
       gpu_memory_mib: [143000, 163840]
       previous: "2026-11-01T10:00:00Z"
       problem: ""
+      nodes: []
+workers:
+  description: The same for replicas of several hosts of which this one has ranks and does not lead. Nobody asks it
+    anything; it runs while it waits for its leader, and while it has ranks.
+  returned: success
+  type: list
+  elements: dict
 gateways:
   description: The OpenAI gateways of the host; C(config) is the text of its configuration, C(names) what clients call
     models where that is another name.
@@ -101,7 +109,8 @@ def main() -> None:
         host, releases_dir = ServiceHost(), module.params["releases_dir"]
         found = replicas(host, releases_dir, metrics=module.params["metrics"])
         fronts = gateways(host, releases_dir)
-    module.exit_json(changed=False, replicas=found, gateways=fronts)
+    leads = [one for one in found if not one["node"]]
+    module.exit_json(changed=False, replicas=leads, workers=[one for one in found if one["node"]], gateways=fronts)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ class Launch:
     *world_size*: ranks, each a tritonserver of its own under one mpirun. *worker_models*: what the ranks after
     the first load. *shm_prefix*: names of shared memory begin with it and the rank, so it must be unique on a
     host wherever containers share ``/dev/shm``. *extra*: further options for every rank; *extra_first*: for
-    the first rank, the one that serves.
+    the first rank, the one that serves; *extra_others*: for those after it. *hosts*: by rank the host that it is on, as
+    mpirun calls it; all on this one where none are given.
     """
 
     repository: str
@@ -46,6 +47,8 @@ class Launch:
     tritonserver: str = TRITONSERVER
     extra: tuple[str, ...] = ()
     extra_first: tuple[str, ...] = ()
+    extra_others: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -141,11 +144,12 @@ def command(version: str, launch: Launch) -> list[str]:
     words = MPIRUN + (["--oversubscribe"] if launch.oversubscribe else [])
     for rank in range(launch.world_size):
         words += ["-n", "1"]
+        words += ["--host", f"{launch.hosts[rank]}:{launch.hosts.count(launch.hosts[rank])}"] if launch.hosts else []
         words += ["trtllm-llmapi-launch"] if launch.llmapi_launch else []
         words.append(launch.tritonserver)
         for segment in launcher.order:
             words += _SEGMENTS[segment](launch, rank, launcher)
-        words += launch.extra_first if rank == 0 else ()
+        words += launch.extra_others if rank else launch.extra_first
         words += launch.extra
         words += [":"]
     return words

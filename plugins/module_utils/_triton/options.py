@@ -93,6 +93,21 @@ REPLICA_OPTIONS = [
         elements="raw",
     ),
     ReplicaOption(
+        "nodes",
+        "list",
+        "The hosts that the ranks are on, each with C(name) and C(address), the leader's first; as many ranks on "
+        "each. Without them all ranks are on this host.",
+        elements="dict",
+    ),
+    ReplicaOption("node", "int", "Which of O(triton_replicas[].nodes) this host is; V(0) is the leader."),
+    ReplicaOption(
+        "gang_port",
+        "int",
+        "The first port on which O(triton_replicas[].nodes) reach each other. Workers wait on it for their leader, "
+        "Open MPI's daemons listen on the next, and ranks on fifty from ten above on.",
+        default=18700,
+    ),
+    ReplicaOption(
         "address",
         "str",
         "The address that Triton's HTTP, gRPC and metrics ports listen on. Give an address of the host where "

@@ -22,6 +22,7 @@ from .._base.names import check_name
 from .._host.gpu import CDI_KIND, cdi_name, check_gpu
 from .._release.releases import release as release_of
 from .._service.quadlet import PODMAN, command_line
+from . import gang
 from . import launch as triton_launch
 from .options import DEFAULTS, check_values
 from .ports import PORT_BASE, PORTS, Held, assign_ports
@@ -52,6 +53,10 @@ PROBE_SUFFIXES = ("tensorrt_llm_bls", "ensemble")
 # Seconds that a probe takes for its other looks while it waits for a token.
 PROBE_SLACK = 20
 SCRIPTS_DIR = "/etc/trtllm/triton"
+# What the nodes of a replica on several hosts are told; see roles/triton/files/gang.py.
+GANG_VARIABLE = "TRTLLM_GANG"
+# Every start of the leader is in a fresh container of each worker, which has nothing to finish when it stops.
+WORKER_SERVICE = {"Restart": "always", "RestartSec": 1, "TimeoutStartSec": 120, "TimeoutStopSec": 30}
 
 Replica = Mapping[str, Any]
 
@@ -68,7 +73,15 @@ def triton_services(replicas: Sequence[Replica], settings: Mapping[str, Any]) ->
 
 def served(replicas: Sequence[Replica], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every replica as the role serves it: what neither it nor *settings* give is as the table of options has it."""
-    return complete(replicas, {**DEFAULTS, **settings})
+    return [_with_scripts(replica) for replica in complete(replicas, {**DEFAULTS, **settings})]
+
+
+def _with_scripts(replica: dict[str, Any]) -> dict[str, Any]:
+    """Only those that it runs, so that it is left alone where another changes."""
+    scripts = {
+        name: text for name, text in replica.get("scripts", {}).items() if gang.is_gang(replica) or name != gang.SCRIPT
+    }
+    return {**replica, "scripts": scripts}
 
 
 def complete(
@@ -81,20 +94,28 @@ def complete(
     for replica in merged:
         check_values(replica)
     check_gpus(merged)
-    assign_ports(merged, port_base, held)
+    for replica in merged:
+        if gang.is_gang(replica):
+            gang.check_gang(replica)
+    gang.check_gang_ports(merged)
+    assign_ports([replica for replica in merged if not gang.is_worker(replica)], port_base, held)
     return merged
 
 
 def listens(replica: Replica) -> list[dict[str, Any]]:
-    """Where Triton listens."""
-    return [{"address": str(replica["address"]), "port": int(replica[key]), "what": what} for key, what in PORTS]
+    """Where Triton listens, and what nodes of a replica reach each other at."""
+    between = gang.listens(replica) if gang.is_gang(replica) else []
+    if gang.is_worker(replica):
+        return between
+    own = [{"address": str(replica["address"]), "port": int(replica[key]), "what": what} for key, what in PORTS]
+    return own + between
 
 
 def triton_service(replica: Replica) -> dict[str, Any]:
-    """One service: ``name``, ``unit``, ``listen``, ``load_paths`` and ``record``."""
+    """One service: ``name``, ``unit``, ``listen``, ``load_paths``, ``files`` and ``record``."""
     name = service_name(replica["name"])
     known = release_of(str(replica["release"]))
-    launch = launch_of(replica)
+    worker = gang.is_worker(replica)
     container = {
         "ContainerName": name,
         "Image": replica["image"],
@@ -111,25 +132,22 @@ def triton_service(replica: Replica) -> dict[str, Any]:
         "NoNewPrivileges": True,
         "ReadOnly": True if replica.get("read_only") else None,
         "Volume": [*(f"{path}:{path}:ro,z" for path in read_only_paths(replica)), *(replica.get("volumes") or [])],
-        "Environment": triton_launch.environment(known.version, launch),
+        **(_waits(replica) if worker else _serves(replica, known.version)),
         "Label": labels(replica),
         "LogDriver": "passthrough",
-        "Exec": ["sh", f"{scripts_dir(replica)}/run.sh", *triton_launch.command(known.version, launch)],
-        "Notify": "healthy",
-        **probes(replica),
-        "StopTimeout": int(replica["stop_timeout"]),
     }
     return {
         "name": name,
         "unit": {
             "Unit": {
-                "Description": f"Triton replica {replica['name']} of {replica['model']} (TensorRT-LLM {known.version})",
+                "Description": f"{'Ranks of ' if worker else ''}Triton replica {replica['name']} of {replica['model']} "
+                f"(TensorRT-LLM {known.version})",
                 "Wants": "network-online.target",
                 "After": AFTER,
                 "StartLimitIntervalSec": 0,
             },
             "Container": container,
-            "Service": service_section(name, replica),
+            "Service": dict(WORKER_SERVICE) if worker else service_section(name, replica),
             "Install": {"WantedBy": "multi-user.target"},
         },
         "listen": listens(replica),
@@ -139,13 +157,69 @@ def triton_service(replica: Replica) -> dict[str, Any]:
             "release": known.version,
             "replica": replica["name"],
             "model": replica["model"],
-            "http": f"{host_of(replica['address'])}:{replica['http_port']}",
-            "metrics": f"{host_of(replica['address'])}:{replica['metrics_port']}",
-            "entry_models": entry_models(replica),
+            **({} if worker else _asked_at(replica)),
+            **(
+                {"nodes": gang.node_names(replica), "node": int(replica.get("node") or 0)}
+                if gang.is_gang(replica)
+                else {}
+            ),
             "gpus": [str(gpu) for gpu in replica.get("gpus") or []],
             "repository": replica["repository_dir"],
             "engines": list(replica.get("engine_dirs") or []),
         },
+    }
+
+
+def _serves(replica: Replica, release: str) -> dict[str, Any]:
+    """The keys of a container that clients ask: the command, its probes, and how long it may take to stop."""
+    launch = launch_of(replica)
+    command = triton_launch.command(release, launch)
+    runs = ["sh", f"{scripts_dir(replica)}/run.sh"]
+    if gang.is_gang(replica):
+        runs = [*gang.PYTHON, f"{scripts_dir(replica)}/{gang.SCRIPT}", "lead"]
+    return {
+        "Environment": triton_launch.environment(release, launch),
+        "Exec": [*runs, *command],
+        "Notify": "healthy",
+        **probes(replica),
+        "StopTimeout": int(replica["stop_timeout"]),
+    }
+
+
+def _waits(replica: Replica) -> dict[str, Any]:
+    """The keys of a container that waits for the leader of its replica."""
+    return {
+        "Environment": {**ENVIRONMENT, **(replica.get("environment") or {}), **_gang_environment(replica)},
+        "Exec": [*gang.PYTHON, f"{scripts_dir(replica)}/{gang.SCRIPT}", "wait"],
+        "StopTimeout": 10,
+    }
+
+
+def _gang_environment(replica: Replica) -> dict[str, str]:
+    scripts = posixpath.basename(scripts_dir(replica))
+    return {GANG_VARIABLE: gang.told(replica, service_name(replica["name"]), scripts)}
+
+
+def _asked_at(replica: Replica) -> dict[str, Any]:
+    """What the release record says of a replica that clients ask."""
+    return {
+        "http": f"{host_of(replica['address'])}:{replica['http_port']}",
+        "metrics": f"{host_of(replica['address'])}:{replica['metrics_port']}",
+        "entry_models": entry_models(replica),
+    }
+
+
+def gangs(replicas: Sequence[Replica], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By name what this host would have of each replica that is on several: ``nodes``, ``node``, and what is shared."""
+    return {
+        str(replica["name"]): {
+            "nodes": gang.node_names(replica),
+            "node": int(replica.get("node") or 0),
+            "is": gang.shared(replica, posixpath.basename(scripts_dir(replica))),
+            "secret_dir": gang.secret_dir(service_name(replica["name"])),
+        }
+        for replica in served(replicas, settings)
+        if gang.is_gang(replica)
     }
 
 
@@ -163,10 +237,17 @@ def launch_of(replica: Replica) -> triton_launch.Launch:
         raise FleetError(
             f"{replica['name']}: in mode llmapi TensorRT-LLM starts the ranks of a model itself; set world_size to 1."
         )
+    if gang.is_gang(replica) and mode != triton_launch.LEADER:
+        raise FleetError(f"{replica['name']}: mode is {mode}, but ranks are on several hosts in mode leader alone.")
     address = str(replica["address"])
-    extra = [f"--{kind}-address={address}" for kind in ("http", "grpc", "metrics")]
-    extra.append(f"--exit-timeout-secs={exit_timeout(replica)}")
+    listen = [f"--{kind}-address={address}" for kind in ("http", "grpc", "metrics")]
+    extra = [f"--exit-timeout-secs={exit_timeout(replica)}"]
     first = [f"--log-verbose={replica['log_verbose']}"] if replica.get("log_verbose") else []
+    # Where all ranks are on one host, those after the first are told the same, as upstream's launcher does.
+    if gang.is_gang(replica):
+        first = [*listen, *first]
+    else:
+        extra = [*listen, *extra]
     control = replica.get("model_control_mode")
     if control:
         first.append(f"--model-control-mode={control}")
@@ -187,10 +268,14 @@ def launch_of(replica: Replica) -> triton_launch.Launch:
         tritonserver=str(replica.get("tritonserver") or triton_launch.TRITONSERVER),
         extra=(*extra, *(replica.get("extra_args") or [])),
         extra_first=tuple(first),
+        extra_others=gang.SILENT if gang.is_gang(replica) else (),
+        hosts=gang.hosts_by_rank(replica) if gang.is_gang(replica) else (),
         environment={
             **ENVIRONMENT,
             **(LEADER_ENVIRONMENT if mode == triton_launch.LEADER else {}),
+            **(gang.environment(replica, scripts_dir(replica)) if gang.is_gang(replica) else {}),
             **(replica.get("environment") or {}),
+            **(_gang_environment(replica) if gang.is_gang(replica) else {}),
         },
     )
 
@@ -210,6 +295,7 @@ def read_only_paths(replica: Replica) -> list[str]:
     """The directories that the container reads, each at its path of the host; nested ones only once."""
     wanted = [scripts_dir(replica), replica["repository_dir"]]
     wanted += [*(replica.get("engine_dirs") or []), *(replica.get("checkpoint_dirs") or [])]
+    wanted += [gang.secret_dir(service_name(replica["name"]))] if gang.is_gang(replica) else []
     paths = sorted({posixpath.normpath(str(path)) for path in wanted})
     return [path for path in paths if not any(path.startswith(f"{other}/") for other in paths)]
 

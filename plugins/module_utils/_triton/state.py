@@ -119,12 +119,14 @@ def replica(
         "gpu_memory_mib": [sum(column) for column in zip(*used)] if used else None,
         "previous": previous["time"] if previous else "",
         "problem": _problem(name, state, known),
+        "nodes": known.get("nodes") or [],
+        "node": known.get("node") or 0,
     }
 
 
 def _problem(service: str, state: UnitState, known: dict[str, Any]) -> str:
     """Why a replica cannot be asked anything, empty where it can."""
-    if not known.get("http"):
+    if not known.get("http") and not known.get("node"):
         return (
             f"the release record does not tell of the unit of {service}, so its ports are not known; run serve.yml, "
             "which writes the record again."
@@ -182,13 +184,33 @@ def gateways(host: ServiceHost, releases_dir: str) -> list[dict[str, Any]]:
     return found
 
 
-def status_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """One screen for the fleet: the lines of a table, from what each host has."""
+def status_table(
+    found: dict[str, list[dict[str, Any]]], workers: Optional[dict[str, list[dict[str, Any]]]] = None
+) -> list[str]:
+    """One screen for the fleet: the lines of a table, from what each host has.
+
+    *workers*: by host those of replicas on several hosts, which stand in the line of their leader.
+    """
     head = ["host", "replica", "release", "image", "engine", "since", "state", "health", "restarts", "requests", "gpu"]
     rows = [head]
     for host, items in sorted(found.items()):
-        rows += [_row(host, item) for item in items] or [[host, "-", *[""] * (len(head) - 2)]]
+        idle = (
+            f"- ({', '.join(sorted(one['replica'] for one in mine))})" if (mine := (workers or {}).get(host)) else "-"
+        )
+        rows += [_row(host, {**item, "replica": _with_nodes(item, workers or {})}) for item in items] or [
+            [host, idle, *[""] * (len(head) - 2)]
+        ]
     return columns(rows)
+
+
+def _with_nodes(item: dict[str, Any], workers: dict[str, list[dict[str, Any]]]) -> str:
+    """The name of a replica, with its nodes where it is on several hosts, and what is the matter with a worker."""
+    shown = []
+    for number, node in enumerate(item.get("nodes") or []):
+        state = {one["replica"]: one["active"] for one in workers.get(node, [])}.get(item["replica"], "no unit")
+        asked = number and node in workers
+        shown.append(f"{node} ({state})" if asked and state != "active" else str(node))
+    return f"{item['replica']} on {', '.join(shown)}" if shown else str(item["replica"])
 
 
 def gateway_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:

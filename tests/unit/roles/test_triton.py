@@ -15,6 +15,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._triton import replic
 
 FILTERS = FilterModule().filters()
 # What a replica may say for itself, with a value that differs from the default.
+NODES = [{"name": "h1", "address": "10.0.0.1"}, {"name": "h2", "address": "10.0.0.2"}]
 VALUES: dict[str, Any] = {
     "name": "other",
     "model": "other",
@@ -58,6 +59,9 @@ WITH: dict[str, dict[str, Any]] = {
     "worker_models": {"world_size": 2, "worker_models": ["other"]},
     "spawn_processes": {"mode": "orchestrator", "spawn_processes": False},
     "llmapi_launch": {"mode": "llmapi", "llmapi_launch": True},
+    "nodes": {"world_size": 2, "nodes": NODES},
+    "node": {"world_size": 2, "nodes": NODES, "node": 1},
+    "gang_port": {"world_size": 2, "nodes": NODES, "gang_port": 19000},
 }
 TOLD = {"fingerprint"}
 
