@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT
 from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import ALL, OWN, fleet_map
-from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import described
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gang import node_names
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import described, host_value, nodes_told
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._gateway import gateway_config
 
 # What a user writes about a host, for one that no task of the play has described.
@@ -61,7 +62,12 @@ class Fleet:
         """Every serving host."""
         wide = any(gateway["fronts"] == ALL for gateway in self.gateways().values())
         # Each on its own, none matters to the others.
-        return {name: self._host(name) for name in self.serving if wide or name in self.play}
+        found = {name: self._host(name) for name in self.serving if wide or name in self.play}
+        # But nodes of one replica do.
+        named = [
+            node for host in found.values() for replica in host["plan"]["replicas"] for node in node_names(replica)
+        ]
+        return {**found, **{name: self._host(name) for name in dict.fromkeys(named) if name not in found}}
 
     def gateways(self) -> dict[str, dict[str, Any]]:
         """Every host with a gateway: those of the group, else all that serve."""
@@ -97,8 +103,9 @@ class Fleet:
         """The plan of a host that is not in the play."""
         written = {option: value for option in WRITTEN if (value := self._value(name, option)) is not None}
         asked = {"host": name, "reached_at": self._reached_at(name), "gateway_hosts": self.group}
+        nodes = nodes_told(written.get("trtllm_models"), self.hostvars)
         try:
-            return described({**written, **asked, "serving_hosts": self.serving_hosts})
+            return described({**written, **asked, "serving_hosts": self.serving_hosts}, nodes)
         except FleetError as error:
             raise FleetError(f"{name}: {error}") from error
 
@@ -107,13 +114,7 @@ class Fleet:
 
     def _value(self, name: str, variable: str, default: Any = None) -> Any:
         """A variable of a host as its tasks would see it."""
-        try:
-            return self.hostvars[name].get(variable, default) if variable in self._variables(name) else default
-        except AnsibleError as error:
-            raise FleetError(
-                f"{variable} of {name} cannot be worked out: {error}; correct it, though the run may be "
-                "limited to other hosts: gateways front this one too."
-            ) from error
+        return host_value(self.hostvars, name, variable, default)
 
     def _told(self, name: str, variable: str) -> Mapping[str, Any]:
         """What a task has registered for a host; empty where it did not run there, or was skipped."""

@@ -11,7 +11,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
 from ansible_collections.trtllm.fleet.plugins.plugin_utils import _read_once  # noqa: F401 - every playbook begins here
-from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import described
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import described, nodes_told
 
 
 class ActionModule(ActionBase):
@@ -23,7 +23,9 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
-            result["plan"] = described(dict(self._task.args))
+            args = dict(self._task.args)
+            nodes = nodes_told(args.get("trtllm_models"), (task_vars or {}).get("hostvars") or {})
+            result["plan"] = described(args, nodes)
         except (FleetError, OSError) as error:
             raise AnsibleActionFail(sentence(error)) from error
         result["changed"] = False

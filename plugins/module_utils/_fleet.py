@@ -19,6 +19,7 @@ from ._base.names import show
 from ._base.tables import columns
 from ._base.versions import version_key
 from ._checkpoint.tokenizer_files import short, tokenizer_store
+from ._triton.gang import check_address, is_gang, is_worker, node_names
 from ._triton.replica import ANY_ADDRESS, host_of, http_url, is_loopback
 
 Item = dict[str, Any]
@@ -67,6 +68,26 @@ def triton_address(
     )
 
 
+def node_address(given: Optional[str], reached_at: str, name: str, addresses_of: Callable[[str], Sequence[str]]) -> str:
+    """The address at which the other nodes of a replica reach the host *name*: the *given* one (trtllm_node_address),
+    or the one at which the inventory reaches it, as `triton_address`.
+    """
+    if given:
+        return check_address(given, f"trtllm_node_address of {name}")
+    try:
+        found = [str(ipaddress.ip_address(reached_at))]
+    except ValueError:
+        found = list(addresses_of(reached_at))
+    usable = [address for address in found if not is_loopback(address)]
+    if len(usable) == 1:
+        return check_address(usable[0], f"the address of {name}")
+    raise FleetError(
+        f"{name} is a node of a replica, and the inventory reaches it at {reached_at}, which is "
+        f"{', '.join(found) or 'no address'} here; set trtllm_node_address of {name} to the address at which the other "
+        "nodes reach it."
+    )
+
+
 def fleet_map(hosts: Found, gateways: Found) -> Item:
     """What serves where, and which gateway fronts it.
 
@@ -79,6 +100,7 @@ def fleet_map(hosts: Found, gateways: Found) -> Item:
     wide = [name for name, gateway in gateways.items() if gateway["fronts"] == ALL]
     if wide:
         _refuse_contradictions(hosts)
+    _refuse_unlike_nodes(hosts)
     known = [gateway["config"] for gateway in gateways.values() if gateway.get("config")]
     served = {name: _served(name, host, wide, known) for name, host in hosts.items()}
     fronted: Item = {}
@@ -91,7 +113,7 @@ def fleet_map(hosts: Found, gateways: Found) -> Item:
                 if _has_tokenizer(name, gateway, model, hosts)
             ]
         else:
-            models = [_with_length(model, [hosts[name]]) for model in own]
+            models = [_with_length(model, [hosts[name]]) for model in own if model["urls"]]
         fronted[name] = {"models": models, "tokenizers": _lacking(models, own, hosts)}
     return {
         "hosts": {name: _host(name, host, served[name], gateways) for name, host in hosts.items()},
@@ -120,6 +142,55 @@ def _refuse_contradictions(hosts: Found) -> None:
                     "take different requests, but gateways show both as one model; give one of the two another name."
                 )
     _refuse_other_tokenizers(hosts)
+
+
+def _refuse_unlike_nodes(hosts: Found) -> None:
+    """A replica on several hosts is the same on all of them: its leader is compared with each other node."""
+    plans = {host: found["plan"] for host, found in hosts.items()}
+    by_name = {host: {one["name"]: one for one in found["replicas"]} for host, found in plans.items()}
+    for host, replicas in by_name.items():
+        for name, replica in replicas.items():
+            nodes = node_names(replica)
+            for node in nodes[1:] if nodes[:1] == [host] else nodes[:1]:
+                if node not in hosts:
+                    raise FleetError(
+                        f"{name}: nodes has {node}, which is no host that serves; name hosts of the inventory that do."
+                    )
+                other = by_name[node].get(name)
+                if other is None or node_names(other) != nodes:
+                    there = f"one on {', '.join(node_names(other))}" if other and is_gang(other) else "no such replica"
+                    raise FleetError(
+                        f"{name}: {host} has it on {', '.join(nodes)}, but what is written for {node} has {there}; put "
+                        "the model into the variables of a group that has all of its nodes."
+                    )
+                _refuse_unlike(name, {host: _as_node(plans[host], replica), node: _as_node(plans[node], other)})
+
+
+def _refuse_unlike(replica: str, two: Mapping[str, Item]) -> None:
+    (host, one), (node, other) = two.items()
+    for key, value in one.items():
+        if other.get(key) != value:
+            raise FleetError(
+                f"{replica}: {key} is {_say(value)} on {host} and {_say(other.get(key))} on {node}, but both are nodes "
+                "of one replica; make them the same."
+            )
+
+
+def _as_node(plan: Mapping[str, Any], replica: Mapping[str, Any]) -> Item:
+    """What of a replica on several hosts must be the same on each, as a user writes it."""
+    engine, repository = (_item(plan, part, replica["model"]) for part in ("engines", "repositories"))
+    return {
+        "trtllm_root": plan["root"],
+        "release": repository.get("release") or plan["release"],
+        "image": repository.get("image") or "that of all models",
+        "the number of gpus": len(replica["gpus"]),
+        "gang_port": replica["gang_port"],
+        **{f"engine.{option}": value for option, value in sorted(engine["options"].items())},
+        "engine": ", ".join(sorted(engine["options"])),
+        "repository.parameters": repository["parameters"],
+        "serving.streaming": repository["streaming"],
+        "the addresses of nodes": ", ".join(node["address"] for node in replica["nodes"]),
+    }
 
 
 def _refuse_other_tokenizers(hosts: Found) -> None:
@@ -161,8 +232,10 @@ def _served(name: str, host: Mapping[str, Any], wide: Sequence[str], known: Sequ
             "url": url,
             "metrics_url": f"{url.rpartition(':')[0]}:{replica['metrics_port']}",
             "gpus": replica["gpus"],
+            **({"nodes": node_names(replica)} if is_gang(replica) else {}),
         }
         for replica in host["plan"]["replicas"]
+        if not is_worker(replica)
         for url in [_url(name, replica, host["reached_at"], others) if wide else http_url(replica)]
     ]
     if not wide or host["planned"]:
@@ -316,7 +389,8 @@ def fleet_table(found: Mapping[str, Any]) -> list[str]:
     for name, host in found["hosts"].items():
         models: dict[str, list[str]] = {}
         for replica in host["replicas"]:
-            models.setdefault(replica["model"], []).append(replica["url"].partition("//")[2])
+            nodes = f" on {' + '.join(replica['nodes'])}" if replica.get("nodes") else ""
+            models.setdefault(replica["model"], []).append(replica["url"].partition("//")[2] + nodes)
         for model, urls in models.items():
             note = "" if host["planned"] else " (not asked in this run)"
             rows.append([name, model, ", ".join(urls) + note, ", ".join(host["gateways"]) or "-"])

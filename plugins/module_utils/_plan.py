@@ -19,7 +19,9 @@ from ._hub.request import CONSENTS, SECRETS, TAKEN, request_of
 from ._release.limits import check_options
 from ._release.options import ENGINE_OPTIONS, world_size
 from ._release.releases import release as release_of
+from ._repository.schema import parameters_of
 from ._triton import options as replica_options
+from ._triton.gang import GANG_PORT, PORTS_PER_GANG, check_gang, is_gang, is_worker, node_names, ranks_per_node
 from ._triton.gate import parse_gate
 from ._triton.ports import PORTS
 from ._triton.replica import complete, gpu_name, http_url, same_gpu
@@ -40,6 +42,8 @@ MODEL_IMAGES = ("image", "engine_image")
 # What of its image is a path of the host.
 IMAGE_PATHS = ("context", "containerfile", "authfile")
 REPLICA_SPEC = replica_options.argument_spec()
+# How the backend is told how many hosts its ranks are on.
+BACKEND_MODEL, NODES_PARAMETER = "tensorrt_llm", "num_nodes"
 # More keys than these are not listed in a sentence.
 LISTED_KEYS = 12
 
@@ -73,7 +77,8 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     *description* holds ``trtllm_release``, ``trtllm_root``, ``trtllm_triton_address``, ``trtllm_port_base``
     and ``trtllm_models``, already validated against the role's argument_specs, with defaults filled in, and
     ``held_ports`` and ``held_gpus``: what replicas have on the host by now, which stays theirs. ``serves`` is false for
-    a host that is only a gateway, ``trtllm_serves`` for one that only builds.
+    a host that is only a gateway, ``trtllm_serves`` for one that only builds. ``host`` is the host's name,
+    ``serving_hosts`` all that serve, and ``node_addresses`` where those are reached that are nodes of one replica.
     Raises `FleetError` where models contradict each other or themselves.
     """
     root = check_path(description["trtllm_root"], "trtllm_root").rstrip("/")
@@ -93,6 +98,8 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     for model in models:
         parse_gate(model.get("gate") or {}, f"{model['name']}: gate")
     own = {model["name"]: _own(model, str(description["trtllm_release"])) for model in models}
+    models = _of_host(models, description)
+    own = {model["name"]: own[model["name"]] for model in models}
     replicas = complete(
         _described(models, description.get("held_gpus") or {}),
         {"address": str(description["trtllm_triton_address"])},
@@ -114,6 +121,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
                 "name": model["name"],
                 "checkpoint": directories[model["name"]],
                 "gpus": first[model["name"]]["gpus"],
+                **({"nodes": len(first[model["name"]]["nodes"])} if is_gang(first[model["name"]]) else {}),
                 "options": {option: value for option, value in model["engine"].items() if value is not None},
                 **own[model["name"]],
                 **({"image": str(model["engine_image"]["name"])} if model.get("engine_image") else {}),
@@ -125,7 +133,9 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
                 "name": model["name"],
                 "checkpoint": directories[model["name"]],
                 "streaming": model["serving"]["streaming"],
-                "parameters": model["repository"]["parameters"],
+                "parameters": _parameters(
+                    model, first[model["name"]], own[model["name"]].get("release") or str(description["trtllm_release"])
+                ),
                 **own[model["name"]],
             }
             for model in models
@@ -140,7 +150,11 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
                 "name": model["name"],
                 "entry_model": model["serving"]["entry_model"],
                 "tokenizer_dir": directories[model["name"]],
-                "urls": [http_url(replica) for replica in replicas if replica["model"] == model["name"]],
+                "urls": [
+                    http_url(replica)
+                    for replica in replicas
+                    if replica["model"] == model["name"] and not is_worker(replica)
+                ],
                 **{key: value for key, value in own[model["name"]].items() if key == "release"},
             }
             for model in models
@@ -149,6 +163,69 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     if not description.get("trtllm_serves", True):
         found.update({part: [] for part in SERVING_PARTS}, gates={})
     return found
+
+
+def nodes_named(models: Any) -> list[str]:
+    """The hosts that models of a description, which is not validated yet, name as nodes of their replicas."""
+    found: list[str] = []
+    for model in models if isinstance(models, list) else []:
+        serving = model.get("serving") if isinstance(model, Mapping) else None
+        replicas = serving.get("replicas") if isinstance(serving, Mapping) else None
+        for replica in replicas if isinstance(replicas, list) else []:
+            nodes = replica.get("nodes") if isinstance(replica, Mapping) else None
+            found += [str(node) for node in nodes] if isinstance(nodes, list) else []
+    return list(dict.fromkeys(found))
+
+
+def _of_host(models: list[Item], description: Mapping[str, Any]) -> list[Item]:
+    """The models of which a replica is on this host, each with its replicas here: ``index`` and, where they are on
+    several hosts, ``nodes`` with their addresses, ``node`` and ``gang_port``.
+    """
+    host, serving = str(description.get("host") or ""), description.get("serving_hosts") or []
+    addresses = description.get("node_addresses") or {}
+    found = []
+    for model in models:
+        here = []
+        for index, replica in enumerate(model["serving"]["replicas"]):
+            named = [str(node) for node in replica.get("nodes") or []]
+            for node in named:
+                _check_node(f"{model['name']}-{index}", node, serving, addresses)
+            if not named:
+                here.append({**replica, "index": index})
+            elif host in named or not description.get("trtllm_serves", True):
+                # A host that only builds makes the engine as a node would.
+                place = named.index(host) if host in named else 0
+                nodes = [{"name": name, "address": addresses[name]} for name in named]
+                port = replica.get("gang_port") or GANG_PORT + PORTS_PER_GANG * index
+                here.append({**replica, "index": index, "nodes": nodes, "node": place, "gang_port": port})
+        sizes = {len(replica.get("nodes") or []) for replica in here}
+        if len(sizes) > 1:
+            raise FleetError(
+                f"{model['name']}: its replicas on {host} are on different numbers of hosts, but share one engine; "
+                "give the second a model of its own."
+            )
+        if here:
+            found.append({**model, "serving": {**model["serving"], "replicas": here}})
+    if not found:
+        raise FleetError(
+            f"{host} is no node of any replica that trtllm_models describes for it; name it in nodes, or leave this "
+            "host out of the group."
+        )
+    return found
+
+
+def _check_node(replica: str, node: str, serving: list[str], addresses: Mapping[str, str]) -> None:
+    if node not in addresses or (serving and node not in serving):
+        hint = nearest(node, serving) or "; name hosts of the inventory that serve."
+        raise FleetError(f"{replica}: nodes has {node}, which is no host that serves{hint}")
+
+
+def _parameters(model: Item, replica: Item, release: str) -> dict[str, Any]:
+    """What is asked of the model repository; the backend is told of several hosts where its release has a word."""
+    given: dict[str, Any] = dict(model["repository"]["parameters"])
+    if is_gang(replica) and NODES_PARAMETER in parameters_of(BACKEND_MODEL, release_of(release).key):
+        given[BACKEND_MODEL] = {NODES_PARAMETER: len(replica["nodes"]), **(given.get(BACKEND_MODEL) or {})}
+    return given
 
 
 def _own(model: Item, release: str) -> dict[str, str]:
@@ -263,21 +340,23 @@ def _described(models: list[Item], held: Mapping[str, list[str]]) -> list[Item]:
     """The replicas of the host with their GPUs; the ports that are not given are left to `complete`."""
     given = [
         {
-            "name": f"{model['name']}-{index}",
+            "name": f"{model['name']}-{replica['index']}",
             "model": model["name"],
             "world_size": world_size(model["engine"]),
-            **{key: value for key, value in replica.items() if key != "options"},
+            **{key: value for key, value in replica.items() if key not in ("options", "index")},
             **{key: value for key, value in (replica.get("options") or {}).items() if value is not None},
         }
         for model in models
-        for index, replica in enumerate(model["serving"]["replicas"])
+        for replica in model["serving"]["replicas"]
     ]
     claimed = [gpu for replica in given for gpu in replica.get("gpus") or []]
     for replica in given:
+        if is_gang(replica):
+            check_gang(replica)
         if replica.get("gpus") is None:
-            replica["gpus"] = _kept_gpus(held.get(replica["name"], []), replica["world_size"], claimed)
+            replica["gpus"] = _kept_gpus(held.get(replica["name"], []), ranks_per_node(replica), claimed)
     for replica in given:
-        replica["gpus"] = _gpus(replica["name"], replica.get("gpus"), replica["world_size"], claimed)
+        replica["gpus"] = _gpus(replica, claimed)
     return given
 
 
@@ -290,8 +369,9 @@ def _kept_gpus(own: list[str], ranks: int, claimed: list[Any]) -> list[int] | No
     return kept
 
 
-def _gpus(name: str, given: list[Any] | None, ranks: int, claimed: list[Any]) -> list[Any]:
-    """The GPUs of one replica: those given, else the lowest indices that no replica claims."""
+def _gpus(replica: Item, claimed: list[Any]) -> list[Any]:
+    """The GPUs of one replica on this host: those given, else the lowest indices that no replica claims."""
+    given, ranks = replica.get("gpus"), ranks_per_node(replica)
     if given is None:
         # Where one replica has all of them, no index is free, and it is refused with the others given twice.
         named = [gpu for gpu in claimed if gpu_name(gpu) != "all"]
@@ -301,6 +381,14 @@ def _gpus(name: str, given: list[Any] | None, ranks: int, claimed: list[Any]) ->
         return chosen
     if given and len(given) != ranks:
         listed = ", ".join(str(gpu) for gpu in given)
+        name = replica["name"]
+        if is_gang(replica):
+            nodes = len(replica["nodes"])
+            raise FleetError(
+                f"{name}: the engine has {replica['world_size']} ranks (tp_size * pp_size * cp_size), {ranks} on each "
+                f"of {nodes} nodes, but serving.replicas gives each {len(given)} GPU{'s' if len(given) != 1 else ''} "
+                f"({listed}); give each {ranks}, or build the engine for {nodes * len(given)}."
+            )
         raise FleetError(
             f"{name}: the engine has {ranks} ranks (tp_size * pp_size * cp_size) but serving.replicas gives it "
             f"{len(given)} GPU{'s' if len(given) != 1 else ''} ({listed}); give it {ranks}, or build the engine for "
@@ -350,6 +438,7 @@ def plan_table(plans: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for host, found in sorted(plans.items()):
         for replica in found["replicas"]:
             gpus = ",".join(str(gpu) for gpu in replica["gpus"]) or "-"
-            rows.append([host, replica["name"], gpus, *(str(replica[key]) for key, _what in PORTS)])
+            shown = f"{replica['name']} on {', '.join(node_names(replica))}" if is_gang(replica) else replica["name"]
+            rows.append([host, shown, gpus, *(str(replica.get(key, "-")) for key, _what in PORTS)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

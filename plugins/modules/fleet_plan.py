@@ -32,6 +32,10 @@ options:
     description: The address that Triton's own ports listen on. By default C(127.0.0.1), and where gateways of other
       hosts front the replicas, the address at which the inventory reaches the host.
     type: str
+  trtllm_node_address:
+    description: The IPv4 address at which the other nodes of a replica on several hosts reach this host. By default the
+      address at which the inventory reaches it.
+    type: str
   trtllm_port_base:
     description: The HTTP port of the first replica of a host.
     type: int

@@ -10,19 +10,27 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
+from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import check_texts, show
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import inspect_checkpoint
-from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import ALL, triton_address
-from ansible_collections.trtllm.fleet.plugins.module_utils._plan import MODEL_IMAGES, plan, refuse_unknown_keys
+from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import ALL, node_address, triton_address
+from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
+    MODEL_IMAGES,
+    nodes_named,
+    plan,
+    refuse_unknown_keys,
+)
 from ansible_collections.trtllm.fleet.plugins.module_utils._prune.rule import keep_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.options import ENGINE_OPTIONS, argument_spec
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema import validate_parameters
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import options as replica_options
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gang import check_address
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import limit
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
@@ -39,7 +47,7 @@ FREE_TEXT = ("prompt", "contains", "matches", "equals")
 # What a replica may not say in its options, as its place is elsewhere or the plan says it.
 SAID_ELSEWHERE = (
     "name", "model", "world_size", "repository_dir", "engine_dirs", "checkpoint_dirs", "fingerprint", "gpus",
-    "http_port", "grpc_port", "metrics_port",
+    "http_port", "grpc_port", "metrics_port", "nodes", "node", "gang_port",
 )  # fmt: skip
 # Not a user's to write: the host and the inventory are asked.
 ASKED: dict[str, dict[str, Any]] = {
@@ -76,8 +84,13 @@ def _image_spec() -> dict[str, Any]:
     return found
 
 
-def described(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The plan of the host whose description is *given*; raises `FleetError` for what contradicts itself."""
+def described(
+    given: Mapping[str, Any], nodes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The plan of the host whose description is *given*; raises `FleetError` for what contradicts itself.
+
+    *nodes*: see `nodes_told`.
+    """
     spec = load_spec()
     refuse_unknown_keys(given, spec)
     only_gateway = _only_gateway(given)
@@ -91,10 +104,15 @@ def described(given: Mapping[str, Any]) -> dict[str, Any]:
     check_texts(spec, values, FREE_TEXT)
     limit(values["trtllm_max_lost"], 1)
     keep_of(values["trtllm_keep"])
+    if values["trtllm_node_address"] is not None:
+        check_address(values["trtllm_node_address"], "trtllm_node_address")
     values["serves"] = not only_gateway
     values["trtllm_triton_address"] = triton_address(
         values["trtllm_triton_address"], values["reached_at"], _fronted_elsewhere(values), addresses_of
     )
+    values["node_addresses"] = {
+        name: node_address(told.get("address"), told["reached_at"], name, addresses_of) for name, told in nodes.items()
+    }
     found = plan(values)
     for repository in found["repositories"]:
         where = f"{repository['name']}: repository.parameters"
@@ -129,6 +147,29 @@ def _some(options: Mapping[str, Any]) -> str:
     """The options that are required, or else some of them."""
     required = [name for name, option in options.items() if option.get("required")]
     return " and ".join(required) or f"options such as {', '.join(sorted(options)[:3])}"
+
+
+def nodes_told(models: Any, hostvars: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the inventory tells of the hosts that *models* name as nodes; of those that it does not know, nothing."""
+    return {
+        name: {
+            "address": host_value(hostvars, name, "trtllm_node_address"),
+            "reached_at": str(host_value(hostvars, name, "ansible_host") or name),
+        }
+        for name in nodes_named(models)
+        if name in hostvars
+    }
+
+
+def host_value(hostvars: Any, name: str, variable: str, default: Any = None) -> Any:
+    """A variable of a host as its tasks would see it."""
+    try:
+        return hostvars[name].get(variable, default) if variable in hostvars.raw_get(name) else default
+    except AnsibleError as error:
+        raise FleetError(
+            f"{variable} of {name} cannot be worked out: {error}; correct it, though the run may be limited to other "
+            "hosts: gateways or nodes of one replica depend on it."
+        ) from error
 
 
 def addresses_of(name: str) -> list[str]:

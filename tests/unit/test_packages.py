@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_triton",
         "_rollout",
     },
-    "_plan": {"_base", "_hub", "_release", "_triton"},
+    "_plan": {"_base", "_hub", "_release", "_repository", "_triton"},
     "_fleet": {"_base", "_checkpoint", "_triton"},
 }
 

@@ -147,3 +147,72 @@ def test_a_host_that_is_left_out_of_the_run_must_fit_too(inventory: Inventory) -
     status, text = inventory.run("check.yml", "--limit", "g1,w1")
     assert status == 2 and "UNREACHABLE" not in text
     assert "trtllm_port_base of g2 cannot be worked out: 'nowhere' is undefined; correct it" in " ".join(text.split())
+
+
+ONE, OTHER = (f"sha256:{digit * 64}" for digit in "ab")
+GANG = {**MODEL, "engine": {"tp_size": 2}, "serving": {"replicas": [{"nodes": ["g1", "g2"], "gpus": [0]}]}}
+# The role's own tasks, up to where it would touch a host.
+GANGS = """
+- hosts: gpu_hosts
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role: {name: trtllm.fleet.fleet, tasks_from: describe.yml, rolespec_validate: false}
+    - ansible.builtin.set_fact: {fleet_plan: "{{ fleet_description.plan }}"}
+    - ansible.builtin.include_role: {name: trtllm.fleet.triton, tasks_from: gangs.yml, rolespec_validate: false}
+      vars:
+        triton_replicas: "{{ fleet_plan.replicas }}"
+        triton_release: "{{ fleet_plan.release }}"
+"""
+
+
+def test_a_replica_on_several_hosts_is_fronted_where_it_leads(inventory: Inventory) -> None:
+    inventory.variables["trtllm_models"] = [GANG]
+    for limit in ([], ["--limit", "g1,w1"]):
+        status, text = inventory.run("described", *limit)
+        assert status == 0, text
+        assert table(text) == [["g1", "a", "10.0.0.1:8000", "on", "g1", "+", "g2", "w1,", "w2"]]
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"trtllm_models": [MODEL]}, "a-0: g1 has it on g1, g2, but what is written for g2 has no such replica"),
+        ({"trtllm_root": "/srv/llm"}, "a-0: trtllm_root is /var/lib/trtllm on g1 and /srv/llm on g2"),
+        ({"ansible_host": "nowhere.invalid"}, "which is no address here; set trtllm_node_address of g2"),
+        ({"trtllm_node_address": "fd00::1"}, "trtllm_node_address of g2 is 'fd00::1'; the nodes of a replica reach"),
+    ],
+)
+def test_nodes_of_a_replica_that_do_not_fit_together_are_refused_before_any_is_asked(
+    inventory: Inventory, values: dict[str, Any], sentence: str
+) -> None:
+    inventory.variables["trtllm_models"] = [GANG]
+    inventory.gateways = {}
+    inventory.hosts["g2"].update(values)
+    status, text = inventory.run("check.yml", "--limit", "g1")
+    assert status == 2
+    assert sentence in " ".join(text.split())
+    assert "UNREACHABLE" not in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("values", "argv", "sentence"),
+    [
+        ({"triton_image": f"r/t@{OTHER}"}, [], f"a-0: image is r/t@{ONE} on g1 and r/t@{OTHER} on g2"),
+        ({}, ["--limit", "g1"], "a-0: its node g2 is lost, or is not in this run"),
+        ({"fleet_lost": "it is gone"}, [], "a-0: its node g2 is lost, or is not in this run"),
+    ],
+)  # fmt: skip
+def test_nodes_that_turn_out_to_be_unlike_are_refused_on_all_of_them(
+    inventory: Inventory, values: dict[str, Any], argv: list[str], sentence: str
+) -> None:
+    inventory.gateways = {}
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    inventory.variables.update(trtllm_models=[GANG], triton_image=f"r/t@{ONE}", **local)
+    inventory.hosts["g2"].update(values)
+    path = inventory.tmp / "gangs.yml"
+    path.write_text(GANGS)
+    status, text = inventory.run(str(path), *argv, "--check")
+    assert status == 2
+    words = " ".join(text.split())
+    assert words.count(sentence) >= (1 if argv else 2), text
+    assert "Ensure that the leader has a secret" not in text and "Traceback" not in text

@@ -15,6 +15,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import (
     NEW_REQUESTS,
     fleet_map,
     fleet_table,
+    node_address,
     triton_address,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan
@@ -296,3 +297,69 @@ def test_an_address_that_the_inventory_does_not_tell_is_asked_for(reached_at: st
     with pytest.raises(FleetError) as refused:
         triton_address(None, reached_at, True, looked_up)
     assert f"the inventory reaches it at {shown}; set trtllm_triton_address to" in str(refused.value)
+
+
+NODES = {"serving_hosts": list(ADDRESSES), "node_addresses": ADDRESSES}
+
+
+def gang(name: str = "big", engine: Any = None, **replica: Any) -> dict[str, Any]:
+    return model(name, engine or {"tp_size": 2}, replicas=[{"nodes": ["g1", "g2"], "gpus": [0], **replica}])
+
+
+def nodes(**models: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: host(name, found, host=name, **NODES) for name, found in models.items()}
+
+
+def test_gateways_front_the_leader_of_a_replica_on_several_hosts() -> None:
+    hosts = nodes(g1=gang(), g2=gang())
+    found = fleet_map(hosts, {"w1": gateway()})
+    assert urls(found) == {"big": ["http://10.0.0.1:8000"]}
+    assert found["hosts"]["g1"]["replicas"][0]["nodes"] == ["g1", "g2"] and found["hosts"]["g2"]["replicas"] == []
+    assert "10.0.0.1:8000 on g1 + g2" in "\n".join(fleet_table(found))
+    own = fleet_map(hosts, {name: gateway(fronts="host") for name in hosts})["gateways"]
+    assert [len(own[name]["models"]) for name in ("g1", "g2")] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        (
+            model("big", {"tp_size": 2}),
+            "big-0: g1 has it on g1, g2, but what is written for g2 has no such replica; put the model into the "
+            "variables of a group that has all of its nodes.",
+        ),
+        (gang(nodes=["g2", "g1"]), "what is written for g2 has one on g2, g1"),
+        (gang(gang_port=19000), "big-0: gang_port is 18700 on g1 and 19000 on g2, but both are nodes of one replica"),
+        (gang(engine={"tp_size": 2, "max_batch_size": 4}), "on g1 and max_batch_size, tp_size on g2"),
+        (gang(engine={"pp_size": 2}), "big-0: engine.tp_size is 2 on g1 and None on g2"),
+    ],
+)
+def test_nodes_that_are_described_otherwise_are_refused(other: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(FleetError) as refused:
+        fleet_map(nodes(g1=gang(), g2=other), {name: gateway(fronts="host") for name in ("g1", "g2")})
+    assert sentence in str(refused.value)
+
+
+def test_a_node_that_no_host_is_is_refused() -> None:
+    with pytest.raises(FleetError, match="big-0: nodes has g2, which is no host that serves"):
+        fleet_map(nodes(g1=gang()), {"g1": gateway(fronts="host")})
+
+
+@pytest.mark.parametrize(
+    ("given", "reached_at", "expected"),
+    [
+        ("192.168.0.1", "g1", "192.168.0.1"),
+        (None, "10.0.0.1", "10.0.0.1"),
+        (None, "named", "10.0.0.7"),
+        (None, "nowhere", "set trtllm_node_address of g1"),
+        (None, "127.0.0.1", "set trtllm_node_address of g1"),
+        ("fd00::1", "g1", "trtllm_node_address of g1 is 'fd00::1'"),
+    ],
+)
+def test_nodes_reach_each_other_where_the_inventory_does(given: Any, reached_at: str, expected: str) -> None:
+    known = {"named": ["10.0.0.7"]}
+    try:
+        found = node_address(given, reached_at, "g1", lambda name: known.get(name, []))
+    except FleetError as error:
+        found = str(error)
+    assert expected in found

@@ -365,3 +365,91 @@ def test_a_context_may_be_on_the_controller() -> None:
 def test_an_archive_may_be_a_url_or_on_the_controller(archive: dict[str, str]) -> None:
     (image,) = plan(description({**model("a"), "image": {"name": "r/i:1", **archive}}))["images"]
     assert image["archive"] == archive["archive"]
+
+
+NODES = {
+    "host": "g1",
+    "serving_hosts": ["g1", "g2", "g3"],
+    "node_addresses": {"g1": "10.0.0.1", "g2": "10.0.0.2", "g3": "10.0.0.3"},
+}
+
+
+def on(host: str, *models: dict[str, Any], **extra: Any) -> dict[str, Any]:
+    """The plan of one host of three."""
+    return plan(description(*models, **{**NODES, "host": host, **extra}))
+
+
+def test_a_replica_on_several_hosts_is_planned_on_each_of_them() -> None:
+    big = model("big", {"tp_size": 2, "pp_size": 2}, replicas=[{"nodes": ["g1", "g2"], "gpus": [0, 1]}])
+    leader, worker = on("g1", big), on("g2", big)
+    for number, found in enumerate((leader, worker)):
+        (replica,) = found["replicas"]
+        assert replica["nodes"] == [{"name": "g1", "address": "10.0.0.1"}, {"name": "g2", "address": "10.0.0.2"}]
+        assert (replica["node"], replica["gang_port"], replica["world_size"]) == (number, 18700, 4)
+        assert found["engines"][0]["nodes"] == 2 and found["engines"][0]["gpus"] == [0, 1]
+        assert found["repositories"][0]["parameters"] == {"tensorrt_llm": {"num_nodes": 2}}
+    assert leader["gateway_models"][0]["urls"] == ["http://127.0.0.1:8000"]
+    assert worker["gateway_models"][0]["urls"] == [] and "http_port" not in worker["replicas"][0]
+
+
+def test_a_release_that_has_no_word_for_several_hosts_is_told_none() -> None:
+    big = {**model("big", {"tp_size": 2}, replicas=[{"nodes": ["g1", "g2"]}]), "release": None}
+    assert on("g1", big, trtllm_release="0.9.0")["repositories"][0]["parameters"] == {}
+
+
+def test_a_host_has_nothing_of_replicas_that_it_is_no_node_of() -> None:
+    replicas = [{"nodes": ["g1", "g2"], "gpus": [0]}, {"nodes": ["g2", "g3"], "gpus": [1]}]
+    big, small = model("big", {"tp_size": 2}, replicas=replicas), model("small", {}, replicas=[{"gpus": [3]}])
+    assert [replica["name"] for replica in on("g1", big, small)["replicas"]] == ["big-0", "small-0"]
+    assert [replica["name"] for replica in on("g2", big, small)["replicas"]] == ["big-0", "big-1", "small-0"]
+    assert [replica["gang_port"] for replica in on("g2", big)["replicas"]] == [18700, 18800]
+    third = on("g3", big, small)
+    assert [replica["name"] for replica in third["replicas"]] == ["big-1", "small-0"]
+    alone = on("g3", model("other", {"tp_size": 2}, replicas=replicas[:1]), small)
+    assert [item["name"] for item in alone["engines"]] == ["small"] == [item["name"] for item in alone["checkpoints"]]
+
+
+def test_each_node_gives_the_gpus_that_it_has_free() -> None:
+    small = model("small", {}, replicas=[{"gpus": [0]}])
+    big = model("big", {"tp_size": 4}, replicas=[{"nodes": ["g1", "g2"]}])
+    assert on("g1", small, big)["replicas"][1]["gpus"] == [1, 2]
+    assert on("g2", big)["replicas"][0]["gpus"] == [0, 1]
+    assert on("g2", big, held_gpus={"big-0": ["4", "5"]})["replicas"][0]["gpus"] == [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("engine", "replicas", "sentence"),
+    [
+        ({"tp_size": 2}, [{"nodes": ["g1", "g9"]}], "big-0: nodes has g9, which is no host that serves"),
+        (
+            {"tp_size": 4},
+            [{"nodes": ["g1", "g2"], "gpus": [0]}],
+            "big-0: the engine has 4 ranks (tp_size * pp_size * cp_size), 2 on each of 2 nodes, but serving.replicas "
+            "gives each 1 GPU (0); give each 2, or build the engine for 2.",
+        ),
+        (
+            {"tp_size": 3},
+            [{"nodes": ["g1", "g2"]}],
+            "the engine has 3 ranks (tp_size * pp_size * cp_size), which do not split evenly over 2 nodes (g1, g2)",
+        ),
+        ({"tp_size": 2}, [{"nodes": ["g1", "g1"]}], "big-0: nodes has g1 twice"),
+        ({"tp_size": 2}, [{"nodes": ["g1"]}], "big-0: nodes has one host, g1"),
+        ({"tp_size": 2}, [{"nodes": ["g2", "g3"]}], "g1 is no node of any replica that trtllm_models describes for it"),
+        (
+            {"tp_size": 2},
+            [{"nodes": ["g1", "g2"], "gpus": [0]}, {"nodes": ["g1", "g2"], "gpus": [0]}],
+            "GPU 0 of replica",
+        ),
+        (
+            {"tp_size": 2},
+            [{"nodes": ["g1", "g2"], "gpus": [0]}, {"gpus": [1, 2]}],
+            "big: its replicas on g1 are on different numbers of hosts, but share one engine",
+        ),
+    ],
+)
+def test_nodes_that_cannot_be_are_refused(
+    engine: dict[str, Any], replicas: list[dict[str, Any]], sentence: str
+) -> None:
+    with pytest.raises(FleetError) as refused:
+        on("g1", model("big", engine, replicas=replicas))
+    assert sentence in str(refused.value)
