@@ -17,6 +17,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.plan import 
     drains_left,
     host_from,
     plan,
+    rolled_back,
+    together,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.summary import gateways, summary
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.verdict import judge
@@ -47,8 +49,9 @@ def rollout_plan(
         "batches": [list(batch) for batch in rollout.batches],
         "sizes": rollout.sizes(),
         "interrupted": list(rollout.interrupted),
+        "together": {host: list(others) for host, others in together(hosts).items()},
         "replicas": {host.name: [replica.service for replica in host.taken_out()] for host in hosts},
-        "urls": {host.name: [replica.url for replica in host.taken_out()] for host in hosts},
+        "urls": {host.name: [replica.url for replica in host.taken_out() if replica.url] for host in hosts},
         "table": list(rollout.table),
         "counts": {
             "switched": {host: dict(models) for host, models in rollout.switched.items()},
@@ -66,11 +69,20 @@ def rollout_too_few(rollout: Mapping[str, Any], batch: Sequence[str], left: Sequ
 
 
 def rollout_verdict(
-    outcomes: Mapping[str, Optional[str]], batch: Sequence[str], failed_before: int = 0, max_failed: int = 0
+    outcomes: Mapping[str, Optional[str]],
+    batch: Sequence[str],
+    failed_before: int = 0,
+    max_failed: int = 0,
+    together: Optional[Mapping[str, Sequence[str]]] = None,
 ) -> dict[str, Any]:
     """Whether the rollout goes on after a batch, and what goes back."""
     known = {host: str(outcome) for host, outcome in outcomes.items() if outcome}
-    return asdict(judge(list(batch), known, failed_before, max_failed))
+    return asdict(judge(list(batch), known, failed_before, max_failed, together))
+
+
+def rollback_batches(found: Mapping[str, Mapping[str, Any]], serial: Any = 1) -> dict[str, Any]:
+    """In which order hosts go back, the sizes of the batches, and by host those that go back together."""
+    return rolled_back(found, serial)
 
 
 def rollout_members(hosts: Sequence[str], serial: Any, placeholder: str = "") -> dict[str, Any]:
@@ -108,7 +120,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         found = (
-            rollout_plan, rollout_members, rollout_too_few, rollout_verdict, rollout_summary, gate_expectations,
-            history_table, drains_left,
+            rollout_plan, rollout_members, rollout_too_few, rollout_verdict, rollout_summary, rollback_batches,
+            gate_expectations, history_table, drains_left,
         )  # fmt: skip
         return {work.__name__: as_filter_error(work) for work in found}

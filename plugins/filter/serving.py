@@ -35,9 +35,13 @@ def verify_report(found: Mapping[str, Optional[Sequence[Mapping[str, Any]]]]) ->
     return {"ok": ok, "hosts": hosts, "table": lines[:-1]}
 
 
-def status_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+def status_table(
+    found: Mapping[str, Sequence[Mapping[str, Any]]],
+    workers: Optional[Mapping[str, Sequence[Mapping[str, Any]]]] = None,
+) -> list[str]:
     """One screen for the fleet."""
-    return state.status_table({host: [dict(item) for item in items] for host, items in found.items()})
+    each = [{host: [dict(item) for item in items] for host, items in hosts.items()} for hosts in (found, workers or {})]
+    return state.status_table(*each)
 
 
 def gateway_checks(found: Mapping[str, Any]) -> list[dict[str, Any]]:

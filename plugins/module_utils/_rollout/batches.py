@@ -26,6 +26,8 @@ class Change:
 
     host: str
     switched: Mapping[str, int] = field(default_factory=dict)
+    # The hosts that are changed in the same batch, this one included, in their order; () for itself alone.
+    together: tuple[str, ...] = ()
 
 
 def size_of(count: Any, total: int, option: str) -> int:
@@ -50,22 +52,40 @@ def batches(
     """
     sizes = [size_of(count, len(changes), "rollout_serial") for count in (serial or DEFAULT_SERIAL)]
     at_least = kept(changes, in_service, min_available)
-    waiting = list(changes)
+    waiting = [(unit, _switched(unit)) for unit in _units(changes)]
     found: list[list[str]] = []
     while waiting:
         size = sizes[min(len(found), len(sizes) - 1)]
-        batch: list[Change] = []
+        batch: list[list[Change]] = []
         away: Counter[str] = Counter()
-        for change in waiting:
-            if len(batch) == size:
+        hosts = 0
+        for unit, switched in waiting:
+            if hosts >= size:
                 break
-            if _bearable(change, away, in_service, at_least):
-                batch.append(change)
-                away.update(change.switched)
-        chosen = {change.host for change in batch}
-        waiting = [change for change in waiting if change.host not in chosen]
-        found.append([change.host for change in batch])
+            # Hosts that are changed together may be more than a batch has otherwise.
+            room = not batch or hosts + len(unit) <= size
+            if room and _bearable(switched, away, in_service, at_least):
+                batch.append(unit)
+                away.update(switched)
+                hosts += len(unit)
+        chosen = {unit[0].host for unit in batch}
+        waiting = [(unit, switched) for unit, switched in waiting if unit[0].host not in chosen]
+        found.append([change.host for unit in batch for change in unit])
     return found
+
+
+def _units(changes: Sequence[Change]) -> list[list[Change]]:
+    """Changes of hosts that are changed together, in the order of the first of each."""
+    by_host = {change.host: change for change in changes}
+    found: dict[tuple[str, ...], list[Change]] = {}
+    for change in changes:
+        hosts = change.together or (change.host,)
+        found.setdefault(hosts, [by_host[host] for host in hosts if host in by_host])
+    return list(found.values())
+
+
+def _switched(unit: Sequence[Change]) -> Counter[str]:
+    return sum((Counter(change.switched) for change in unit), Counter[str]())
 
 
 def too_few(
@@ -131,23 +151,23 @@ def kept(changes: Sequence[Change], in_service: Mapping[str, int], min_available
     if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
         raise FleetError(f"rollout_min_available is {min_available!r}; give a number of replicas, 0 or more.")
     found: dict[str, int] = {}
-    for change in changes:
-        for model, count in change.switched.items():
+    for unit in _units(changes):
+        hosts = ", ".join(change.host for change in unit)
+        for model, count in _switched(unit).items():
             left = in_service.get(model, 0) - count
             if min_available is not None and left < wanted:
                 raise FleetError(
                     f"{model} would have {max(left, 0)} of {in_service.get(model, 0)} replicas in service while "
-                    f"{change.host} is switched, and rollout_min_available asks for {wanted}; serve it on more hosts, "
-                    "or allow less."
+                    f"{hosts} {'is' if len(unit) == 1 else 'are'} switched, and rollout_min_available asks for "
+                    f"{wanted}; serve it on more hosts, or allow less."
                 )
             found[model] = min(found.get(model, wanted), max(left, 0))
     return found
 
 
 def _bearable(
-    change: Change, away: Mapping[str, int], in_service: Mapping[str, int], at_least: Mapping[str, int]
+    switched: Mapping[str, int], away: Mapping[str, int], in_service: Mapping[str, int], at_least: Mapping[str, int]
 ) -> bool:
     return all(
-        in_service.get(model, 0) - away.get(model, 0) - count >= at_least[model]
-        for model, count in change.switched.items()
+        in_service.get(model, 0) - away.get(model, 0) - count >= at_least[model] for model, count in switched.items()
     )

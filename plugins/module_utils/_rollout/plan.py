@@ -13,7 +13,7 @@ from typing import Any, Optional
 from .._base.tables import columns
 from .._service.types import DONE, NONE, REMOVE, RESTART
 from .._triton.replica import service_name
-from .batches import Change, Count, batches, interrupted, kept
+from .batches import Change, Count, batches, interrupted, kept, size_of
 
 # What happens to a host: nothing, a start of what does not serve yet or a build for others, or a change of what serves.
 UNCHANGED, STARTED, SWITCHED = "unchanged", "started", "switched"
@@ -36,6 +36,8 @@ class Replica:
     serves: bool
     action: str = ""
     reason: str = ""
+    # The hosts that its ranks are on, where they are several; only the first of them has a url.
+    nodes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def host_from(
             serves=found.get("active") in ACTIVE,
             action=str(found.get("action") or "").replace(DONE[NONE], ""),
             reason=str(found.get("reason") or ""),
+            nodes=list(found.get("nodes") or []),
         )
         for replica, found in results.items()
     ]
@@ -107,10 +110,11 @@ def host_from(
 
 def plan(hosts: Sequence[Host], serial: Optional[Sequence[Count]], min_available: Optional[int]) -> Rollout:
     """The rollout. Raises `FleetError` for options that cannot be kept."""
-    in_service = Counter(replica.model for host in hosts for replica in host.replicas if replica.serves)
-    kinds = {host.name: host.kind() for host in hosts}
+    in_service = Counter(r.model for host in hosts for r in host.replicas if r.serves and r.url)
+    groups = together(hosts)
+    kinds = _kinds(hosts, groups)
     changes = [
-        Change(host.name, Counter(replica.model for replica in host.taken_out() if replica.serves))
+        Change(host.name, Counter(r.model for r in host.taken_out() if r.serves and r.url), groups[host.name])
         # Replicas whose gate is due may still be drained, so that their hosts come first: they bear what follows.
         for host in sorted(hosts, key=lambda host: not host.unsettled)
         if kinds[host.name] == SWITCHED
@@ -123,9 +127,53 @@ def plan(hosts: Sequence[Host], serial: Optional[Sequence[Count]], min_available
         without,
         _table(hosts, kinds, found, without),
         {change.host: change.switched for change in changes},
-        {host.name: Counter(replica.model for replica in host.replicas if replica.serves) for host in hosts},
+        {host.name: Counter(r.model for r in host.replicas if r.serves and r.url) for host in hosts},
         kept(changes, in_service, min_available),
     )
+
+
+def together(hosts: Sequence[Host]) -> dict[str, tuple[str, ...]]:
+    """By host those that are changed with it, itself included: nodes of one replica, and what is linked through them.
+
+    The workers of a replica stand before its leader, which waits for them.
+    """
+    groups = {host.name: [host.name] for host in hosts}
+    for host in hosts:
+        for replica in host.replicas:
+            for node in replica.nodes:
+                one, other = groups[host.name], groups.get(node)
+                if other is not None and other is not one:
+                    one += other
+                    groups.update(dict.fromkeys(other, one))
+    leaders = {replica.nodes[0] for host in hosts for replica in host.replicas if replica.nodes}
+    return {host: tuple(sorted(found, key=lambda name: (name in leaders, name))) for host, found in groups.items()}
+
+
+def rolled_back(found: Mapping[str, Found], serial: Count) -> dict[str, Any]:
+    """The hosts of a rollback: ``hosts`` in the order in which they go back, ``sizes`` of the batches, ``together``.
+
+    *found*: by host what it has, with ``replicas`` and ``workers``; nodes of one replica are in one batch.
+    """
+    hosts = [
+        Host(name, [Replica(one["replica"], one["service"], "", "", True, nodes=one.get("nodes") or []) for one in has])
+        for name, told in found.items()
+        for has in [[*told["replicas"], *(told.get("workers") or [])]]
+    ]
+    groups = together(hosts)
+    size = size_of(serial, len(hosts), "rollback_serial")
+    found_batches = batches([Change(host.name, {}, groups[host.name]) for host in hosts], {}, [size])
+    return {
+        "hosts": [host for batch in found_batches for host in batch],
+        "sizes": [len(batch) for batch in found_batches] or [1],
+        "together": {host: list(others) for host, others in groups.items()},
+    }
+
+
+def _kinds(hosts: Sequence[Host], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The kind of each host: that of the one among those changed with it to which most happens."""
+    order = [UNCHANGED, STARTED, SWITCHED]
+    own = {host.name: host.kind() for host in hosts}
+    return {name: max((own[other] for other in groups[name]), key=order.index) for name in own}
 
 
 def _table(

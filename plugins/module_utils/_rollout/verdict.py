@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Optional
 
 from .._base.errors import FleetError
 
@@ -18,7 +19,7 @@ STARTED, BUILT = "started", "built"
 
 @dataclass(frozen=True)
 class Verdict:
-    """*roll_back*: the hosts of the batch that passed and go back all the same. *end*: why no batch follows, or ""."""
+    """*roll_back*: the hosts of the batch that still have to go back. *end*: why no batch follows, or ""."""
 
     failed: Sequence[str]
     lost: Sequence[str]
@@ -26,24 +27,35 @@ class Verdict:
     end: str
 
 
-def judge(batch: Sequence[str], outcomes: Mapping[str, str], failed_before: int, max_failed: int) -> Verdict:
+def judge(
+    batch: Sequence[str],
+    outcomes: Mapping[str, str],
+    failed_before: int,
+    max_failed: int,
+    together: Optional[Mapping[str, Sequence[str]]] = None,
+) -> Verdict:
     """Judge a batch. A host without an outcome is lost: it stopped answering on the way.
 
     A host that failed was rolled back already. While no more than *max_failed* of the whole rollout have failed, the
     others of its batch stay and the rollout goes on; beyond that the whole batch goes back. Lost hosts are counted
     elsewhere (``trtllm_max_lost``).
+
+    *together*: by host those that can only go back together, nodes of one replica. One of these that failed was not
+    rolled back yet, and goes back with the others whatever may fail.
     """
     if isinstance(max_failed, bool) or not isinstance(max_failed, int) or max_failed < 0:
         raise FleetError(f"rollout_max_failed is {max_failed!r}; give a number of hosts, 0 or more.")
     state = {host: outcomes.get(host, LOST) for host in batch}
     failed = [host for host in batch if state[host] in (FAILED, BROKEN)]
     lost = [host for host in batch if state[host] == LOST]
+    groups = [group for host in failed for group in [(together or {}).get(host, ())] if len(group) > 1]
+    nodes = [host for host in batch if any(host in group for group in groups) and state[host] != LOST]
     if not failed or failed_before + len(failed) <= max_failed:
-        return Verdict(failed, lost, [], "")
+        return Verdict(failed, lost, nodes, "")
     passed = [host for host in batch if state[host] == PASSED]
     total = failed_before + len(failed)
-    back = [host for host in failed if state[host] == FAILED]
-    broken = [host for host in failed if state[host] == BROKEN]
+    back = [host for host in failed if state[host] == FAILED or host in nodes]
+    broken = [host for host in failed if host not in back]
     told = [
         f"{', '.join(broken)} failed and could not go back" if broken else "",
         f"{', '.join(back)} failed and {'is' if len(back) == 1 else 'are'} rolled back" if back else "",
@@ -51,4 +63,4 @@ def judge(batch: Sequence[str], outcomes: Mapping[str, str], failed_before: int,
         f"{total} failed in all, and rollout_max_failed allows {max_failed}",
     ]
     end = f"{'; '.join(filter(None, told))}. Mend what failed and run the rollout again: it goes on from here."
-    return Verdict(failed, lost, passed, end)
+    return Verdict(failed, lost, [host for host in batch if host in passed or host in nodes], end)

@@ -140,3 +140,14 @@ class TestVerdict:
     def test_a_limit_that_is_none_is_refused(self, count: Any) -> None:
         with pytest.raises(FleetError, match="rollout_max_failed is"):
             judge(["a"], {}, 0, count)
+
+
+def test_nodes_of_a_replica_go_back_together_whatever_may_fail() -> None:
+    together = {"a": ["a"], "b": ["c", "b"], "c": ["c", "b"], "d": ["d"]}
+    outcomes = {"a": PASSED, "b": BROKEN, "c": PASSED, "d": PASSED}
+    allowed = judge(["a", "c", "b", "d"], outcomes, 0, 1, together)
+    assert (allowed.roll_back, allowed.end) == (["c", "b"], "")
+    ended = judge(["a", "c", "b", "d"], outcomes, 0, 0, together)
+    assert ended.roll_back == ["a", "c", "b", "d"] and ended.end
+    assert judge(["a", "c", "b"], {"a": FAILED, "b": PASSED, "c": PASSED}, 0, 1, together).roll_back == []
+    assert judge(["c", "b"], {"b": BROKEN}, 0, 1, together).roll_back == ["b"], "one that is lost cannot go back"

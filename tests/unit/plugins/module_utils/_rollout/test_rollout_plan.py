@@ -5,7 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.plan import Host, drains_left, host_from, plan
+from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.plan import (
+    Host,
+    drains_left,
+    host_from,
+    plan,
+    rolled_back,
+)
 
 
 def host(name: str, unsettled: list[str] | None = None, reasons: list[str] | None = None, **replicas: Any) -> Host:
@@ -98,3 +104,43 @@ def test_only_replicas_of_hosts_of_this_rollout_that_wait_for_no_gate_are_left_o
     assert drains_left(hosts, settled, "g2") == ["http://h1:8000", "http://h1:8010"]
     assert drains_left(hosts, {"h1": ["triton-a-0"]}, "g1") == ["http://h1:8010"]
     assert drains_left({}, settled, "g1") == []
+
+
+def nodes(names: list[str], action: Any = RESTARTED) -> list[Host]:
+    """One replica on several hosts, the first of which leads."""
+    each = {
+        name: (action[0], {**action[1], "nodes": names, **({} if name == names[0] else {"http_url": ""})})
+        for name in names
+    }
+    return [host(name, big=values) for name, values in each.items()]
+
+
+def test_nodes_of_a_replica_are_changed_in_one_batch_the_leader_last() -> None:
+    hosts = [host("a", llama=RESTARTED), *nodes(["b", "c", "d"]), *nodes(["e", "f"])]
+    found = plan(hosts, [1], None)
+    assert found.batches == [["a"], ["c", "d", "b"], ["f", "e"]]
+    assert found.switched["b"] == {"llama": 1} and found.switched["c"] == {}, "one replica, whatever its nodes"
+    assert plan(hosts, [4], None).batches == [["a", "c", "d", "b"], ["f", "e"]]
+    assert found.interrupted == []
+
+
+def test_what_happens_to_one_node_happens_in_the_play_of_all() -> None:
+    leader, worker = nodes(["b", "c"])
+    same = nodes(["b", "c"], SAME)
+    assert dict(plan([leader, same[1]], [1], None).kinds) == {"b": "switched", "c": "switched"}
+    assert dict(plan([same[0], worker], [1], None).kinds) == {"b": "switched", "c": "switched"}
+    assert dict(plan(same, [1], None).kinds) == {"b": "unchanged", "c": "unchanged"}
+    started = nodes(["b", "c"], STARTED)
+    assert dict(plan([same[0], started[1]], [1], None).kinds) == {"b": "started", "c": "started"}
+
+
+def test_nodes_go_back_in_one_batch_and_others_as_they_are_asked_to() -> None:
+    def has(*replicas: list[str], workers: tuple[list[str], ...] = ()) -> dict[str, Any]:
+        made = [[{"replica": "r", "service": "triton-r", "nodes": one} for one in some] for some in (replicas, workers)]
+        return {"replicas": made[0], "workers": made[1]}
+
+    both = ["b", "c"]
+    found = rolled_back({"a": has([]), "b": has(both), "c": has(workers=(both,)), "d": has([])}, 1)
+    assert (found["hosts"], found["sizes"]) == (["a", "c", "b", "d"], [1, 2, 1])
+    assert found["together"] == {"a": ["a"], "b": ["c", "b"], "c": ["c", "b"], "d": ["d"]}
+    assert rolled_back({}, "50%") == {"hosts": [], "sizes": [1], "together": {}}
