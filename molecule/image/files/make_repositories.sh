@@ -1,5 +1,6 @@
 #!/bin/sh
-# Repositories with the paths, the submodule, the git-lfs file and the build arguments of upstream's, at two tags.
+# Repositories with the paths, the submodule, the git-lfs file and the build arguments of upstream's, at two tags; and that
+# of Triton's server with a build.py of its options and steps, make_repositories.sh BUILD_PY.
 set -e
 root=/srv/git
 [ -e "$root/done" ] && exit 0
@@ -47,9 +48,25 @@ COPY scripts scripts
 COPY tensorrt_llm tensorrt_llm
 COPY inflight_batcher_llm inflight_batcher_llm
 DOCKERFILE
+    cat > dockerfile/Dockerfile.triton.trt_llm_backend <<'DOCKERFILE'
+ARG BASE_IMAGE
+FROM ${BASE_IMAGE} as base
+ARG TRT_VER
+ENV TRT_VERSION=$TRT_VER
+ARG RELEASE_URL_TRT_x86
+ARG RELEASE_URL_TRT_ARM
+ENV TENSORRT="$RELEASE_URL_TRT_x86 $RELEASE_URL_TRT_ARM"
+DOCKERFILE
     git add -A
     git update-index --add --cacheinfo "160000,$(git -C "$root/NVIDIA/TensorRT-LLM.git" rev-parse "v$inner^{commit}"),tensorrt_llm"
     git commit -q -m "$tag" && git tag "v$tag"
 done
 git clone -q --bare . "$root/triton-inference-server/tensorrtllm_backend.git"
+
+git init -q -b main "$work/server"
+cd "$work/server"
+cp "$1" build.py && chmod 755 build.py
+echo 2.42.0 > TRITON_VERSION
+git add -A && git commit -q -m 24.01 && git branch r24.01
+git clone -q --bare . "$root/triton-inference-server/server.git"
 touch "$root/done"
