@@ -7,7 +7,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export MOLECULE_GLOB := molecule/*/molecule.yml
 unexport ANSIBLE_INVENTORY ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH
 
-.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution bench-fleet images docs changelog build clean
+.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution bench-fleet bench-scale images docs changelog build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench-distribution: setup ## an engine from host to host against rsync and scp; 
 
 bench-fleet: setup-hosts ## a change rolled through test hosts: seconds, answers a second meanwhile, bytes that the builder sent
 	@.venv/bin/python tests/bench/bench_fleet.py
+
+bench-scale: setup-hosts ## what a run without changes costs the controller, for real hosts and for replayed ones
+	@.venv/bin/python tests/bench/bench_scale.py
 
 conformance: setup ## the conformance suite for the demo's gateway, and for LiteLLM before the same Triton (make demo first)
 	@.venv/bin/python tools/conformance.py peers

@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run of site.yml that changes nothing costs the controller, by the number of hosts: a table, JSON with --json.
+
+    tests/bench/bench_scale.py [--real 1 10] [--replayed 10 100] [--peer] [--json FILE] [--keep]
+
+Real test hosts are brought up and deployed; then the run that changes nothing is counted. One host's answers are
+recorded, and answer in the place of any number of hosts, with the recorded host's Triton and gateway behind all: so the
+controller's part is seen for more hosts than fit on a machine. Told are tasks, commands on hosts and bytes sent to them
+per host, seconds, the controller's CPU seconds (Ansible's main process and its workers) per host, and its memory.
+
+With --peer, in the same run and on the same hosts, the role `podman` of fedora.linux_system_roles with one Quadlet,
+where the collection path has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(REPO / "tools")]
+
+import demo
+from _stages import StageError, Stages, main_guard
+
+CALLBACKS = REPO / "tests" / "bench" / "callback"
+NET, FIRST = "10.200.0.", 61  # of the hosts' addresses
+MOST_REAL = 30
+PEER = "fedora.linux_system_roles.podman"
+PEER_PLAY = [
+    {
+        "hosts": "gpu_hosts",
+        "gather_facts": True,
+        "tasks": [
+            {
+                "ansible.builtin.include_role": {"name": PEER},
+                "vars": {
+                    "podman_quadlet_specs": [
+                        {
+                            "name": "peer", "type": "container", "activate_systemd_unit": False,
+                            "Container": {"Image": "docker.io/library/none:latest", "ContainerName": "peer"},
+                        }
+                    ],
+                    "podman_fail_if_too_old": False, "podman_pull_image": False,
+                },
+            }
+        ],
+    }
+]  # fmt: skip
+
+
+class Scale:
+    """The hosts, and runs of playbooks that are counted."""
+
+    def __init__(self, stages: Stages, scratch: Path, real: int) -> None:
+        self.stages, self.scratch = stages, scratch
+        self.hosts = {f"bsc{number + 1}": f"{NET}{FIRST + number}" for number in range(real)}
+
+    def up(self) -> None:
+        """Boot the hosts and deploy to them."""
+        everyone = [f"{name}={address}" for name, address in self.hosts.items()]
+        self.stages.run("hosts", [demo.TESTBED, "up", *everyone], f"booting {len(everyone)} test hosts")
+        self.inventory(self.hosts)
+        self.run("deploy", "playbooks/site.yml")
+
+    def down(self) -> None:
+        """Remove the hosts."""
+        self.stages.run("hosts", [demo.TESTBED, "down", *self.hosts], "removing the test hosts")
+
+    def inventory(self, hosts: dict[str, str]) -> None:
+        """Write the inventory of these hosts, each with what the demo's host has."""
+        members = {name: {"ansible_host": address} for name, address in hosts.items()}
+        text = json.dumps({"all": {"children": {"gpu_hosts": {"hosts": members}}}})
+        (self.scratch / "hosts.yml").write_text(text, encoding="utf-8")
+        link = self.scratch / "group_vars"
+        if not link.is_symlink():
+            link.symlink_to(REPO / "inventories" / "demo" / "group_vars")
+
+    def run(self, name: str, playbook: str, mode: str = "count") -> dict[str, Any]:
+        """Run a playbook over the inventory; what the run was counted to take."""
+        place = self.scratch / "counts" / name.replace(" ", "-")
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        env = {
+            **os.environ, "ANSIBLE_CALLBACK_PLUGINS": str(CALLBACKS), "ANSIBLE_CALLBACKS_ENABLED": "host_answers",
+            "HOST_ANSWERS": str(place), "HOST_ANSWERS_MODE": mode,
+        }  # fmt: skip
+        self.stages.say(f"{name}: {Path(playbook).name}")
+        argv = ["ansible-playbook", "-i", str(self.scratch / "hosts.yml"), playbook]
+        done = subprocess.run(argv, cwd=REPO, env=env, text=True, capture_output=True, check=False)
+        if done.returncode:
+            raise StageError(f"{name} ended with {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-1000:]}")
+        found: dict[str, Any] = json.loads((place / "run.json").read_text(encoding="utf-8"))
+        calls = [json.loads(line) for line in (place / "calls.jsonl").read_text(encoding="utf-8").splitlines()]
+        hosts = len(json.loads((self.scratch / "hosts.yml").read_text())["all"]["children"]["gpu_hosts"]["hosts"])
+        return {
+            **found, "hosts": hosts, "calls": len(calls) / hosts, "bytes": sum(call["sent"] for call in calls) / hosts,
+            "guessed": sum(not call["exact"] for call in calls),
+        }  # fmt: skip
+
+
+def measured(
+    scale: Scale, real: Sequence[int], replayed: Sequence[int], peer: bool
+) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of the table."""
+    rows = []
+    play = scale.scratch / "peer.yml"
+    play.write_text(json.dumps(PEER_PLAY), encoding="utf-8")
+    everyone = list(scale.hosts.items())
+    for count in real:
+        scale.inventory(dict(everyone[:count]))
+        rows.append((f"{count} real", scale.run(f"{count} real", "playbooks/site.yml")))
+        if peer:
+            scale.run(f"{count} peer first", str(play))
+            rows.append((f"{count} real, {PEER}", scale.run(f"{count} peer", str(play))))
+    scale.inventory(dict(everyone[:1]))
+    scale.run("record", "playbooks/site.yml", "record")
+    address = everyone[0][1]
+    for count in replayed:
+        scale.inventory({f"replay{number:04d}": address for number in range(count)})
+        rows.append((f"{count} replayed", scale.run(f"{count} replayed", "playbooks/site.yml", "replay")))
+    return rows
+
+
+def table(rows: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+    """The lines of the table."""
+    lines = [f"{'hosts':<48} {'tasks':>6} {'calls':>6} {'KiB':>6} {'s':>7} {'CPU s':>7} {'a host':>7} {'MiB':>5}"]
+    for name, row in rows:
+        cpu = row["cpu_main"] + row["cpu_workers"]
+        lines.append(
+            f"{name:<48} {row['tasks']:>6} {row['calls']:>6.1f} {row['bytes'] / 1024:>6.0f} {row['seconds']:>7.1f} "
+            f"{cpu:>7.1f} {cpu / row['hosts']:>7.2f} {row['memory_mib']:>5}"
+        )
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--real", type=int, nargs="+", default=[1, 10], help="numbers of real hosts")
+    parser.add_argument("--replayed", type=int, nargs="*", default=[10, 100], help="numbers of replayed hosts")
+    parser.add_argument("--peer", action="store_true", help=f"run {PEER} on the real hosts too")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--keep", action="store_true", help="leave the test hosts")
+    args = parser.parse_args()
+    if max(args.real) > MOST_REAL or min(args.real) < 1:
+        raise StageError(f"--real takes 1 to {MOST_REAL} hosts.")
+    stages = Stages("bench")
+    os.environ.update(PATH=f"{demo.VENV / 'bin'}:{os.environ['PATH']}", ANSIBLE_CONFIG=str(REPO / "ansible.cfg"))
+    peer = args.peer
+    if peer and subprocess.run(["ansible-doc", "-t", "role", PEER], capture_output=True, check=False).returncode:
+        stages.say(f"SKIPPED: {PEER} is not in the collection path; install fedora.linux_system_roles for the peer.")
+        peer = False
+    demo.preflight()
+    demo.testbed(stages)
+    demo.images(stages)
+    demo.checkpoint(stages)
+    with tempfile.TemporaryDirectory() as scratch:
+        scale = Scale(stages, Path(scratch), max(args.real))
+        try:
+            scale.up()
+            rows = measured(scale, args.real, args.replayed, peer)
+        finally:
+            if not args.keep:
+                scale.down()
+    print("\n".join(table(rows)))
+    if args.json:
+        args.json.write_text(json.dumps(dict(rows), indent=1), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard("bench", main))
