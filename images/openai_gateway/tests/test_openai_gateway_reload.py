@@ -150,10 +150,9 @@ def test_what_takes_a_restart_waits_for_one(tmp_path: Path, checkpoint: Path, ba
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_signal_has_the_file_read_again(tmp_path: Path, checkpoint: Path, backend: str, workers: int) -> None:
     config = {"models": [model_entry(checkpoint, backend)], "workers": workers}
-    with running(tmp_path, config) as (process, _address):
-        log = tmp_path / "log"
-        assert wait_for(lambda: log.read_text().count("serves tiny") == workers)
-        time.sleep(0.5)
+    with running(tmp_path, config) as (process, address):
+        log, gateway = tmp_path / "log", Running(tmp_path, address)
+        assert gateway.serves_by(hashlib.sha256(gateway.path.read_bytes()).hexdigest())
         process.send_signal(signal.SIGHUP)
         assert wait_for(lambda: log.read_text().count("the configuration was read again") == workers)
         assert process.poll() is None
