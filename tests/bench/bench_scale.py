@@ -47,7 +47,7 @@ PEER_PLAY = [
                     "podman_quadlet_specs": [
                         {
                             "name": "peer", "type": "container", "activate_systemd_unit": False,
-                            "Container": {"Image": "docker.io/library/none:latest", "ContainerName": "peer"},
+                            "Container": {"Image": "localhost/none:latest", "ContainerName": "peer"},
                         }
                     ],
                     "podman_fail_if_too_old": False, "podman_pull_image": False,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine.election import elect, offer
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.election import elect, offer
 from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import fleet_map, fleet_table
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan as plan_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.plan import host_from, plan
