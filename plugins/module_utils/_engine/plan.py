@@ -38,7 +38,6 @@ class Request:
     release: Release | None = None
     image: str | None = None
     gpus: Sequence[gpu.GpuRef] | None = None
-    nodes: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     rebuild: str = "when_stale"
     verify: str = "stat"
@@ -47,6 +46,7 @@ class Request:
     examples_dir: str | None = None
     skip_preflight: Sequence[str] = ()
     attach: str | None = None
+    nodes: int = 1
 
     @property
     def devices(self) -> list[gpu.GpuRef]:
