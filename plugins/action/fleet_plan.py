@@ -10,8 +10,11 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
-from ansible_collections.trtllm.fleet.plugins.plugin_utils import _read_once  # noqa: F401 - every playbook begins here
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import described, nodes_told
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._read_once import read_filters
+
+# As this file is read, before there are workers: every playbook begins with this action.
+read_filters()
 
 
 class ActionModule(ActionBase):

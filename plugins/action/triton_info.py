@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from ansible_collections.trtllm.fleet.plugins.modules import triton_info
-from ansible_collections.trtllm.fleet.plugins.plugin_utils import _clients  # noqa: F401 - read before the workers
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._clients import read_clients
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._controller import ControllerActionBase
+
+read_clients()  # as this file is read, before there are workers
 
 
 class ActionModule(ControllerActionBase):

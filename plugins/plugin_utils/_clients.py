@@ -12,6 +12,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 
-for client in ("openai", "tritonclient.http"):
-    with contextlib.suppress(ImportError):  # said where it is used
-        importlib.import_module(client)
+
+def read_clients() -> None:
+    """Read both; one that is missing is told of where it is used."""
+    for client in ("openai", "tritonclient.http"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(client)

@@ -20,6 +20,3 @@ def read_filters() -> None:
     """Read all of them; one that cannot be read is told of where it is used."""
     for found in pkgutil.iter_modules(filters.__path__):
         filter_loader.get_with_context(f"trtllm.fleet.{found.name}")
-
-
-read_filters()

@@ -26,6 +26,8 @@ from .watch import BLOCK, Expected, Watch
 
 UNPACKED = "unpacked"
 ZSTD = (".tar.zst", ".tzst")
+# What the standard library raises for an archive that it cannot unpack; the last is zipfile's, for a way of packing
+# that it does not know.
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError)
 
 
