@@ -100,7 +100,8 @@ class ControllerActionBase(ActionBase):  # type: ignore[misc]
         except ImportError as error:
             raise AnsibleActionFail(missing_client(error)) from error
         except (FleetError, OSError) as error:
-            raise AnsibleActionFail(remove_values(sentence(error, "The controller"), hidden)) from error
+            # Ansible shows what an error comes from too, and that may quote a secret.
+            raise AnsibleActionFail(remove_values(sentence(error, "The controller"), hidden)) from None
         return result
 
     def _parameters(self) -> tuple[dict[str, Any], set[str]]:
