@@ -43,6 +43,15 @@ BESIDE = 3
 # Images that the demo does not need.
 MORE_IMAGES = {"checkpoint_fetch": "localhost/checkpoint_fetch:0.1.0"}
 
+# What says why a stage failed, in the words of ansible-playbook, ansible-lint, pytest and make.
+REASON = re.compile(r"^(fatal: |failed: |\[ERROR\]|ERROR|FAILED |E   |Error: |\S+: error: |.*Traceback \(most)")
+DETAIL = re.compile(r"^\s+(msg|assertion|stderr): ")
+TASK = re.compile(r"^(TASK|RUNNING HANDLER) \[")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# What molecule puts before a line of ansible-playbook.
+MARGIN = re.compile(r"^\s*│ ")
+REASONS_SHOWN, REASON_LENGTH = 12, 700
+
 # What the collection ships, and so what it answers for to ansible-test.
 SHIPPED = ("plugins/", "roles/", "playbooks/", "meta/", "changelogs/", "galaxy.yml", "README.md", "LICENSE")
 
@@ -71,9 +80,27 @@ class Stage:
         self.seconds = time.monotonic() - started
         return self.code == 0
 
+    def lines(self) -> list[str]:
+        """The log, without colours."""
+        return COLOUR.sub("", self.log.read_text(encoding="utf-8", errors="replace")).splitlines()
+
+    def reasons(self) -> list[str]:
+        """The lines of the log that say why the stage failed, the last ones, each after the task it belongs to."""
+        found: list[str] = []
+        task, failed = "", False
+        for line in (MARGIN.sub("", line) for line in self.lines()):
+            if TASK.match(line):
+                task, failed = line.rstrip(" *"), False
+            elif REASON.match(line) or (failed and DETAIL.match(line)):
+                if task and task not in found:
+                    found.append(task)
+                found.append(line if len(line) <= REASON_LENGTH else f"{line[:REASON_LENGTH]} ...")
+                failed = True
+        return found[-REASONS_SHOWN:]
+
     def report(self) -> str:
         """The stage's line, its last summary line, and its whole tail where it failed."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = self.lines()
         head = f"test: {'passed' if self.code == 0 else 'FAILED'}  {self.name} ({self.seconds:.0f} s)"
         if self.code == 0:
             closing = [line for line in lines if re.search(r"\b\d+ (passed|failed|skipped)\b", line)]
@@ -266,6 +293,8 @@ def run_lanes(reading: list[Stage], preparing: list[Stage], scenarios: list[Stag
     skipped = [stage for stage in stages if stage.code is None]
     for stage in failed:
         print(f"test: failed: {stage.name} (log: {stage.log})")
+        for line in stage.reasons():
+            print(f"      {line}")
     for stage in skipped:
         print(f"test: not run: {stage.name}")
     print(f"stages: {len(stages) - len(failed) - len(skipped)} passed, {len(failed) + len(skipped)} failed")
