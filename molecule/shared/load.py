@@ -116,7 +116,10 @@ def main() -> None:
     stop.set()
     for thread in threads:
         thread.join()
-    options.out.write_text(json.dumps(counts.report(), indent=2) + "\n", encoding="utf-8")
+    # who waits for the file finds all of it
+    whole = options.out.with_suffix(".part")
+    whole.write_text(json.dumps(counts.report(), indent=2) + "\n", encoding="utf-8")
+    whole.replace(options.out)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from . import engine, files, network, outer, rootfs
 from .errors import TestbedError
 from .settings import DYNAMIC_RANGE, LABEL, NETWORK, REGISTRY_HOST, REGISTRY_VOLUME, Settings
 
-BOOT_SECONDS = 60
+# A host has started what it serves before it counts as booted, and others use the processors meanwhile.
+BOOT_SECONDS = 300
 SPEC_LABEL = f"{LABEL}.spec"
 IMAGE_LABEL = f"{LABEL}.image"
 
@@ -295,7 +296,8 @@ def down(settings: Settings, names: Iterable[str] | None) -> list[str]:
 def act(settings: Settings, action: str, names: Sequence[str]) -> None:
     """stop, cut, start, pause or unpause hosts: a node that is lost and comes back."""
     client = engine.connect(settings)
-    for container in find(client, names):
+
+    def one(container: Any) -> None:
         off = settings.off / container.name
         if action == "start":
             off.unlink(missing_ok=True)
@@ -307,6 +309,11 @@ def act(settings: Settings, action: str, names: Sequence[str]) -> None:
             container.stop(timeout=10 if action == "stop" else 0)
         else:
             getattr(container, action)()
+
+    found = find(client, names)
+    with ThreadPoolExecutor(max_workers=max(len(found), 1)) as pool:
+        for _ in pool.map(one, found):
+            pass
 
 
 def table(settings: Settings) -> list[dict[str, str]]:
