@@ -28,8 +28,8 @@ from ansible_collections.trtllm.fleet.plugins.plugin_utils._filters import as_fi
 
 def rollout_plan(
     found: Mapping[str, Mapping[str, Any]],
-    serial: Optional[Sequence[Any]] = None,
-    min_available: Optional[int] = None,
+    serial: Any = None,
+    min_available: Any = None,
 ) -> dict[str, Any]:
     """The rollout of the fleet, from what each host would change."""
     hosts = [

@@ -41,8 +41,8 @@ def size_of(count: Any, total: int, option: str) -> int:
 def batches(
     changes: Sequence[Change],
     in_service: Mapping[str, int],
-    serial: Optional[Sequence[Count]] = None,
-    min_available: Optional[int] = None,
+    serial: Union[Sequence[Count], Count, None] = None,
+    min_available: Optional[Count] = None,
 ) -> list[list[str]]:
     """The hosts of *changes* in batches, in their order as far as it can be kept.
 
@@ -50,6 +50,8 @@ def batches(
     batches as Ansible has them, the last one for all that follow; *min_available* how many replicas of a model stay
     in service at any time. Raises `FleetError` where a host cannot be switched without going below that.
     """
+    # One size alone need not be a list, as in a play.
+    serial = [serial] if isinstance(serial, (int, str)) else serial
     sizes = [size_of(count, len(changes), "rollout_serial") for count in (serial or DEFAULT_SERIAL)]
     at_least = kept(changes, in_service, min_available)
     waiting = [(unit, _switched(unit)) for unit in _units(changes)]
@@ -112,7 +114,7 @@ def too_few(
 
 
 def interrupted(
-    changes: Sequence[Change], in_service: Mapping[str, int], min_available: Optional[int] = None
+    changes: Sequence[Change], in_service: Mapping[str, int], min_available: Optional[Count] = None
 ) -> list[str]:
     """The models that nothing serves while their host is switched, as one host has all of their replicas."""
     at_least = kept(changes, in_service, min_available)
@@ -145,11 +147,9 @@ def members(batches: Sequence[Sequence[str]], placeholder: str = "") -> list[dic
     return found
 
 
-def kept(changes: Sequence[Change], in_service: Mapping[str, int], min_available: Optional[int]) -> dict[str, int]:
+def kept(changes: Sequence[Change], in_service: Mapping[str, int], min_available: Optional[Count]) -> dict[str, int]:
     """How many replicas of each model stay. What was asked for is refused where it cannot be kept, never lowered."""
-    wanted = DEFAULT_MIN_AVAILABLE if min_available is None else min_available
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
-        raise FleetError(f"rollout_min_available is {min_available!r}; give a number of replicas, 0 or more.")
+    wanted = DEFAULT_MIN_AVAILABLE if min_available is None else _minimum(min_available)
     found: dict[str, int] = {}
     for unit in _units(changes):
         hosts = ", ".join(change.host for change in unit)
@@ -163,6 +163,13 @@ def kept(changes: Sequence[Change], in_service: Mapping[str, int], min_available
                 )
             found[model] = min(found.get(model, wanted), max(left, 0))
     return found
+
+
+def _minimum(count: Any) -> int:
+    """As it was given: with ``-e`` of Ansible's command line a number is a text."""
+    if isinstance(count, bool) or not re.fullmatch(r"\d{1,6}", str(count).strip()):
+        raise FleetError(f"rollout_min_available is {count!r}; give a number of replicas, 0 or more.")
+    return int(count)
 
 
 def _bearable(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from .._base.tables import columns
 from .._service.types import DONE, NONE, REMOVE, RESTART
@@ -108,7 +108,7 @@ def host_from(
     return Host(name, replicas, list(unsettled), list(reasons), builds)
 
 
-def plan(hosts: Sequence[Host], serial: Optional[Sequence[Count]], min_available: Optional[int]) -> Rollout:
+def plan(hosts: Sequence[Host], serial: Union[Sequence[Count], Count, None], min_available: Optional[Count]) -> Rollout:
     """The rollout. Raises `FleetError` for options that cannot be kept."""
     in_service = Counter(r.model for host in hosts for r in host.replicas if r.serves and r.url)
     groups = together(hosts)

@@ -50,9 +50,15 @@ def test_a_model_on_one_host_is_switched_and_said_to_be_interrupted() -> None:
     assert interrupted(changes, {"llama": 2, "gpt2": 2}) == ["llama"]
 
 
-def test_what_was_asked_for_is_refused_where_it_cannot_be_kept() -> None:
+@pytest.mark.parametrize("minimum", [2, "2"])
+def test_what_was_asked_for_is_refused_where_it_cannot_be_kept(minimum: Any) -> None:
     with pytest.raises(FleetError, match=r"llama would have 1 of 2 replicas .* while h1 is switched, .* asks for 2"):
-        batches(hosts(2), {"llama": 2}, None, 2)
+        batches(hosts(2), {"llama": 2}, None, minimum)
+
+
+@pytest.mark.parametrize("serial", [2, "2", "50%", [2], ["50%"]])
+def test_one_size_is_given_with_and_without_a_list(serial: Any) -> None:
+    assert [len(batch) for batch in batches(hosts(4), {"llama": 9}, serial)] == [2, 2]
 
 
 @pytest.mark.parametrize("count", [0, "0%", "101%", "many", True, -1, 1.5, None])
@@ -61,7 +67,7 @@ def test_a_size_that_is_none_is_refused(count: Any) -> None:
         size_of(count, 10, "rollout_serial")
 
 
-@pytest.mark.parametrize("count", [-1, True, "two"])
+@pytest.mark.parametrize("count", [-1, True, "two", "-1", 1.5, ""])
 def test_a_minimum_that_is_none_is_refused(count: Any) -> None:
     with pytest.raises(FleetError, match="rollout_min_available is"):
         batches(hosts(2), {"llama": 2}, None, count)
