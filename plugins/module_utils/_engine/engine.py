@@ -58,6 +58,9 @@ class BuildFailed(FleetError):
 class Engine:
     """The engine called *request.name* on this host. Methods return the module's result."""
 
+    # What builds; a pod of Kubernetes, which is a container itself, has another.
+    jobs: type[Job] = Job
+
     def __init__(self, request: Request, check_mode: bool, environment: Mapping[str, str] | None = None) -> None:
         self.request, self.check_mode = request.located(), check_mode
         self.environment = dict(environment or {})
@@ -132,7 +135,7 @@ class Engine:
     def present(self) -> dict[str, Any]:
         """Compare and, where needed and allowed, start a build or join the one that runs."""
         request = self.request
-        facts = gather(request, tolerant=self.check_mode)
+        facts = self._gather()
         chosen = request.release or self._release_in(facts.image_id)
         wanted = self._describe(chosen, facts)
         path = self.store.path(request.name, wanted.fingerprint)
@@ -152,10 +155,18 @@ class Engine:
             return result
         if chosen is None or facts.image_id is None:
             raise FleetError(f"The release in {request.image_reference} is not known; give release.")
-        version = self.images.version(facts.image_id, request.image_reference)
+        version = self._version(facts.image_id)
         self._refuse_other_release(chosen, version)
         with self.store.lock(request.name):
             return self._build(wanted, facts, {**result, "tensorrt_llm_version": version})
+
+    def _gather(self) -> Facts:
+        """What the host says."""
+        return gather(self.request, tolerant=self.check_mode)
+
+    def _version(self, image_id: str) -> str:
+        """The TensorRT-LLM version of the image."""
+        return self.images.version(image_id, self.request.image_reference)
 
     def _newest_intact(self) -> Path | None:
         for path in self.store.published(self.request.name):
@@ -172,9 +183,9 @@ class Engine:
 
     def _tidied(self, result: dict[str, Any]) -> dict[str, Any]:
         """Remove what a run left that was killed between publishing and cleaning up."""
-        if not self.check_mode and Job.of_name(self.root, self.request.name):
+        if not self.check_mode and self.jobs.of_name(self.root, self.request.name):
             with self.store.lock(self.request.name):
-                for job in Job.of_name(self.root, self.request.name):
+                for job in self.jobs.of_name(self.root, self.request.name):
                     if job.fingerprint == result["fingerprint"] and job.state().state != "running":
                         self._drop(job)
         return result
@@ -239,12 +250,12 @@ class Engine:
         reasons, _ = self._reasons(wanted, Facts())
         if not reasons:
             return {**result, "reasons": [*result["reasons"], "another run has made it meanwhile"]}
-        for other in Job.of_name(self.root, name):
+        for other in self.jobs.of_name(self.root, name):
             if other.fingerprint != wanted.fingerprint:
                 if other.state().state == "running":
                     result["reasons"].append(f"the build of {other.fingerprint[:SHORT]} was stopped, it is superseded")
                 self._drop(other, spare=wanted.converted_fingerprint)
-        job = Job(self.root, name, wanted.fingerprint)
+        job = self.jobs(self.root, name, wanted.fingerprint)
         state = job.state()
         if state.state == "running":
             return self._report(job, state, result)
@@ -300,7 +311,7 @@ class Engine:
         """Report on the build with the id *request.attach*, and collect its result once it has ended."""
         name, wanted_id = self.request.name, self.request.attach
         with self.store.lock(name):
-            for job in Job.of_name(self.root, name):
+            for job in self.jobs.of_name(self.root, name):
                 spec = job.spec()
                 if spec.get("id") != wanted_id:
                     continue
@@ -422,18 +433,18 @@ class Engine:
         result = self.present()
         while result["building"]:
             time.sleep(poll)
-            engine = Engine(replace(self.request, attach=result["job"]["id"]), False)
+            engine = type(self)(replace(self.request, attach=result["job"]["id"]), False)
             result = engine.attached()
         return result
 
     def cancel(self) -> dict[str, Any]:
         """Stop whatever builds an engine of this name."""
-        running = Job.of_name(self.root, self.request.name)
+        running = self.jobs.of_name(self.root, self.request.name)
         result = {"changed": bool(running), "building": False, "name": self.request.name,
                   "cancelled": [job.fingerprint for job in running]}  # fmt: skip
         if running and not self.check_mode:
             with self.store.lock(self.request.name):
-                for job in Job.of_name(self.root, self.request.name):
+                for job in self.jobs.of_name(self.root, self.request.name):
                     self._drop(job)
         return result
 
@@ -450,7 +461,7 @@ class Engine:
         """Remove every engine of this name, and stop its build."""
         name = self.request.name
         home = self.root / "engines" / name
-        jobs = Job.of_name(self.root, name)
+        jobs = self.jobs.of_name(self.root, name)
         leftovers = (
             [path.name for path in home.iterdir() if re.match(r"[0-9a-f]{64}", path.name)] if home.is_dir() else []
         )
@@ -459,7 +470,7 @@ class Engine:
         result["diff"] = {"before": {"engines": sorted(published)}, "after": {"engines": []}}
         if result["changed"] and not self.check_mode:
             with self.store.lock(name):
-                for job in Job.of_name(self.root, name):
+                for job in self.jobs.of_name(self.root, name):
                     self._drop(job)
                 for entry in sorted(home.iterdir()):
                     if re.match(r"[0-9a-f]{64}", entry.name):

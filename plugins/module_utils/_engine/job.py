@@ -108,7 +108,7 @@ class Job:
         if not self.exists:
             return JobState("absent")
         # podman first: a runner tells its end before it ends, so what it wrote is final once the container has.
-        container = cli.container_state(self.container)
+        container = self._container()
         status = self._status()
         known = JobState(
             state=status.get("state", "interrupted"),
@@ -162,30 +162,46 @@ class Job:
         write_atomically(self.directory / "spec.json", json.dumps(spec).encode())
         write_atomically(self.log, b"")
         try:
-            cli.run_detached(
-                image,
-                ["python3", str(self.directory / "runner.py"), str(self.directory / "spec.json")],
-                name=self.container,
-                labels={
-                    label("engine"): self.name,
-                    label("fingerprint"): self.fingerprint,
-                    label("job"): identity,
-                },
-                volumes=[f"{self.directory}:{self.directory}", f"{self.log.parent}:{self.log.parent}", *volumes],
-                devices=devices,
-                environment=environment,
-                network=network,
-                options=CONTAINER_OPTIONS,
-            )
+            self._run(image, identity, [f"{self.directory}:{self.directory}", f"{self.log.parent}:{self.log.parent}",
+                      *volumes], devices, environment, network)  # fmt: skip
         except cli.PodmanError:
             self.discard()
             raise
         return identity
 
+    # -- the container, which a pod of Kubernetes is itself -----------------------------------------------------
+
+    def _container(self) -> cli.ContainerState | None:
+        """How podman has it; None where there is none."""
+        return cli.container_state(self.container)
+
+    def _run(
+        self, image: str, identity: str, volumes: Sequence[str], devices: Sequence[str],
+        environment: Mapping[str, str], network: str,
+    ) -> None:  # fmt: skip
+        cli.run_detached(
+            image,
+            ["python3", str(self.directory / "runner.py"), str(self.directory / "spec.json")],
+            name=self.container,
+            labels={
+                label("engine"): self.name,
+                label("fingerprint"): self.fingerprint,
+                label("job"): identity,
+            },
+            volumes=volumes,
+            devices=devices,
+            environment=environment,
+            network=network,
+            options=CONTAINER_OPTIONS,
+        )
+
+    def _remove(self) -> None:
+        cli.remove(self.container)
+
     def discard(self) -> bool:
         """End the container if it runs, remove it and the job's directory; the log stays. True if there was any."""
         existed = self.exists
-        cli.remove(self.container)
+        self._remove()
         shutil.rmtree(self.directory, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.directory.parent.rmdir()

@@ -109,8 +109,8 @@ class Wanted:
 class _Gatherer:
     """Asks the image store, the GPUs and the checkpoint at the same time: each mostly waits."""
 
-    def __init__(self, request: Request, tolerant: bool) -> None:
-        self.request, self.tolerant, self.facts = request, tolerant, Facts()
+    def __init__(self, request: Request, tolerant: bool, image_id: str | None = None) -> None:
+        self.request, self.tolerant, self.image_id, self.facts = request, tolerant, image_id, Facts()
 
     def gather(self) -> Facts:
         with ThreadPoolExecutor(3) as pool:
@@ -135,6 +135,9 @@ class _Gatherer:
             return None
 
     def _image(self) -> str:
+        if self.image_id is not None:
+            self.facts.image_seen = True
+            return self.image_id
         remembered = Images(self.request.root).remembered_id(self.request.image_reference)
         if remembered is not None:
             return remembered
@@ -214,14 +217,17 @@ def require_image(request: Request, facts: Facts, *, tolerant: bool) -> list[str
     return []
 
 
-def gather(request: Request, *, tolerant: bool) -> Facts:
-    """Ask the host. With *tolerant* (check mode) what is missing is noted; otherwise it raises `FleetError`."""
+def gather(request: Request, *, tolerant: bool, image_id: str | None = None) -> Facts:
+    """Ask the host. With *tolerant* (check mode) what is missing is noted; otherwise it raises `FleetError`.
+
+    *image_id*: what stands for the image where there is no podman to ask, as in a container of it.
+    """
     check_options(request.options)
     check_settings(timeout=request.timeout)
     if request.release is not None:
         require_engines(request.release)
     check_ranks(request.options, request.devices, request.nodes)
-    return _Gatherer(request, tolerant).gather()
+    return _Gatherer(request, tolerant, image_id).gather()
 
 
 def family_of(request: Request, config: ModelConfig | None) -> str | None:
