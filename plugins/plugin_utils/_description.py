@@ -97,7 +97,7 @@ def described(
     if only_gateway:
         spec["trtllm_models"]["required"] = False
     refuse_other_shapes(given, spec)
-    validated = ArgumentSpecValidator(_with_defaults(spec)).validate(given)
+    validated = ArgumentSpecValidator(with_defaults(spec)).validate(given)
     if validated.error_messages:
         raise FleetError("; ".join(validated.error_messages) + ".")
     values = dict(validated.validated_parameters)
@@ -195,14 +195,14 @@ def _fronted_elsewhere(values: Mapping[str, Any]) -> bool:
     return any(gateway != values["host"] for gateway in gateways)
 
 
-def _with_defaults(spec: Mapping[str, Any]) -> dict[str, Any]:
+def with_defaults(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The same spec, with every dictionary that has options filled with their defaults."""
     known = ("type", "required", "default", "choices", "elements", "no_log", "aliases")
     out: dict[str, Any] = {}
     for name, option in spec.items():
         out[name] = {key: value for key, value in option.items() if key in known}
         if "options" in option:
-            out[name]["options"] = _with_defaults(option["options"])
+            out[name]["options"] = with_defaults(option["options"])
             # One without a default is given as a whole or not at all.
             if option.get("type") == "dict" and not option.get("required") and "default" in option:
                 out[name]["apply_defaults"] = True

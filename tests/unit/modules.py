@@ -17,7 +17,8 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan
-from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import _with_defaults, load_spec
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import load_spec, with_defaults
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._kubernetes import Output, cluster
 
 PACKAGE = "ansible_collections.trtllm.fleet.plugins.modules"
 DIRECTORY = Path(__file__).resolve().parents[2] / "plugins" / "modules"
@@ -101,6 +102,8 @@ def call(name: str, arguments: Mapping[str, Any], *, check: bool = False) -> dic
     """The module's result."""
     if name == "fleet_plan":
         return _planned(arguments)
+    if name == "kubernetes_manifests":
+        return _rendered(arguments)
     said = io.StringIO()
     with (
         patch_module_args({**arguments, "_ansible_check_mode": check}),
@@ -114,9 +117,17 @@ def call(name: str, arguments: Mapping[str, Any], *, check: bool = False) -> dic
 
 def _planned(arguments: Mapping[str, Any]) -> dict[str, Any]:
     given = {"trtllm_triton_address": "127.0.0.1", **arguments}
-    validated = ArgumentSpecValidator(_with_defaults(load_spec())).validate(given)
+    validated = ArgumentSpecValidator(with_defaults(load_spec())).validate(given)
     assert not validated.error_messages, validated.error_messages
     try:
         return {"changed": False, "plan": plan(validated.validated_parameters)}
+    except FleetError as error:
+        return {"failed": True, "msg": str(error)}
+
+
+def _rendered(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        output = Output(arguments["output"])
+        return {"changed": bool(output.differences({})), "objects": cluster(arguments, {})}
     except FleetError as error:
         return {"failed": True, "msg": str(error)}

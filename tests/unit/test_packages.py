@@ -36,6 +36,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "_plan": {"_base", "_hub", "_release", "_repository", "_triton"},
     "_fleet": {"_base", "_checkpoint", "_triton"},
+    "_kubernetes": {
+        "_base",
+        "_release",
+        "_artifact",
+        "_podman",
+        "_hub",
+        "_host",
+        "_engine",
+        "_repository",
+        "_triton",
+    },
 }
 
 

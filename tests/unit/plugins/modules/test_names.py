@@ -18,7 +18,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import (
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.options import REPLICA_OPTIONS
-from unit import modules
+from unit import kubernetes_fakes, modules
 from unit.modules import Option
 
 BAD_NAMES = ["..", ".", "", "a/b", "/x", "../x", "a\nb", "a b", "-x", "x" * 300]
@@ -165,6 +165,7 @@ WITH_PATHS: dict[str, dict[str, Any]] = {
     "container_service": UNIT,
     "container_service_rollback": {"names": ["x"]},
     "fleet_plan": MODEL,
+    "kubernetes_manifests": {**kubernetes_fakes.given(), "output": "ROOT/rendered"},
     "openai_gateway_drain": {"urls": ["http://127.0.0.1:8000"], "timeout": 0, "gateway_url": "http://127.0.0.1:1"},
     "port_check": LISTEN,
     "repository_key": {"source": "/x", "dest": "/x"},
