@@ -46,6 +46,7 @@ ROLES = [
     "triton",
     "tokenizer",
     "openai_gateway",
+    "kubernetes",
 ]
 HEAD = """# Reference of the roles
 
