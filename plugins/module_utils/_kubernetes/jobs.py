@@ -25,6 +25,8 @@ from .._base.pyz import closure, pyz
 from .._engine.engine import CALIBRATING
 from .._engine.inputs import host_paths
 from .._hub.request import CONSENTS, request_of
+from .._release.releases import release as release_of
+from .._release.releases import require_engines
 from .names import name_of
 from .objects import (
     CONTAINER_SECURITY,
@@ -94,6 +96,9 @@ def fetch(settings: Settings, checkpoint: Mapping[str, Any], image: str) -> list
             raise FleetError(f"{where}path is {checkpoint['path']}; give one below trtllm_root ({settings.root}), "
                              "which the volume holds.")  # fmt: skip
         return []
+    if checkpoint.get("location") == "controller":
+        raise FleetError(f"{where}location is controller, but in a cluster a Job downloads; leave it out, or bring the "
+                         "checkpoint into the volume and give source path, location host and in_place.")  # fmt: skip
     for option in ("token_file", "cache"):
         if checkpoint.get(option):
             instead = "kubernetes_token_secret" if option == "token_file" else "the source alone"
@@ -115,6 +120,7 @@ def build(
     release: str, environment: Mapping[str, str],
 ) -> list[Item]:  # fmt: skip
     """The Job that builds an engine on a node with the GPUs that will serve it, and renders its repository."""
+    require_engines(release_of(release))
     name, own = str(engine["name"]), settings.models[str(engine["name"])]
     options = dict(engine["options"])
     for option, path in host_paths(options).items():

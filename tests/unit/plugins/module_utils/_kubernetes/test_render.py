@@ -348,6 +348,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (with_model(checkpoint=ON_HOST), "in_place"),
     (with_model(checkpoint={**ON_HOST, "in_place": True}), "below trtllm_root"),
     (with_model(checkpoint={**HUB, "cache": "/srv/cache"}), "cache is a path of a host"),
+    (with_model(checkpoint={**HUB, "location": "controller"}), "location is controller"),
     (given(trtllm_models="text"), "is no list"),
     (given(trtllm_models=[]), "empty"),
 ]  # fmt: skip
