@@ -116,10 +116,22 @@ class Gateway:
         card = {"id": model.name, "object": "model", "created": self.started, "owned_by": "trtllm.fleet"}
         return {**card, "max_model_len": model.max_seq_len} if model.max_seq_len else card
 
+    def measure(self) -> None:
+        """Put into the metrics what is not counted as it happens."""
+        self.metrics.queued.set(self.gate.queued)
+        for model in self.models.values():
+            for replica in model.replicas.replicas:
+                self.metrics.outstanding.labels(model.name, replica.url).set(replica.own)
+                self.metrics.failures.labels(model.name, replica.url).set(replica.failures)
+                self.metrics.draining.labels(model.name, replica.url).set(model.replicas.drains(replica))
+
     async def look_each_second(self) -> None:
-        """Take over what changes while this runs."""
+        """Take over what changes while this runs, and tell the other workers what was counted."""
         while True:
             try:
+                if self._shared.workers > 1:
+                    self.measure()
+                    self.metrics.tell()
                 self._look_at_replicas()
                 self.clients.look_again()
                 if self.file:
@@ -180,7 +192,7 @@ class Gateway:
             builder = builder_of(planned)
             if body.stream:
                 return await self._stream(http, model, planned, builder, meter)
-            async with WhileConnected(http.receive):
+            async with WhileConnected(http.scope):
                 await meter.admitted(self.gate)
                 answers = await together([_whole(model, asked, meter) for asked in planned.requests])
         except BaseException as error:
@@ -198,7 +210,7 @@ class Gateway:
         """Begin a stream once the first piece is there, so that an error before it has its own status."""
         answer = merged([model.answer(asked) for asked in planned.requests])
         try:
-            async with WhileConnected(http.receive):
+            async with WhileConnected(http.scope):
                 await meter.admitted(self.gate)
                 first = await anext(answer)
         except BaseException:
@@ -443,12 +455,7 @@ def _routes(app: FastAPI, gateway: Gateway) -> None:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        gateway.metrics.queued.set(gateway.gate.queued)
-        for served in gateway.models.values():
-            for replica in served.replicas.replicas:
-                gateway.metrics.outstanding.labels(served.name, replica.url).set(replica.own)
-                gateway.metrics.failures.labels(served.name, replica.url).set(replica.failures)
-                gateway.metrics.draining.labels(served.name, replica.url).set(served.replicas.drains(replica))
+        gateway.measure()
         return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 

@@ -75,9 +75,8 @@ def invalid_body(error: ValidationError) -> ApiError:
     """Word the first thing wrong with a body as OpenAI does."""
     first = error.errors()[0]
     message = str(first["msg"]).removeprefix("Value error, ")
-    if first["type"] == "json_invalid":
-        detail = first.get("ctx", {}).get("error", message)
-        return ApiError(400, f"The body of the request is not valid JSON: {detail}.")
+    if first["type"] == "model_type":
+        message = "Input should be an object"  # and not an instance of some class
     path = list(first["loc"])
     if not path:
         return ApiError(400, f"The body of the request must be a JSON object: {message}.")

@@ -288,7 +288,7 @@ class ServedModel:
         """
         limit, wanted = self.max_seq_len, request.max_tokens
         most = wanted or request.default_max_tokens
-        if limit is None or (interface.counts_tokens and len(prompt.encode()) + SPECIAL_ROOM + most <= limit):
+        if limit is None or (interface.counts_tokens and _fits(prompt, limit - SPECIAL_ROOM - most)):
             return most, None
         tokens, exact = await self.tokenizer.count_up_to(limit, prompt, special=interface.adds_special_tokens)
         left = limit - tokens
@@ -332,6 +332,11 @@ def _text(response: Mapping[str, Any]) -> str:
     if isinstance(value, list):
         value = value[0] if value else ""
     return str(value)
+
+
+def _fits(prompt: str, room: int) -> bool:
+    """Whether *prompt* has at most *room* bytes; one of more characters is not looked through."""
+    return len(prompt) <= room and len(prompt.encode()) <= room
 
 
 def _number(value: Any) -> int | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,6 +16,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
     multiprocess,
+    values,
 )
 
 from openai_gateway.clients import Account
@@ -26,7 +27,39 @@ from openai_gateway.serving import CLIENT_GONE, ClientGone
 
 LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+SEVERAL = "PROMETHEUS_MULTIPROC_DIR" in os.environ  # workers, which tell each other their numbers by files
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each counter
+Filed: Any = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+
+
+class LateFiled(Filed):  # type: ignore[misc]
+    """A number in a file for all workers that is written there once a second: writing takes longer than counting."""
+
+    every: ClassVar[list[LateFiled]] = []
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.every.append(self)
+
+    def inc(self, amount: float) -> None:
+        """Count; the event loop is the only one who does."""
+        self._value += amount
+
+    def set(self, value: float, timestamp: float | None = None) -> None:
+        """Have it be *value*."""
+        self._value, self._timestamp = value, timestamp or 0.0
+
+    def get(self) -> float:
+        """This worker's number."""
+        return float(self._value)
+
+    def write(self) -> None:
+        """Tell the others."""
+        self._file.write_value(self._key, self._value, self._timestamp)
+
+
+if SEVERAL:
+    values.ValueClass = LateFiled
 
 
 class EndpointMetrics(NamedTuple):
@@ -87,10 +120,16 @@ class Metrics:
         """Count a request for which no model was asked; *model* may be empty."""
         self.requests.labels(model, endpoint, str(status)).inc()
 
+    def tell(self) -> None:
+        """Tell the other workers, as is done each second."""
+        for value in LateFiled.every:
+            value.write()
+
     def render(self) -> bytes:
-        """The whole exposition."""
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        """The whole exposition; the numbers of other workers are up to a second old."""
+        if not SEVERAL:
             return generate_latest(self.registry)
+        self.tell()
         everybody = CollectorRegistry()
         multiprocess.MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
         return generate_latest(everybody)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The limits of a connection before any of its requests is understood: size of a head, time to send a request."""
+"""The limits of a connection before any of its requests is understood: size of a head, time to send a request; and
+who wants to know when its client has gone."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -20,12 +22,23 @@ class LimitedProtocol(HttpToolsProtocol):
 
     read_timeout = 60.0  # seconds in which a request must have arrived, its body included
     stopping = False  # the gateway takes no new connections; those that it has taken get their answer
+    lost = False  # its client has gone
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._head = 0  # bytes of the head that is being read, 0 while none is
         self._in_head = True
         self._deadline: asyncio.TimerHandle | None = None
+        self._watching: set[Callable[[], None]] = set()
+
+    def watch(self, gone: Callable[[], None]) -> None:
+        """Have *gone* called when the connection is lost."""
+        self._watching.add(gone)
+        self.flow.resume_reading()  # after a long body nothing is read, and that the client goes would not be seen
+
+    def unwatch(self, gone: Callable[[], None]) -> None:
+        """Have it called no more."""
+        self._watching.discard(gone)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the first request its time."""
@@ -49,9 +62,21 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the time limit."""
+        """Forget the time limit, and tell those that work for this client."""
         self._arrived()
         super().connection_lost(exc)
+        self._client_left()
+
+    def eof_received(self) -> None:
+        """The client sends no more, so it has gone, and the connection is closed."""
+        self._client_left()
+
+    def _client_left(self) -> None:
+        self.lost = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # nothing is missed where no answer is begun
+        for gone in list(self._watching):
+            gone()
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a head."""
@@ -65,6 +90,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self.scope["state"]["connection"] = self
         self._in_head = True
         if self._deadline is None:
             self._expect()

@@ -346,6 +346,9 @@ def test_an_unknown_model_is_404_and_a_broken_body_400(send: Client) -> None:
     for body in ("{", "[]", '"x"', surrogate, nan):
         broken = send("/v1/completions", body, headers={"content-type": "application/json"})
         assert broken.status_code == 400 and broken.json()["error"]["type"] == "invalid_request_error"
+        if body == "[]":
+            said = broken.json()["error"]["message"]
+            assert said == "The body of the request must be a JSON object: Input should be an object."
     assert send("/v1/nothing").json()["error"]["message"] == "Unknown request URL: GET /v1/nothing."
     wrong = send("/v1/completions")
     assert wrong.status_code == 405 and wrong.headers["allow"] == "POST"

@@ -135,15 +135,48 @@ def test_a_client_that_goes_away_stops_the_work_in_triton(
 def test_abandoned_requests_do_not_keep_the_next_one_waiting(
     client: openai.OpenAI, url: str, triton: FakeTriton
 ) -> None:
-    triton.delay = 0.5
+    triton.delay = 3600
+    connections = [begun(url, {"model": "tiny", "prompt": "Hi", "stream": n % 2 == 0}) for n in range(20)]
+    assert wait_for(lambda: len(triton.seen) == 20)
+    for connection in connections:
+        connection.close()
+    assert wait_for(lambda: triton.cancelled == 20)
+    triton.delay = 0
+    assert client.completions.create(model="tiny", prompt="Hi").choices[0].text == "Hello, world!"
+
+
+def test_a_client_is_seen_to_go_after_a_long_body(client: openai.OpenAI, url: str, triton: FakeTriton) -> None:
+    """No more is read of a connection than a body's worth, until somebody wants to know more."""
+    triton.delay = 3600
+    connection = begun(url, {"model": "tiny", "prompt": "Hi", "user": "x" * 500_000})
+    assert wait_for(lambda: len(triton.seen) == 1)
+    connection.close()
+    assert wait_for(lambda: triton.cancelled == 1)
+
+
+def test_requests_of_clients_that_went_at_once_are_nobodys_work(
+    triton: FakeTriton, checkpoint: Path, tmp_path: Path
+) -> None:
+    triton.seen.clear()
+    with serving(triton.app) as backend, running(tmp_path, {"models": [model_entry(checkpoint, backend)]}) as found:
+        process, url = found
+        process.send_signal(signal.SIGSTOP)  # so that it finds all of them gone, however quick it is
+        for _ in range(20):
+            begun(url, {"model": "tiny", "prompt": "Hi"}).close()
+        process.send_signal(signal.SIGCONT)
+        counted = 'openai_gateway_requests_total{code="499",endpoint="completions",model="tiny"} 20.0'
+        assert wait_for(lambda: counted in httpx.get(f"{url}/metrics", timeout=60).text)
+        assert not triton.seen
+    assert "ERROR" not in (tmp_path / "log").read_text()
+
+
+def begun(url: str, body: dict[str, Any]) -> socket.socket:
+    """A connection on which a request for an answer was sent."""
     host, port = url.removeprefix("http://").split(":")
-    body = json.dumps({"model": "tiny", "prompt": "Hi"}).encode()
-    head = f"{POST}Content-Length: {len(body)}\r\n\r\n"
-    for _ in range(20):
-        with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(head.encode() + body)
-            time.sleep(0.02)
-    assert wait_for(lambda: triton.cancelled == len(triton.seen) > 10)
+    data = json.dumps(body).encode()
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall(f"{POST}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+    return connection
 
 
 @pytest.mark.parametrize(
@@ -334,7 +367,8 @@ def test_clients_may_speak_https(triton: FakeTriton, checkpoint: Path, tmp_path:
         config |= {"models": [model_entry(checkpoint, backend)], "workers": workers}
         with running(tmp_path, config) as (_process, address):
             trusted = ssl.create_default_context(cafile=config["tls_certificate"])
-            answer = httpx.post(f"{address}/v1/completions", json={"model": "tiny", "prompt": "Hi"}, verify=trusted)
+            body = {"model": "tiny", "prompt": "Hi"}
+            answer = httpx.post(f"{address}/v1/completions", json=body, verify=trusted, timeout=60)
             assert address.startswith("https") and answer.status_code == 200
             assert probe.main(f"{address}/health") == 0, "by an address, as the container's health check does"
 

@@ -59,7 +59,8 @@ class Running:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def told(self) -> dict[str, Any]:
-        return dict(httpx.get(f"{self.address}/health/config").json())
+        # The first worker may still be starting, which takes a busy machine its time.
+        return dict(httpx.get(f"{self.address}/health/config", timeout=60).json())
 
     def serves_by(self, sha256: str) -> bool:
         return wait_for(lambda: self.told() == {"sha256": sha256, "all_workers": True, "refused": ""})
