@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from openai_gateway.errors import unsupported
@@ -78,7 +79,7 @@ class Interface:
     adds_special_tokens: bool  # preprocessing puts the tokenizer's special tokens (BOS) before the text
     guided: bool = False  # the engine can bind an answer to a schema, an expression or a grammar
 
-    @property
+    @cached_property
     def counts_tokens(self) -> bool:
         """Whether the engine itself reports how many tokens it read and wrote."""
         return {"return_num_input_tokens", "return_num_output_tokens"} <= self.inputs and {
@@ -88,9 +89,16 @@ class Interface:
 
     def tensor(self, parameter: str) -> str | None:
         """The input that carries *parameter*, or None if this model has none."""
-        named = {"seed": self.row.seed, "min_tokens": self.row.min_tokens}.get(parameter, parameter)
-        names = [named, *RENAMED.get(parameter, ())]
-        return next((name for name in names if name in self.inputs), None)
+        if parameter not in self._tensors:
+            named = {"seed": self.row.seed, "min_tokens": self.row.min_tokens}.get(parameter, parameter)
+            names = [named, *RENAMED.get(parameter, ())]
+            self._tensors[parameter] = next((name for name in names if name in self.inputs), None)
+        return self._tensors[parameter]
+
+    @cached_property
+    def _tensors(self) -> dict[str, str | None]:
+        """Those that were asked for: looking for them takes a tenth of a short answer."""
+        return {}
 
     def payload(
         self,

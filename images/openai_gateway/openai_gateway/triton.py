@@ -18,6 +18,7 @@ from openai_gateway.http_client import Connection, ConnectTimeout, Disconnected,
 from openai_gateway.interface import Interface, describe, steps_of
 
 ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+EVENT = b"data: "  # what a line of server-sent events begins with
 CONFIG_TIMEOUT = 10.0  # seconds
 # A timer that fires this late tells of a busy gateway, not of a dead replica.
 LATE = 0.1
@@ -146,7 +147,8 @@ def _batches(lines: list[bytes]) -> Iterator[list[dict[str, Any]]]:
     batch: list[dict[str, Any]] = []
     try:
         for line in lines:
-            if data := _data(line):
+            # Nearly all lines are such, or the empty ones between them.
+            if data := line[len(EVENT) :] if line.startswith(EVENT) else line and _data(line):
                 batch.append(_response(200, data))
     except ApiError:
         if batch:
@@ -168,6 +170,8 @@ def _response(status: int, body: bytes) -> dict[str, Any]:
         value = from_json(body)
     except ValueError:
         value = _lenient(body)
+    if status == 200 and type(value) is dict and "error" not in value:
+        return value
     message = value.get("error") if isinstance(value, dict) else None
     if message is not None:
         raise refusal(status, str(message))
