@@ -64,6 +64,7 @@ def test_the_gateways_image_can_be_built_without_a_checkout(installed: Path, rep
     copied = re.findall(r"^COPY (\S+)", (source / "Containerfile").read_text(), re.M)
     assert copied and all(f'\\"{name}' in done.stdout for name in copied), "each COPY finds its files"
     shipped = installed / "collections" / "ansible_collections" / "trtllm" / "fleet" / "images"
+    assert all((shipped / "openai_gateway" / name).exists() for name in copied), "podman build finds them there too"
     assert not (shipped / "triton_cpu").exists() and not (shipped / "openai_gateway" / "tests").exists()
     assert {p.name for p in (shipped / "openai_gateway" / "openai_gateway").glob("*.py")} == {
         p.name for p in (source / "openai_gateway").glob("*.py")
