@@ -26,8 +26,9 @@ from urllib.parse import urlsplit
 QUESTION = [{"role": "user", "content": "What is machine learning?"}]
 UNITS = ("triton-tiny-0.service", "triton-tiny-1.service")
 SLOW_CLIENTS, ABANDONED = 1000, 60
-# Generous where a busy machine counts; the figures are printed as they were found.
-NEXT_ANSWER, OTHERS_WAIT, BACK_AGAIN = 15.0, 5.0, 120.0
+AT_ONCE, WAITING = 32, 32  # requests that the gateway of this scenario lets through, and lets wait
+# Seconds. On a busy machine all takes longer, so there the first two are measured by what other work takes beside it.
+NEXT_ANSWER, OTHERS_WAIT, BACK_AGAIN = 1.0, 0.05, 120.0
 SHARE = 0.5  # replicas, gateway and clients have the same few cores here
 
 Found = dict[str, Any]
@@ -61,6 +62,10 @@ class Gateway:
     def replicas(self) -> list[Found]:
         """What the gateway says of each replica."""
         return list(json.loads(self.send(None, "/health/replicas")["text"])["replicas"])
+
+    def outstanding(self) -> int:
+        """Requests that the replicas work on."""
+        return sum(replica["outstanding"] for replica in self.replicas())
 
     def all_ready(self) -> bool:
         """Whether every replica gives a token."""
@@ -191,49 +196,59 @@ def crowd(gateway: Gateway) -> Found:
 
 def queue(gateway: Gateway) -> Found:
     """More requests than are worked on and wait."""
-    with ThreadPoolExecutor(120) as pool:
-        answers = list(pool.map(lambda _: gateway.ask(max_tokens=60), range(120)))
-    statuses = [answer["status"] for answer in answers]
-    told = [answer for answer in answers if answer["status"] == 503]
-    found = {"200": statuses.count(200), "503": len(told), "others": len(answers) - statuses.count(200) - len(told)}
-    shaped = all(answer["retry"] and json.loads(answer["text"])["error"]["message"] for answer in told)
-    after = gateway.ask()["status"]
-    return {
-        "ok": found["others"] == 0 and found["200"] >= 32 and bool(told) and shaped and after == 200,
-        "found": found,
-    }
+    running = [gateway.begin({"max_tokens": 300, "ignore_eos": True}) for _ in range(AT_ONCE)]
+    full = until(lambda: gateway.outstanding() >= AT_ONCE, 60)
+    with ThreadPoolExecutor(WAITING) as pool:
+        waiting = [pool.submit(gateway.ask) for _ in range(WAITING)]
+        queued = until(lambda: f"requests_queued {WAITING}.0" in gateway.send(None, "/metrics")["text"], 60)
+        refused = [gateway.ask() for _ in range(10)]
+        served = [one.result()["status"] for one in waiting]
+    until(lambda: not gateway.outstanding(), 60)
+    for connection in running:
+        connection.close()
+    told = all(answer["retry"] and json.loads(answer["text"])["error"]["message"] for answer in refused)
+    found = {"waited": served.count(200), "refused": [answer["status"] for answer in refused].count(503)}
+    ok = full >= 0 and queued >= 0 and told and found == {"waited": WAITING, "refused": len(refused)}
+    return {"ok": ok, "found": found}
 
 
 def abandoned(gateway: Gateway) -> Found:
     """Clients that send a long request and go."""
-    calm = gateway.ask()["seconds"]
-    for stream in (False, True):
-        for _ in range(ABANDONED // 2):
-            gateway.begin({"max_tokens": 450, "ignore_eos": True, "stream": stream}).close()
+    begin = time.monotonic()
+    with ThreadPoolExecutor(ABANDONED) as pool:
+        answered = list(pool.map(lambda _: gateway.ask()["status"], range(ABANDONED)))
+    served = round(time.monotonic() - begin, 2)
+    for number in range(ABANDONED):
+        gateway.begin({"max_tokens": 450, "ignore_eos": True, "stream": number % 2 == 1}).close()
     answer = gateway.ask()
-    idle = until(lambda: not any(state["outstanding"] for state in gateway.replicas()), 30)
-    found = {"next_answer": answer["seconds"], "without_them": calm, "idle_after": idle}
-    return {"ok": answer["status"] == 200 and answer["seconds"] < NEXT_ANSWER and idle >= 0, "found": found}
+    idle = until(lambda: not gateway.outstanding(), 30)
+    found = {"next_answer": answer["seconds"], "if_answered": served, "idle_after": idle}
+    ok = set(answered) == {200} and answer["status"] == 200 and idle >= 0
+    return {"ok": ok and answer["seconds"] < max(NEXT_ANSWER, served), "found": found}
 
 
 def long(gateway: Gateway) -> Found:
     """A prompt of 7 MB, while others are served."""
     calm = max(gateway.send(None, "/health")["seconds"] for _ in range(20))
     text = "What is machine learning? " * 280_000
-    waits, answers = [], []
+    waits, answers, here = [], [], []
     for _ in range(5):
         # Written beforehand and sent in one call: this process must not keep itself waiting.
         request = gateway.request({"messages": [{"role": "user", "content": text}]})
+        begin = time.monotonic()
+        json.loads(request.partition(b"\r\n\r\n")[2])
+        here.append(round(time.monotonic() - begin, 3))
         with ThreadPoolExecutor(1) as pool:
             asked, slowest = pool.submit(gateway.exchange, request), 0.0
             while not asked.done():
                 slowest = max(slowest, gateway.send(None, "/health")["seconds"])
         waits.append(slowest)
         answers.append(asked.result())
-    found = {"megabytes": round(len(text) / 1e6, 1), "others_waited": sorted(waits)[2], "at_most": max(waits),
-             "without_it": calm}  # fmt: skip
+    waited, beside = sorted(waits)[2], sorted(here)[2]
+    found = {"megabytes": round(len(text) / 1e6, 1), "others_waited": waited, "at_most": max(waits),
+             "without_it": calm, "reading_it_here": beside}  # fmt: skip
     refused = all(status == 400 and "context_length_exceeded" in text for status, text in answers)
-    return {"ok": refused and max(waits) < OTHERS_WAIT, "found": found}
+    return {"ok": refused and waited < max(OTHERS_WAIT, 10 * beside, 10 * calm), "found": found}
 
 
 def bottleneck(gateway: Gateway) -> Found:
