@@ -47,7 +47,6 @@ ROLES = [
     "tokenizer",
     "openai_gateway",
     "kubernetes",
-    "slurm",
 ]
 HEAD = """# Reference of the roles
 

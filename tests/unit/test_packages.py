@@ -47,7 +47,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_repository",
         "_triton",
     },
-    "_slurm": {"_base", "_release", "_repository", "_engine", "_triton", "_plan"},
 }
 
 
