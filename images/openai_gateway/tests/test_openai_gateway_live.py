@@ -303,18 +303,18 @@ def test_several_workers_are_one_gateway(triton: FakeTriton, checkpoint: Path, t
             def counted(number: int) -> bool:
                 return (
                     f'openai_gateway_requests_total{{code="200",endpoint="completions",model="tiny"}} {number}.0'
-                    in (httpx.get(f"{address}/metrics").text)
+                    in (httpx.get(f"{address}/metrics", timeout=60).text)
                 )
 
             for _ in range(20):  # a connection each
-                assert httpx.post(f"{address}/v1/completions", json=ask).status_code == 200
+                assert httpx.post(f"{address}/v1/completions", json=ask, timeout=60).status_code == 200
             assert wait_for(lambda: counted(20))
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
             first, second = children.read_text().split()
             os.kill(int(first), signal.SIGKILL)
             assert wait_for(lambda: len(set(children.read_text().split()) - {first}) == 2)
             for _ in range(20):
-                assert httpx.post(f"{address}/v1/completions", json=ask).status_code == 200
+                assert httpx.post(f"{address}/v1/completions", json=ask, timeout=60).status_code == 200
             assert wait_for(lambda: counted(40)), "what a dead worker counted is not lost"
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0
