@@ -47,6 +47,7 @@ ROLES = [
     "tokenizer",
     "openai_gateway",
     "kubernetes",
+    "slurm",
 ]
 HEAD = """# Reference of the roles
 

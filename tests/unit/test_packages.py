@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_repository",
         "_triton",
     },
+    "_slurm": {"_base", "_release", "_repository", "_engine", "_triton", "_plan"},
 }
 
 

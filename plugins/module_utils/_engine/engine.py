@@ -289,6 +289,7 @@ class Engine:
             network="none" if offline else "host",
             environment={**ENVIRONMENT, **(OFFLINE if offline else {}), **self.environment},
             timeout=request.timeout,
+            lifeline=request.lifeline,
             about={**about, "keep_converted": request.keep_converted},
         )
 

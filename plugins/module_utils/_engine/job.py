@@ -142,6 +142,7 @@ class Job:
         environment: Mapping[str, str],
         timeout: int,
         about: Mapping[str, Any],
+        lifeline: str = "",
     ) -> str:
         """Start the container and return the id of the job. *about* is kept for whoever collects the result."""
         self.discard()
@@ -155,6 +156,7 @@ class Job:
             "log": str(self.log),
             "workdir": str(work),
             "timeout": timeout,
+            "lifeline": lifeline,
             "steps": list(steps),
             "about": dict(about),
         }
@@ -162,8 +164,8 @@ class Job:
         write_atomically(self.directory / "spec.json", json.dumps(spec).encode())
         write_atomically(self.log, b"")
         try:
-            self._run(image, identity, [f"{self.directory}:{self.directory}", f"{self.log.parent}:{self.log.parent}",
-                      *volumes], devices, environment, network)  # fmt: skip
+            own = [f"{path}:{path}" for path in (self.directory, self.log.parent, lifeline) if path]
+            self._run(image, identity, [*own, *volumes], devices, environment, network)
         except cli.PodmanError:
             self.discard()
             raise

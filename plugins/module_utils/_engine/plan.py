@@ -30,7 +30,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for. *attach* is the id of a build to report on; then none is started."""
+    """What the user asked for. *attach* is the id of a build to report on; then none is started.
+
+    *lifeline*: a file that this process has locked; the build ends when it is locked no more.
+    """
 
     name: str
     root: Path
@@ -47,6 +50,7 @@ class Request:
     skip_preflight: Sequence[str] = ()
     attach: str | None = None
     nodes: int = 1
+    lifeline: str = ""
 
     @property
     def devices(self) -> list[gpu.GpuRef]:

@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -143,6 +144,14 @@ class Runner:
                 os.killpg(self.child.pid, signal.SIGKILL)
             self.child.wait()
 
+    def end_with(self, lifeline: str) -> None:
+        """End at once, killed or not, when nobody holds the lock of *lifeline* any more."""
+        with open(lifeline, "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        self.note("what started this build has ended, and so does the build")
+        self.kill_child()
+        os._exit(TERMINATED)
+
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Book the time of one phase."""
@@ -193,6 +202,8 @@ class Runner:
             raise Stopped
 
         signal.signal(signal.SIGTERM, stop)
+        if self.spec.get("lifeline"):
+            threading.Thread(target=self.end_with, args=(self.spec["lifeline"],), daemon=True).start()
         give_way()
         self.update_status()
         try:

@@ -139,20 +139,26 @@ def command(version: str, launch: Launch) -> list[str]:
 
     Raises `FleetError` for what the launcher of that release cannot do, naming the first that can.
     """
-    launcher = launcher_of(version)
-    _check(version, launch, launcher)
     words = MPIRUN + (["--oversubscribe"] if launch.oversubscribe else [])
-    for rank in range(launch.world_size):
+    for rank, of_rank in enumerate(ranks(version, launch)):
         words += ["-n", "1"]
         words += ["--host", f"{launch.hosts[rank]}:{launch.hosts.count(launch.hosts[rank])}"] if launch.hosts else []
-        words += ["trtllm-llmapi-launch"] if launch.llmapi_launch else []
+        words += [*of_rank, ":"]
+    return words
+
+
+def ranks(version: str, launch: Launch) -> list[list[str]]:
+    """By rank its command, for whatever starts the ranks: mpirun, or Slurm. Errors as `command`."""
+    launcher = launcher_of(version)
+    _check(version, launch, launcher)
+    found = []
+    for rank in range(launch.world_size):
+        words = ["trtllm-llmapi-launch"] if launch.llmapi_launch else []
         words.append(launch.tritonserver)
         for segment in launcher.order:
             words += _SEGMENTS[segment](launch, rank, launcher)
-        words += launch.extra_others if rank else launch.extra_first
-        words += launch.extra
-        words += [":"]
-    return words
+        found.append([*words, *(launch.extra_others if rank else launch.extra_first), *launch.extra])
+    return found
 
 
 def environment(version: str, launch: Launch) -> dict[str, str]:

@@ -34,6 +34,8 @@ MODEL = {
 }
 ENGINE = {**ROOT, "name": "m", "checkpoint": "/srv/m", "release": LAST, "gpus": [], "image": "i"}
 REPOSITORY = {**ROOT, "name": "m", "release": LAST, "image": "i"}
+JOB = {"name": "m", "directory": "ROOT/slurm", "script": "#!/bin/sh"}
+SLURM_ENGINE = {**ROOT, "name": "m", "checkpoint": "/srv/m", "release": LAST, "image": "i"}
 SERVED = {**ROOT, "name": "m", "fingerprint": "0" * 64, "address": "127.0.0.1", "token": "no secret at all"}
 HUB = {**ROOT, "name": "m", "repo": "a/b", "image": "i"}
 FETCHED = {
@@ -72,6 +74,8 @@ NAMED: dict[tuple[str, str], list[dict[str, Any]]] = {
         ENGINE, {**ROOT, "state": "absent"}, {**ROOT, "cancel": True}, {**ROOT, "attach": "id", "wait": False},
     ],
     ("trtllm_engine_info", "name"): [ROOT],
+    ("slurm_job", "name"): [JOB, {**JOB, "state": "absent"}, {**JOB, "state": "verified", "job": 1}],
+    ("slurm_engine", "name"): [SLURM_ENGINE],
     ("trtllm_image_pack", "name"): [{**ROOT, "image": "i"}, {**ROOT, "state": "absent"}, TAKEN],
     ("trtllm_image_pack", "fingerprint"): [TAKEN],
     ("trtllm_artifact_serve", "name"): [SERVED, {**SERVED, "state": "stopped"}],
@@ -104,6 +108,7 @@ NOT_NAMES = {
     "revision": "a name of a commit, judged as one",
     "contains": "compared with an answer",
     "controller": "a word of a message",
+    "checkpoint_digest": "compared with a digest",
     "digest": "a digest, which is parsed",
     "entry_model": "a word of a request",
     "entry_models": "words of a request",
@@ -146,6 +151,11 @@ NOT_NAMES = {
     "serving_hosts": "names of the inventory",
     "source": "a URL, a path, or the key itself",
     "sources": "URLs, which are parsed",
+    "script": "a file of the job, as it is",
+    "gres": "a word of Slurm, judged as one",
+    "sbatch_options": "options of sbatch, judged as such",
+    "python": "a word of a command",
+    "serves.models": "words of a request",
     "stage": "a word of a message",
     "step": "a word of the journal",
     "table": "lines for the terminal",
@@ -174,6 +184,8 @@ WITH_PATHS: dict[str, dict[str, Any]] = {
     "triton_model_repo": REPOSITORY,
     "triton_model_repo_info": {"name": "m"},
     "trtllm_checkpoint": {"name": "m", "location": "host", "path": "/srv/m"},
+    "slurm_job": {"name": "m", "script": "#!/bin/sh"},
+    "slurm_engine": SLURM_ENGINE,
     "trtllm_artifact_fetch": FETCHED,
     "trtllm_artifact_serve": SERVED,
     "trtllm_artifact_share": {"name": "m", "fingerprint": "0" * 64, "shared_dir": "/"},
