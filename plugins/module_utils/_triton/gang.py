@@ -19,6 +19,7 @@ from typing import Any, Optional
 
 from .._base.errors import FleetError
 from .._base.files import write_atomically
+from .._base.names import show
 
 Replica = Mapping[str, Any]
 Item = dict[str, Any]
@@ -76,7 +77,11 @@ def addresses(replica: Replica) -> list[str]:
 
 def check_gang(replica: Replica) -> None:
     """Refuse nodes that cannot share the ranks of a replica."""
-    name, names = replica["name"], node_names(replica)
+    name = replica["name"]
+    for node in replica["nodes"]:
+        if not isinstance(node, Mapping) or not {"name", "address"} <= node.keys():
+            raise FleetError(f"{name}: nodes has {show(node)}; give each with its name and address.")
+    names = node_names(replica)
     if len(names) < 2:
         raise FleetError(f"{name}: nodes has one host, {names[0]}; name two or more, or leave nodes out.")
     for node in names:

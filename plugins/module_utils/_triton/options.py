@@ -315,7 +315,8 @@ def check_values(replica: Mapping[str, Any]) -> None:
         if option.choices and value not in option.choices:
             raise FleetError(f"{what} is {show(value)}; it is one of {', '.join(option.choices)}.")
         if option.type in ("int", "float"):
-            if not option.least <= value <= MOST:
+            number = float(value) if isinstance(value, str) else value  # of a command line it is a text
+            if not option.least <= number <= MOST:
                 raise FleetError(f"{what} is {value}; give a number from {option.least} to {MOST}.")
         elif option.form:
             texts = value if isinstance(value, (list, tuple, Mapping)) else [value]
