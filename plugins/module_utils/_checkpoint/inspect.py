@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .._base.errors import FleetError
+from .._base.sizes import gib
 
 LFS_HEADER = b"version https://git-lfs.github.com/spec/v1"
 LFS_POINTER_MAX = 1024  # bytes; a pointer file has about 130
@@ -24,6 +25,9 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth")
 NOT_WEIGHTS = frozenset({"training_args.bin", "optimizer.bin", "scheduler.bin"})
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "qwen.tiktoken", "spiece.model")
 MAX_DEPTH = 2
+# Every host and gateway reads these as a whole; the largest tokenizers there are have less than 40 MB.
+READ_WHOLE = (".json", ".jinja", ".model", ".tiktoken", ".txt")
+READ_WHOLE_MAX = 256 << 20  # bytes
 
 # What config.json names as "architectures" -> the family whose tools convert it.
 ARCHITECTURES: dict[str, str] = {
@@ -152,8 +156,18 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
     )
 
 
+def _refuse_huge(path: Path, size: int) -> None:
+    """Raise where a file that is read as a whole is none that a checkpoint has."""
+    if size > READ_WHOLE_MAX and path.name.endswith(READ_WHOLE):
+        raise FleetError(
+            f"{path} has {gib(size)}, and hosts and gateways would read all of it into memory; take a checkpoint whose "
+            f"files beside the weights have at most {gib(READ_WHOLE_MAX)} each."
+        )
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        _refuse_huge(path, path.stat().st_size)
         value = json.loads(path.read_bytes())
     except OSError as error:
         raise FleetError(f"{path} cannot be read: {error.strerror}.") from error
@@ -255,6 +269,7 @@ def inspect_checkpoint(path: Path) -> Checkpoint:
     for relative, size in sorted(files.items()):
         if size <= LFS_POINTER_MAX:
             _refuse_pointer(path / relative)
+        _refuse_huge(path / relative, size)
     weights = _weights(path, files)
     for relative in weights:
         if relative.endswith(".safetensors"):

@@ -148,3 +148,11 @@ def test_families_name_the_same_figures_differently() -> None:
     assert (gpt2.layers, gpt2.heads, gpt2.kv_heads, gpt2.hidden_size) == (24, 16, 16, 1024)
     falcon = parse_config({"model_type": "falcon", "num_attention_heads": 71, "multi_query": True})
     assert falcon.kv_heads == 1
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "chat_template.jinja", "tokenizer.model"])
+def test_a_file_that_would_fill_the_memory_is_refused_unread(checkpoint: Path, name: str) -> None:
+    with open(checkpoint / name, "ab") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(FleetError, match=rf"{name} has 1\.0 GiB, and hosts and gateways .* at most 256\.0 MiB"):
+        inspect_checkpoint(checkpoint)
