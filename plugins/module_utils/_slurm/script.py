@@ -22,7 +22,16 @@ from .._release.releases import release as release_of
 from .._triton import launch as triton_launch
 from .._triton.gang import SILENT, is_gang, node_names
 from .._triton.ports import PORTS
-from .._triton.replica import ENVIRONMENT, entry_models, launch_of, probe_body, probe_models, read_only_paths, served
+from .._triton.replica import (
+    ENVIRONMENT,
+    START_WORD,
+    entry_models,
+    launch_of,
+    probe_body,
+    probe_models,
+    read_only_paths,
+    served,
+)
 from .submit import PLACE, PORTS_PER_SLOT, RESULT, SLOTS
 
 Item = dict[str, Any]
@@ -31,7 +40,12 @@ LAUNCHERS = (PODMAN, PYXIS)
 PREFIX, BUILD_PREFIX = "trtllm-", "trtllm.build-"
 # Filled in on the node, by the shell.
 ADDRESS, JOB_ID, RANK = "@TRTLLM_ADDRESS@", "@SLURM_JOB_ID@", "@SLURM_PROCID@"
-SHELL = {ADDRESS: "$TRTLLM_ADDRESS", JOB_ID: "$SLURM_JOB_ID", RANK: "$SLURM_PROCID"}
+SHELL = {
+    ADDRESS: "$TRTLLM_ADDRESS",
+    JOB_ID: "$SLURM_JOB_ID",
+    RANK: "$SLURM_PROCID",
+    START_WORD: "$(cat /proc/sys/kernel/random/uuid)",
+}
 # The role decides these; others are a site's own.
 OWN_OPTIONS = (
     "job-name", "comment", "output", "error", "nodes", "ntasks", "ntasks-per-node", "gres", "gpus", "requeue",

@@ -18,7 +18,7 @@ from typing import Any, Optional
 
 from .._base.errors import FleetError
 from .._base.labels import label
-from .._base.names import check_name
+from .._base.names import check_name, show
 from .._host.gpu import CDI_KIND, cdi_name, check_gpu
 from .._release.releases import release as release_of
 from .._service.quadlet import PODMAN, command_line
@@ -57,6 +57,12 @@ SCRIPTS_DIR = "/etc/trtllm/triton"
 GANG_VARIABLE = "TRTLLM_GANG"
 # Every start of the leader is in a fresh container of each worker, which has nothing to finish when it stops.
 WORKER_SERVICE = {"Restart": "always", "RestartSec": 1, "TimeoutStartSec": 120, "TimeoutStopSec": 30}
+
+# What nobody needs of a serving Triton: with the first, whoever reaches it could have it write its log into any file of
+# the container. run.sh replaces the word at each start.
+START_WORD = "@word@"
+RESTRICTED = f"logging,trace,shared-memory:trtllm-fleet={START_WORD}"
+RESTRICTING = ("--http-restricted-api", "--grpc-restricted-protocol")
 
 Replica = Mapping[str, Any]
 
@@ -113,6 +119,8 @@ def listens(replica: Replica) -> list[dict[str, Any]]:
 
 def triton_service(replica: Replica) -> dict[str, Any]:
     """One service: ``name``, ``unit``, ``listen``, ``load_paths``, ``files`` and ``record``."""
+    if not replica.get("repository_dir"):
+        raise FleetError(f"{replica['name']} has no repository_dir; give it the model repository that it serves.")
     name = service_name(replica["name"])
     known = release_of(str(replica["release"]))
     worker = gang.is_worker(replica)
@@ -248,6 +256,7 @@ def launch_of(replica: Replica) -> triton_launch.Launch:
         first = [*listen, *first]
     else:
         extra = [*listen, *extra]
+    first += restrictions(replica)
     control = replica.get("model_control_mode")
     if control:
         first.append(f"--model-control-mode={control}")
@@ -278,6 +287,17 @@ def launch_of(replica: Replica) -> triton_launch.Launch:
             **(_gang_environment(replica) if gang.is_gang(replica) else {}),
         },
     )
+
+
+def restrictions(replica: Replica) -> list[str]:
+    """Options that keep everybody from changing Triton's log and traces, and from its shared memory.
+
+    All images with an engine of a release here have them: Triton 2.34 the one for gRPC, 2.40 (23.11) that for HTTP.
+    """
+    if gang.is_gang(replica):
+        return []  # its first process is another script
+    given = [str(argument).partition("=")[0] for argument in replica.get("extra_args") or []]
+    return [f"{option}={RESTRICTED}" for option in RESTRICTING if option not in given]
 
 
 def exit_timeout(replica: Replica) -> int:
@@ -441,6 +461,10 @@ def held_gpus(units: Mapping[str, str]) -> dict[str, list[str]]:
 
 def check_names(replicas: Sequence[Replica]) -> None:
     """Refuse a replica name that cannot name a unit, and one given twice."""
+    for replica in replicas:
+        missing = [key for key in ("name", "model") if replica.get(key) is None]
+        if missing:
+            raise FleetError(f"triton_replicas has {show(replica.get('name'))} without {missing[0]}; give it one.")
     names = [check_name(replica["name"], "triton_replicas[].name") for replica in replicas]
     for name in names:
         if names.count(name) > 1:

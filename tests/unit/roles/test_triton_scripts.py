@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import select
 import shutil
 import signal
@@ -283,6 +284,19 @@ def test_the_container_ends_as_its_command_does_unless_it_was_told_to(tmp_path: 
     assert run(tmp_path, "sh", "-c", f"exit {code}").wait(10) == code
     (tmp_path / ".stopping").touch()
     assert run(tmp_path, "sh", "-c", f"exit {code}").wait(10) == 0
+
+
+def test_what_takes_a_word_gets_another_at_each_start_and_nothing_else_changes(tmp_path: Path) -> None:
+    said = []
+    for name in ("one", "two"):
+        script = f'printf "%s\\n" "$@" > {tmp_path}/{name}'
+        assert (
+            run(tmp_path, "sh", "-c", script, "x", "--api=logging:key=@word@", "a  b", "", "*", "@word@").wait(10) == 0
+        )
+        first, *others = (tmp_path / name).read_text().splitlines()
+        assert others == ["a  b", "", "*", "@word@"]
+        said.append(first)
+    assert all(re.fullmatch(r"--api=logging:key=[0-9a-f-]{36}", one) for one in said) and len(set(said)) == 2
 
 
 def test_a_signal_to_the_container_reaches_its_command(tmp_path: Path) -> None:

@@ -78,6 +78,13 @@ def test_only_the_first_rank_listens_and_each_slot_has_its_ports() -> None:
     assert found["serves"]["port"] == 8000 and found["serves"]["models"] == ["tensorrt_llm_bls"]
 
 
+def test_what_changes_a_running_triton_takes_a_word_of_this_start() -> None:
+    found = job()
+    said = [word for word in command(found, 0, 0) + command(found, 0, 0) if word.startswith("--http-restricted-api=")]
+    words = {word.partition("trtllm-fleet=")[2] for word in said}
+    assert len(words) == 2 and all(len(word) == 36 for word in words)
+
+
 def test_a_word_of_the_user_stays_one_word() -> None:
     hostile = "--x=$(touch /tmp/x) 'a' \"b\""
     assert hostile in command(job({"extra_args": [hostile]}), 0, 0)

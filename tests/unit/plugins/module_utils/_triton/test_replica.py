@@ -187,6 +187,20 @@ def test_the_unit_of_a_replica_says_nothing_secret_and_survives_every_podman() -
         assert "Restart=on-failure" in rendered.text
 
 
+def test_what_changes_a_running_triton_takes_a_word_that_nobody_knows() -> None:
+    words = services(replica("a", world_size=2, gpus=[0, 1]))[0]["unit"]["Container"]["Exec"]
+    restricted = [word for word in words if "restricted" in word]
+    assert restricted == [
+        "--http-restricted-api=logging,trace,shared-memory:trtllm-fleet=@word@",
+        "--grpc-restricted-protocol=logging,trace,shared-memory:trtllm-fleet=@word@",
+    ]
+    # run.sh replaces it, so it must be what runs; an API cannot be restricted twice, so yours stands alone.
+    assert words[:2] == ["sh", f"{SCRIPTS_DIR}/run.sh"]
+    own = "--http-restricted-api=model-repository:x=y"
+    words = services(replica("a", extra_args=[own]))[0]["unit"]["Container"]["Exec"]
+    assert [word for word in words if word.startswith("--http-restricted-api")] == [own]
+
+
 def test_an_orchestrator_and_explicit_loading() -> None:
     container = services(
         replica("a", mode="orchestrator", gpus=[0, 1], model_control_mode="explicit", load_models=["ensemble"])
