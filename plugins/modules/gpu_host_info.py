@@ -133,9 +133,19 @@ host:
       type: dict
     cdi:
       description:
-        - C(specs), each with C(path), C(kind), C(devices) and the C(driver) version whose libraries it
-          mounts; C(devices), all qualified names; C(problems), each with C(kind) (V(stale_device),
-          V(stale_file), V(duplicate), V(missing), V(gone), V(unreadable)), C(path) and C(message).
+        - C(specs), each with C(path), C(kind), C(devices), the C(driver) version whose libraries it mounts, and
+          C(nodes), the device nodes of each device; C(devices), all qualified names; C(problems), each with
+          C(kind) (V(stale_device), V(stale_file), V(duplicate), V(missing), V(gone), V(unreadable)), C(path) and
+          C(message).
+      type: dict
+    rdma:
+      description:
+        - C(devices), the RDMA devices (InfiniBand, RoCE), each with C(name), C(pci_address), C(nodes), the device nodes
+          through which programs use it, C(cdi), the names by which a CDI specification declares these, C(ports),
+          C(interfaces) (its network interfaces) and C(numa_node); C(manager), the node of the connection manager, empty
+          where there is none.
+        - Each of the ports has C(port), C(state) (V(ACTIVE), V(DOWN), ...), C(link_layer) (V(InfiniBand) or
+          V(Ethernet)) and C(rate).
       type: dict
     podman:
       description:
@@ -164,7 +174,8 @@ host:
         revision), C(held) and on systems with rpm C(epoch).
       type: dict
     units:
-      description: For each of O(units), C(exists), C(active) and C(enabled).
+      description: For each of O(units), C(exists), C(active), C(enabled) and C(result), how its last run ended
+        in systemd's words; V(exec-condition) for one that passed itself over.
       type: dict
     reboot:
       description: C(required), the C(reasons), and C(noted), whether a role left a note on the host.

@@ -7,6 +7,7 @@ Each step says what it shows, then what it saw. The first one that does not show
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import re
@@ -26,6 +27,18 @@ HOST_IMAGE = "localhost/gpuhost:1"
 SSH_PORT = 2222
 NODES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
 CDI = Path("/etc/cdi/nvidia.yaml")
+FRESH = "/var/run/cdi/nvidia.yaml"
+# An apt repository with NVIDIA's container toolkit, where tests/gpu/pack was given one.
+TOOLKIT = Path("/payload/toolkit")
+REFRESH, OWN_REFRESH = "nvidia-cdi-refresh.service", "trtllm-cdi-refresh.service"
+INVENTORY = Path("/tmp/inventory.json")
+MODEL = "tiny-llama"
+# Asks the driver itself, so that nothing that is handed over is missing: two results and the number of GPUs.
+CUDA = (
+    "import ctypes; cuda = ctypes.CDLL('libcuda.so.1'); count = ctypes.c_int();"
+    "print(cuda.cuInit(0), cuda.cuDeviceGetCount(ctypes.byref(count)), count.value)"
+)
+FAKE = bool(os.environ.get("TRTLLM_GPU_FAKE"))
 RELEASE = "1.2.1"
 STEPS: list[tuple[str, Callable[[], None]]] = []
 
@@ -73,7 +86,24 @@ def ansible(*words: str, expect: int | None = 0, timeout: int = 550) -> str:
 
 
 def playbook(name: str, *words: str, expect: int | None = 0) -> str:
-    return ansible("playbook", "-i", "/tmp/inventory.json", str(REPO / "playbooks" / name), *words, expect=expect)
+    return ansible("playbook", "-i", str(INVENTORY), str(REPO / "playbooks" / name), *words, expect=expect)
+
+
+def recap(said: str) -> str:
+    """The line that counts what a playbook did on the host."""
+    return [line for line in said.splitlines() if re.match(rf"{HOST}\s+: ok=", line)][-1]
+
+
+def on_host(script: str, expect: int | None = 0) -> str:
+    return call("podman", "exec", HOST, "sh", "-c", script, expect=expect)
+
+
+def seen_by_host() -> dict[str, Any]:
+    """What gpu_host_info reports of the host."""
+    report = Path("/tmp/look.json")
+    report.unlink(missing_ok=True)
+    playbook("preflight.yml", "-e", f"preflight_report={report}", expect=None)
+    return dict(json.loads(report.read_text())["hosts"][0]["facts"])
 
 
 def look() -> dict[str, Any]:
@@ -91,8 +121,13 @@ def gpu_indices() -> list[int]:
     return sorted(int(name[6:]) for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name))
 
 
-def cdi_specification() -> str:
-    """A specification as nvidia-ctk writes it, with the driver's files where this machine has them."""
+def asked(field: str) -> list[str]:
+    """What nvidia-smi says of each GPU, in the order of their indices."""
+    return call("nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader").split("\n")[:-1]
+
+
+def written_specification() -> str:
+    """A specification as nvidia-ctk writes it, where that is not there."""
     devices = {str(index): [index] for index in gpu_indices()}
     lines = ["cdiVersion: 0.5.0", "kind: nvidia.com/gpu", "devices:"]
     for name, indices in {**devices, "all": gpu_indices()}.items():
@@ -111,50 +146,69 @@ def cdi_specification() -> str:
     return "\n".join(lines) + "\n"
 
 
+def cdi_specification() -> str:
+    """The specification of this machine, by nvidia-ctk where it is there."""
+    if not TOOLKIT.exists():
+        return written_specification()
+    command = ["nvidia-ctk", "--quiet", "cdi", "generate"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def declared() -> list[str]:
+    """The names that the specification has to have."""
+    names = [*map(str, gpu_indices()), "all", *(asked("uuid") if TOOLKIT.exists() else [])]
+    return sorted(f"nvidia.com/gpu={name}" for name in names)
+
+
 @step("what the machine is")
 def machine() -> None:
     say(call("uname", "-srm"))
     say(call("nvidia-smi", "-L"))
     version = Path("/proc/driver/nvidia/version")
     say(version.read_text().splitlines()[0] if version.exists() else "no /proc/driver/nvidia/version")
+    # As a package of the driver does it: its libraries are in the linker's cache.
+    Path("/etc/ld.so.conf.d/nvidia.conf").write_text(f"{NVIDIA}/lib64\n")
+    call("ldconfig")
+    if TOOLKIT.exists():
+        call("dpkg", "--install", *map(str, TOOLKIT.glob("*.deb")))
+        say(call("nvidia-ctk", "--version"))
 
 
-@step("gpu_host_info reports the GPU rightly")
+@step("gpu_host_info reports the GPUs rightly")
 def facts() -> None:
     seen = look()
-    gpu: dict[str, Any] = next((gpu for gpu in seen["gpus"] if gpu["index"] == 0), {})
-    need(gpu, f"no GPU 0 in {seen['gpus']}")
-    asked = call(
-        "nvidia-smi", "--query-gpu=name,uuid,compute_cap,memory.total", "--format=csv,noheader,nounits", "-i", "0"
-    )
-    name, uuid, capability, memory = [word.strip() for word in asked.strip().split(",")]
-    say(json.dumps({key: gpu[key] for key in sorted(gpu)}, indent=1))
+    need([gpu["index"] for gpu in seen["gpus"]] == gpu_indices(), f"other GPUs than {gpu_indices()}: {seen['gpus']}")
+    fields = "--query-gpu=name,uuid,compute_cap,memory.total"
+    said = call("nvidia-smi", fields, "--format=csv,noheader,nounits").strip()
+    for gpu, line in zip(seen["gpus"], said.splitlines()):
+        name, uuid, capability, memory = [word.strip() for word in line.split(",")]
+        say(json.dumps({key: gpu[key] for key in sorted(gpu)}, indent=1))
+        need((gpu["name"], gpu["uuid"], gpu["compute_capability"]) == (name, uuid, capability), f"nvidia-smi: {line}")
+        need(gpu["memory_mib"] == int(memory), f"nvidia-smi says {memory} MiB")
+        need(FAKE or (gpu["pci_id"] and gpu["architecture"]), "the GPU was not found on the PCI bus")
     say(json.dumps({"driver": {**seen["driver"], "modules": "-"}, "fabric": seen["fabric"], "cgroups": seen["cgroups"],
                     "secure_boot": seen["secure_boot"], "reboot": seen["reboot"]}, indent=1))  # fmt: skip
-    need((gpu["name"], gpu["uuid"], gpu["compute_capability"]) == (name, uuid, capability), f"nvidia-smi says {asked}")
-    need(gpu["memory_mib"] == int(memory), f"nvidia-smi says {memory} MiB")
     need(seen["driver"]["nvml"] == "ok" and not seen["reboot"]["required"], "the driver is not reported as working")
-    if not os.environ.get("TRTLLM_GPU_FAKE"):
-        need(seen["driver"]["loaded"] == seen["driver"]["userspace"], "loaded and installed driver differ")
-        need(gpu["pci_id"] and gpu["architecture"], "the GPU was not found on the PCI bus")
+    need(FAKE or seen["driver"]["loaded"] == seen["driver"]["userspace"], "loaded and installed driver differ")
 
 
 @step("a CDI specification is known as true, and as stale once a device node or a file is another one")
 def cdi() -> None:
     CDI.parent.mkdir(parents=True, exist_ok=True)
-    CDI.write_text(cdi_specification())
+    true = cdi_specification()
+    CDI.write_text(true)
+    (OUT / "cdi.yaml").write_text(true)
     seen = look()["cdi"]
-    say(f"devices {seen['devices']}, problems {seen['problems']}")
-    declared = [f"nvidia.com/gpu={name}" for name in [*gpu_indices(), "all"]]
-    need(seen["devices"] == sorted(declared), "the devices are not those declared")
+    say(f"devices {seen['devices']}, driver {seen['specs'][0]['driver']}, problems {seen['problems']}")
+    need(seen["devices"] == declared(), f"the devices are not those declared: {declared()}")
     need(not seen["problems"], "a true specification is reported as false")
-    spoilt = re.sub(r"major: \d+", "major: 7", cdi_specification(), count=1)
-    CDI.write_text(spoilt.replace(f"hostPath: {NVIDIA}/lib64", f"hostPath: {NVIDIA}/lib32"))
+    spoilt = re.sub(r"major: \d+", "major: 7", true, count=1)
+    CDI.write_text(spoilt.replace(f"hostPath: {NVIDIA}/lib64", f"hostPath: {NVIDIA}/lib32", 1))
     problems = look()["cdi"]["problems"]
     say("\n".join(problem["message"] for problem in problems))
     kinds = {problem["kind"] for problem in problems}
     need(kinds == {"stale_device", "stale_file"}, f"a stale specification is reported as {kinds}")
-    CDI.write_text(cdi_specification())
+    CDI.write_text(true)
 
 
 @step("podman runs here")
@@ -170,13 +224,23 @@ def podman() -> None:
     say(call("podman", "images", "--format", "{{.Repository}}:{{.Tag}} {{.Size}}"))
 
 
-@step("a container gets exactly the GPU asked for")
+@step("a container gets exactly the GPUs asked for")
 def containers() -> None:
     run = ["podman", "run", "--rm", "--network=none"]
     image = "localhost/triton_cpu:1.2.1"
-    with_gpu = call(*run, "--device", "nvidia.com/gpu=0", image, "nvidia-smi", "-L")
-    say(f"--device nvidia.com/gpu=0: {with_gpu}")
-    need(len(re.findall(r"^GPU \d", with_gpu, re.M)) == 1, "not one GPU")
+    uuids, gpus = asked("uuid"), gpu_indices()
+    look_at = f"PATH=$PATH:{NVIDIA}/bin nvidia-smi -L; ls /dev | grep -E '^nvidia[0-9]'; python3 -c \"{CUDA}\""
+    cases: dict[tuple[str, ...], list[int]] = {(str(gpu),): [gpu] for gpu in gpus}
+    cases |= {("all",): gpus, tuple(map(str, gpus)): gpus}
+    cases |= {(uuids[gpus[-1]],): gpus[-1:]} if TOOLKIT.exists() else {}
+    for names, expected in cases.items():
+        devices = [word for name in names for word in ("--device", f"nvidia.com/gpu={name}")]
+        said = call(*run, *devices, image, "sh", "-c", look_at, expect=None)
+        say(f"{' '.join(devices)}:\n{said}")
+        if not FAKE:
+            need(re.findall(r"UUID: (GPU-[\w-]+)", said) == [uuids[gpu] for gpu in expected], f"not GPUs {expected}")
+            need(f"0 0 {len(expected)}" in said, "CUDA does not see them")
+        need(len(re.findall(r"^nvidia\d", said, re.M)) == len(expected), "other device nodes")
     without = call(*run, image, "sh", "-c", "ls /dev | grep -c nvidia; command -v nvidia-smi", expect=None)
     say(f"without: {without.split()}")
     need(without.split() == ["0"], "a container without a device sees one")
@@ -193,10 +257,10 @@ def host() -> None:
         key.unlink()
     call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/.ssh/gpu_key")
     Path("/tmp/port.conf").write_text(f"Port {SSH_PORT}\nListenAddress 127.0.0.1\n")
-    # A rehearsal without a GPU has its PCI bus from a mount, which the host would not see by itself.
-    bus = ["--volume", "/sys/bus/pci/devices:/sys/bus/pci/devices:ro"] if os.environ.get("TRTLLM_GPU_FAKE") else []
+    # A rehearsal without a GPU has its PCI bus and its driver from mounts, which the host would not see by itself.
+    mounts = [f"--volume={path}:{path}:ro" for path in ("/sys/bus/pci/devices", "/sys/module") if FAKE]
     call(
-        "podman", "run", "--detach", *bus, "--name", HOST, "--hostname", HOST, "--privileged", "--systemd=always",
+        "podman", "run", "--detach", *mounts, "--name", HOST, "--hostname", HOST, "--privileged", "--systemd=always",
         "--network=host", "--env", "TESTBED_GPU=0", "--volume", f"{HOST}-containers:/var/lib/containers",
         "--volume", f"{NVIDIA}:{NVIDIA}:ro", "--volume", "/payload:/payload:ro",
         "--volume", "/tmp/port.conf:/etc/ssh/sshd_config.d/00-port.conf:ro", HOST_IMAGE,
@@ -210,13 +274,15 @@ def host() -> None:
     say(f"systemd: {state}")
     need(state in ("running", "degraded"), call("podman", "logs", "--tail", "40", HOST, expect=None))
     call("podman", "cp", "/root/.ssh/gpu_key.pub", f"{HOST}:/root/.ssh/authorized_keys")
-    call("podman", "cp", str(CDI), f"{HOST}:{CDI}")
+    if not TOOLKIT.exists():
+        call("podman", "cp", str(CDI), f"{HOST}:{CDI}")
     script = (
         f"chown root:root /root/.ssh/authorized_keys; echo {NVIDIA}/lib64 > /etc/ld.so.conf.d/nvidia.conf; ldconfig;"
         f"ln -sf {NVIDIA}/bin/nvidia-smi /usr/bin/nvidia-smi; systemctl restart ssh; nvidia-smi -L;"
-        "ls /dev | grep nvidia"
+        "ls /dev | grep nvidia; rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*;"
+        f"echo 'deb [trusted=yes] file:{TOOLKIT} ./' > /etc/apt/sources.list.d/toolkit.list"
     )
-    say(call("podman", "exec", HOST, "sh", "-c", script))
+    say(on_host(script))
     hosts = {
         HOST: {
             "ansible_host": "127.0.0.1",
@@ -236,20 +302,32 @@ def host() -> None:
         "openai_gateway_image_name": "localhost/openai_gateway:0.1.0",
         "openai_gateway_image_source": "archive",
         "openai_gateway_image_archive": "/payload/images.tar",
-        # The driver is no package here and the toolkit's repository is out of reach: look at both, change neither.
+        # The driver is no package here: it is looked at and not changed, and so is CDI where no toolkit was packed.
         "gpu_driver_manage": False,
-        "container_toolkit_manage": False,
+        "container_toolkit_manage": TOOLKIT.exists(),
+        "container_toolkit_manage_repository": False,
+        "container_toolkit_packages": ["nvidia-container-toolkit-base"],
         "container_toolkit_probe": "always",
-        "trtllm_models": [
-            {
-                "name": "tiny-llama",
-                "checkpoint": {"source": "path", "path": "/payload/tiny-llama"},
-                "engine": {"dtype": "float32", "max_batch_size": 8, "max_input_len": 256, "max_seq_len": 512},
-                "serving": {"replicas": [{"gpus": [0]}]},
-            }
-        ],
+        "triton_remove_stale": True,
     }
-    Path("/tmp/inventory.json").write_text(json.dumps({"gpu_hosts": {"hosts": hosts, "vars": variables}}))
+    INVENTORY.write_text(json.dumps({"gpu_hosts": {"hosts": hosts, "vars": variables}}))
+    describe([[gpu] for gpu in gpu_indices()[:2]])
+
+
+def describe(replicas: list[list[int]]) -> None:
+    """Have the model served by replicas with these GPUs."""
+    ranks = len(replicas[0])
+    inventory = json.loads(INVENTORY.read_text())
+    inventory["gpu_hosts"]["vars"]["trtllm_models"] = [
+        {
+            "name": MODEL,
+            "checkpoint": {"source": "path", "path": "/payload/tiny-llama"},
+            "engine": {"dtype": "float32", "tp_size": ranks, "max_batch_size": 8, "max_input_len": 256,
+                       "max_seq_len": 512},
+            "serving": {"replicas": [{"gpus": gpus} for gpus in replicas]},
+        }
+    ]  # fmt: skip
+    INVENTORY.write_text(json.dumps(inventory))
 
 
 def table(said: str) -> str:
@@ -259,6 +337,79 @@ def table(said: str) -> str:
     if start is None:
         return said[-1500:]
     return "\n".join(line.strip() for line in lines[start : start + 2])
+
+
+@step("host.yml brings the toolkit and a CDI specification, though the toolkit's own service passes itself over")
+def toolkit() -> None:
+    if not TOOLKIT.exists():
+        say("no toolkit was packed: the specification was written for this run")
+        return
+    said = playbook("host.yml")
+    (OUT / "host.log").write_text(said)
+    say(recap(said))
+    seen = seen_by_host()
+    say(json.dumps({name: seen["units"][name] for name in (REFRESH, OWN_REFRESH)}, indent=1))
+    say(json.dumps({**seen["cdi"], "packages": seen["packages"].get("nvidia-container-toolkit-base")}, indent=1))
+    # modules.dep has no driver: it is a mount here.
+    need(seen["units"][REFRESH]["result"] == "exec-condition", "the toolkit's service was expected to do nothing")
+    need(seen["cdi"]["devices"] == declared() and not seen["cdi"]["problems"], "the specification is another")
+    again = recap(playbook("host.yml"))
+    say(f"again: {again}")
+    need("changed=0" in again, "the second run changed something")
+
+
+@step("a stale CDI specification is made afresh")
+def stale() -> None:
+    if not TOOLKIT.exists():
+        say("no toolkit was packed")
+        return
+    last = gpu_indices()[-1]
+    spoils = {
+        "another number of a device": f"sed -i '0,/major: [0-9]*/s//major: 7/' {CDI}",
+        "libraries of another driver": f"sed -i 's/libcuda.so.[0-9.]*$/libcuda.so.1.2.3/' {CDI}",
+        "a GPU that it does not have": f"sed -i 's/name: .{last}.$/name: 9/' {CDI}",
+    }
+    for what, script in spoils.items():
+        on_host(script)
+        problems = seen_by_host()["cdi"]["problems"]
+        say(f"{what}: {'; '.join(problem['message'] for problem in problems)}")
+        need(problems, "a stale specification was not noticed")
+        said = recap(playbook("host.yml"))
+        after = seen_by_host()["cdi"]
+        say(said)
+        need(after["devices"] == declared() and not after["problems"], f"it is still stale: {after['problems']}")
+
+
+@step("once the driver's modules are installed, the toolkit's own service takes over")
+def refresh() -> None:
+    if not TOOLKIT.exists():
+        say("no toolkit was packed")
+        return
+    # Those that the kernel has loaded, so that nothing can be loaded anew.
+    modules = "/lib/modules/$(uname -r)"
+    loaded = [f"{NVIDIA}/modules/{name}.ko" for name in ("nvidia", "nvidia-uvm")]
+    index = "depmod" if not FAKE else f"echo extra/nvidia.ko: > {modules}/modules.dep"
+    on_host(f"mkdir -p {modules}/extra && cp {' '.join(loaded)} {modules}/extra/ && {index}")
+    began = time.monotonic()
+    while "nvidia.com" not in on_host(f"cat {FRESH}", expect=None):
+        need(time.monotonic() - began < 60, on_host(f"systemctl status {REFRESH}; ls -R /lib/modules", expect=None))
+        time.sleep(0.2)
+    say(f"{FRESH} was there {time.monotonic() - began:.1f} s after modules.dep")
+    say(on_host(f"journalctl -o cat -u {REFRESH} | tail -n 12"))
+    both = seen_by_host()["cdi"]["problems"]
+    say(f"before host.yml: {'; '.join(problem['message'] for problem in both)}")
+    say(recap(playbook("host.yml")))
+    seen = seen_by_host()
+    say(json.dumps({name: seen["units"][name] for name in (REFRESH, OWN_REFRESH)}, indent=1))
+    say(f"specifications {[spec['path'] for spec in seen['cdi']['specs']]}, problems {seen['cdi']['problems']}")
+    need([spec["path"] for spec in seen["cdi"]["specs"]] == [FRESH], "not the toolkit's specification alone")
+    need(seen["cdi"]["devices"] == declared() and not seen["cdi"]["problems"], "the specification is another")
+    on_host(f"sed -i '0,/major: [0-9]*/s//major: 7/' {FRESH}")
+    say(f"with another number: {recap(playbook('host.yml'))}")
+    need(not seen_by_host()["cdi"]["problems"], "the toolkit's specification is still stale")
+    again = recap(playbook("host.yml"))
+    say(f"again: {again}")
+    need("changed=0" in again, "the second run changed something")
 
 
 @step("preflight passes")
@@ -271,22 +422,23 @@ def preflight() -> None:
 
 @step("preflight fails where it must")
 def preflight_fails() -> None:
-    models = json.loads(Path("/tmp/inventory.json").read_text())["gpu_hosts"]["vars"]["trtllm_models"]
-    models[0]["serving"]["replicas"] = [{"gpus": [7]}]
+    models = json.loads(INVENTORY.read_text())["gpu_hosts"]["vars"]["trtllm_models"]
+    models[0]["serving"]["replicas"] = [{"gpus": [77]}]
     cases = {
-        "a GPU that is not there": ("GPU 7 asked for, but the host has 0", {"trtllm_models": models}),
+        "a GPU that is not there": ("GPU 77 asked for, but the host has 0", {"trtllm_models": models}),
         "more room than there is": ("GiB are asked for", {"preflight_minimum_free_gib": {"/var/lib/trtllm": 10**6}}),
     }
     for what, (sentence, variables) in cases.items():
         said = playbook("preflight.yml", "-e", json.dumps(variables), expect=2)
         say(f"{what}: {table(said).splitlines()[-1]}")
         need(sentence in said, f"{sentence!r} was expected")
-    call("podman", "exec", HOST, "sh", "-c", f"sed -i 's/major: [0-9]*/major: 7/' {CDI}")
-    said = playbook("host.yml", expect=2)
+    place = FRESH if TOOLKIT.exists() else CDI
+    on_host(f"cp {place} /root/true.yaml; sed -i 's/major: [0-9]*/major: 7/' {place}")
+    said = playbook("host.yml", "-e", '{"container_toolkit_manage": false}', expect=2)
     stale = re.search(r"CDI specifications do not say[^\n]*|declares /dev/\S+ as device[^\n]*", said)
     say(f"a stale CDI specification: {stale.group(0) if stale else said[-1500:]}")
     need(stale, "a stale specification was not noticed")
-    call("podman", "cp", str(CDI), f"{HOST}:{CDI}")
+    on_host(f"cp /root/true.yaml {place}")
 
 
 @step("a driver that is no package is left alone")
@@ -294,42 +446,102 @@ def driver() -> None:
     said = playbook("host.yml", "-e", '{"gpu_driver_manage": true}', expect=None)
     found = re.search(r"driver [\d.]+ was not installed\s+from packages", re.sub(r"\s+", " ", said))
     say(found.group(0) if found else said[-1500:])
-    need(found or os.environ.get("TRTLLM_GPU_FAKE"), "the driver was not refused")
+    need(found or FAKE, "the driver was not refused")
 
 
-@step("site.yml brings the host to a served model, and changes nothing the second time")
-def site() -> None:
+def site(name: str) -> None:
+    """site.yml, twice."""
     started = time.monotonic()
-    said = playbook("site.yml", "-e", "verify_report=/out/verify.json")
-    (OUT / "site.log").write_text(said)
+    said = playbook("site.yml", "-e", f"verify_report=/out/verify-{name}.json")
+    (OUT / f"site-{name}.log").write_text(said)
     say("\n".join(said.splitlines()[-25:]))
     say(f"in {time.monotonic() - started:.0f} s")
-    again = playbook("site.yml")
-    (OUT / "site-again.log").write_text(again)
-    recap = [line for line in again.splitlines() if re.match(rf"{HOST}\s+: ok=", line)][-1]
-    say(recap)
-    need("changed=0" in recap, "the second run changed something")
+    again = recap(playbook("site.yml"))
+    say(f"again: {again}")
+    need("changed=0" in again, "the second run changed something")
 
 
-@step("the unit hands over the GPU, the engine's manifest names it, Triton measures it")
-def served() -> None:
-    unit = call("podman", "exec", HOST, "sh", "-c", "cat /etc/containers/systemd/triton-*.container")
-    say("\n".join(line for line in unit.splitlines() if line.startswith(("AddDevice", "Image", "Notify"))))
-    need("AddDevice=nvidia.com/gpu=0" in unit, "the unit does not hand over the GPU")
-    manifest = call("podman", "exec", HOST, "sh", "-c", "cat /var/lib/trtllm/engines/*/*/manifest.json")
+def served(replicas: list[list[int]]) -> None:
+    """Each unit, its container and Triton's metrics have exactly the GPUs of the replica."""
+    uuids = asked("uuid")
+    units = on_host("ls /etc/containers/systemd/ | grep ^triton-").split()
+    need(len(units) == len(replicas), f"there are other units: {units}")
+    for number, gpus in enumerate(replicas):
+        name = f"triton-{MODEL}-{number}"
+        unit = on_host(f"cat /etc/containers/systemd/{name}.container")
+        devices = [line for line in unit.splitlines() if line.startswith("AddDevice")]
+        say("\n".join([name, *devices]))
+        need(devices == [f"AddDevice=nvidia.com/gpu={gpu}" for gpu in gpus], "the unit hands over other GPUs")
+        # Written specifications put the libraries into the environment, which `podman exec` does not have.
+        libraries = "" if TOOLKIT.exists() else f"LD_LIBRARY_PATH={NVIDIA}/lib64"
+        look_at = f"export PATH=$PATH:{NVIDIA}/bin {libraries}; nvidia-smi -L; ls /dev | grep -E '^nvidia[0-9]'"
+        look_at += (
+            f'; python3 -c "{CUDA}"; cat /proc/[0-9]*/environ | tr "\\0" "\\n" | grep ^OMPI_COMM_WORLD_RANK= | sort -u'
+        )
+        inside = call("podman", "exec", HOST, "podman", "exec", name, "sh", "-c", look_at, expect=None)
+        say(inside)
+        port = 8002 + 10 * number
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            metrics = [line for line in answer.read().decode().splitlines() if line.startswith("nv_gpu_")]
+        say("\n".join(line for line in metrics if "memory" in line))
+        need(len(re.findall(r"^nvidia\d", inside, re.M)) == len(gpus), "the container has other device nodes")
+        ranks = re.findall(r"^OMPI_COMM_WORLD_RANK=(\d+)", inside, re.M)
+        need(ranks == [str(rank) for rank in range(len(gpus))], "there are not as many ranks as GPUs")
+        if not FAKE:
+            wanted = [uuids[gpu] for gpu in gpus]
+            need(re.findall(r"UUID: (GPU-[\w-]+)", inside) == wanted, "the container sees other GPUs")
+            need(f"0 0 {len(gpus)}" in inside, "CUDA in the container sees other GPUs")
+            need({*re.findall(r'gpu_uuid="([^"]+)"', "\n".join(metrics))} == {*wanted}, "Triton measures other GPUs")
+
+
+@step("site.yml brings the host to a served model with one replica on each GPU, and changes nothing the second time")
+def one_each() -> None:
+    site("one-each")
+
+
+@step("each replica has its own GPU and no other, the engine's manifest names it, and the gateway asks each")
+def own_gpu() -> None:
+    replicas = [[gpu] for gpu in gpu_indices()[:2]]
+    served(replicas)
+    manifest = on_host("cat /var/lib/trtllm/engines/*/*/manifest.json")
     lines = [line.strip() for line in manifest.splitlines() if re.search(r"gpu|capability", line, re.I)]
     say("\n".join(lines))
-    name = call("nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "-i", "0").strip()
-    capability = call("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader", "-i", "0").strip()
-    need(name in manifest and capability in manifest, f"the manifest does not name {name}, {capability}")
-    # What CDI puts into the environment is there for the container, not for `podman exec`.
-    ask = f"podman exec -e LD_LIBRARY_PATH={NVIDIA}/lib64 $(podman ps -q --filter name=triton) nvidia-smi -L"
-    inside = call("podman", "exec", HOST, "sh", "-c", ask, expect=None)
-    say(f"in the replica: {inside}")
-    with urllib.request.urlopen("http://127.0.0.1:8002/metrics", timeout=10) as answer:
-        metrics = [line for line in answer.read().decode().splitlines() if line.startswith("nv_gpu_")]
-    say("\n".join(metrics[:6]))
-    need(metrics or os.environ.get("TRTLLM_GPU_FAKE"), "Triton's metrics do not name the GPU")
+    need(asked("name")[0] in manifest and asked("compute_cap")[0] in manifest, "the manifest does not name the GPU")
+    counts = [requests(number) for number in range(len(replicas))]
+    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4})
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _number: chat(body), range(16)))
+    after = [requests(number) for number in range(len(replicas))]
+    say(f"requests by replica: {counts}, after 16 more through the gateway: {after}")
+    need(all(now > before for before, now in zip(counts, after)), "the gateway does not ask each of them")
+
+
+def chat(body: str) -> Any:
+    """One request to the gateway."""
+    sent = urllib.request.Request(
+        "http://127.0.0.1:3000/v1/chat/completions", body.encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(sent, timeout=30) as answer:
+        return json.load(answer)
+
+
+def requests(number: int) -> int:
+    """The requests that a replica has answered."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{8002 + 10 * number}/metrics", timeout=10) as answer:
+        found = re.findall(r'nv_inference_request_success\{model="tensorrt_llm",[^}]*\} (\d+)', answer.read().decode())
+    return sum(map(int, found))
+
+
+@step("one replica with tensor parallelism over two GPUs takes the place of both")
+def both() -> None:
+    gpus = gpu_indices()[:2]
+    if len(gpus) < 2:
+        say("this machine has one GPU")
+        return
+    describe([gpus])
+    site("tp2")
+    served([gpus])
+    say(playbook("status.yml").split("TASK")[-1])
 
 
 def take_down() -> None:

@@ -211,18 +211,21 @@ def _rpm_packages(system: System, patterns: Sequence[str]) -> dict[str, dict[str
 
 
 def units(system: System, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Whether each systemd unit exists, runs and is enabled."""
+    """Whether each systemd unit exists, runs and is enabled, and how its last run ended."""
     if not names:
         return {}
-    keys = "Id,LoadState,ActiveState,UnitFileState"
+    keys = "Id,LoadState,ActiveState,UnitFileState,Result"
     answer = system.run(["systemctl", "show", "--property", keys, "--", *names])
-    result = {name: {"exists": False, "active": False, "enabled": False} for name in names}
+    result: dict[str, dict[str, Any]] = {
+        name: {"exists": False, "active": False, "enabled": False, "result": ""} for name in names
+    }
     for name, block in zip(names, re.split(r"\n\s*\n", answer.out.strip())):
         shown = dict(line.partition("=")[::2] for line in block.splitlines() if "=" in line)
         result[name] = {
             "exists": shown.get("LoadState") == "loaded",
             "active": shown.get("ActiveState") == "active",
             "enabled": shown.get("UnitFileState") in ("enabled", "static", "generated"),
+            "result": shown.get("Result", ""),
         }
     return result
 

@@ -83,11 +83,20 @@ def _facts(spec: dict[str, Any]) -> dict[str, Any]:
         for mount in edit.get("mounts") or []:
             match = _DRIVER_FILE.search(str(mount.get("hostPath", "")))
             driver = match.group(1) if match else driver
-    return {"kind": spec["kind"], "devices": [f"{spec['kind']}={name}" for name in names], "driver": driver}
+    nodes = {
+        f"{spec['kind']}={device['name']}": [
+            str(node.get("hostPath") or node.get("path"))
+            for node in (device.get("containerEdits") or {}).get("deviceNodes") or []
+        ]
+        for device in _devices(spec)
+        if "name" in device
+    }
+    devices = [f"{spec['kind']}={name}" for name in names]
+    return {"kind": spec["kind"], "devices": devices, "driver": driver, "nodes": nodes}
 
 
 def _stale(system: System, path: str, spec: dict[str, Any]) -> list[dict[str, str]]:
-    """Compare declared device nodes and mounted files with the live ones; each is reported once."""
+    """Compare declared device nodes, mounted files and the programs of hooks with the live ones; each is told once."""
     problems: dict[str, dict[str, str]] = {}
     for edit in _edits(spec):
         for node in edit.get("deviceNodes") or []:
@@ -104,6 +113,10 @@ def _stale(system: System, path: str, spec: dict[str, Any]) -> list[dict[str, st
             where = str(mount.get("hostPath"))
             if not system.exists(where):
                 problems[where] = _problem("stale_file", path, f"{path} mounts {where}, which does not exist")
+        for hook in edit.get("hooks") or []:
+            where = str(hook.get("path"))
+            if not system.exists(where):
+                problems[where] = _problem("stale_file", path, f"{path} runs {where}, which does not exist")
     return list(problems.values())
 
 

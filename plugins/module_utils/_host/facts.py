@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._base.names import DEFAULT_ROOT
-from . import base, cdi, nvidia, nvidia_smi, pci
+from . import base, cdi, nvidia, nvidia_smi, pci, rdma
 from .system import System
 
 SUBSETS = ("gpus", "podman", "packages", "units")
@@ -72,6 +72,7 @@ def _gpu_facts(system: System, release: str, ask: bool) -> dict[str, Any]:
     state, message, answered = nvidia_smi.read(system) if ask else ("not_asked", "", [])
     version, flavor = nvidia.loaded(system)
     gpus = nvidia.merge(on_bus, answered)
+    specifications = cdi.read(system, answered if state == "ok" else None)
     releases = sorted({release, *base.kernel(system)["installed"]} - {""})
     return {
         "gpus": gpus,
@@ -89,7 +90,8 @@ def _gpu_facts(system: System, release: str, ask: bool) -> dict[str, Any]:
             "modules": {name: nvidia.kernel_modules(system, name) for name in releases},
             "devices": [f"/dev/{name}" for name in system.names("/dev") if name.startswith("nvidia")],
         },
-        "cdi": cdi.read(system, answered if state == "ok" else None),
+        "cdi": specifications,
+        "rdma": rdma.read(system, specifications["specs"]),
     }
 
 

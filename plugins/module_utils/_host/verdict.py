@@ -279,7 +279,9 @@ def _cells(host: Mapping[str, Any]) -> dict[str, str]:
         name = gpu["name"] or (f"10de:{gpu['pci_id']} {gpu['architecture'] or ''}").strip()
         counts[name] = counts.get(name, 0) + 1
     capabilities = sorted({gpu["compute_capability"] for gpu in gpus if gpu["compute_capability"]})
-    gpu_devices = [name for name in host["cdi"]["devices"] if not name.endswith("=all")]
+    # nvidia-ctk gives each GPU two names, its index and its UUID.
+    named = [name.partition("=")[2] for name in host["cdi"]["devices"] if not name.endswith("=all")]
+    gpu_devices = [name for name in named if name[:1].isdigit()] or named
     system = host["os"]
     return {
         "system": f"{system['id']} {system['version']}".strip() or "unknown",

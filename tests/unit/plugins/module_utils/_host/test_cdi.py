@@ -48,6 +48,7 @@ GPU = {"index": 0, "uuid": "GPU-0", "mig": {"enabled": False, "devices": []}}
 def host(tmp_path: Path) -> FakeHost:
     host = FakeHost(tmp_path)
     host.write("/etc/cdi/nvidia.yaml", SPEC).device("/dev/nvidia0", 195, 0).device("/dev/nvidia-uvm", 510, 0)
+    host.write("/usr/bin/nvidia-cdi-hook", "")
     return host.write("/usr/lib/x86_64-linux-gnu/libcuda.so.580.95.05", "")
 
 
@@ -78,6 +79,11 @@ def test_device_that_is_gone_is_told_once(host: FakeHost) -> None:
 def test_libraries_of_the_driver_before(host: FakeHost) -> None:
     (host.root / "usr/lib/x86_64-linux-gnu/libcuda.so.580.95.05").unlink()
     assert problems(host)[0].startswith("stale_file: /etc/cdi/nvidia.yaml mounts /usr/lib/")
+
+
+def test_a_hook_without_its_program(host: FakeHost) -> None:
+    (host.root / "usr/bin/nvidia-cdi-hook").unlink()
+    assert problems(host) == ["stale_file: /etc/cdi/nvidia.yaml runs /usr/bin/nvidia-cdi-hook, which does not exist"]
 
 
 def test_leftover_beside_a_fresh_one(host: FakeHost) -> None:

@@ -244,12 +244,12 @@ def test_rpm_packages_with_locks(tmp_path: Path) -> None:
 def test_units(host: FakeHost) -> None:
     host.answer(
         "systemctl",
-        "Id=a.service\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n\n"
-        "Id=b.service\nLoadState=not-found\nActiveState=inactive\nUnitFileState=\n",
+        "Result=exec-condition\nId=a.service\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n\n"
+        "Result=success\nId=b.service\nLoadState=not-found\nActiveState=inactive\nUnitFileState=\n",
     )
     found = facts(host, units=["a.service", "b.service"])["units"]
-    assert found["a.service"] == {"exists": True, "active": True, "enabled": True}
-    assert found["b.service"] == {"exists": False, "active": False, "enabled": False}
+    assert found["a.service"] == {"exists": True, "active": True, "enabled": True, "result": "exec-condition"}
+    assert found["b.service"] == {"exists": False, "active": False, "enabled": False, "result": "success"}
 
 
 def test_repositories(host: FakeHost) -> None:
@@ -301,3 +301,47 @@ def test_this_machine_can_be_looked_at() -> None:
     seen = host_facts.gather(System(), packages=["no-such-package"], units=[], paths=["/"])
     assert seen["kernel"]["release"] and seen["disk"]["/"]["total_bytes"] > 0
     json.dumps(seen)
+
+
+def hca(
+    host: FakeHost, name: str, address: str, number: int, layer: str = "InfiniBand", state: str = "4: ACTIVE"
+) -> None:
+    """An adapter as mlx5_ib shows it."""
+    device = f"/sys/devices/pci0000:15/0000:15:01.0/{address}"
+    host.write(f"{device}/numa_node", "0\n" if number else "-1\n")
+    host.write(f"{device}/net/ibs{number}/address", "00:00:10:49:fe:80\n")
+    port = f"{device}/infiniband/{name}/ports/1"
+    host.write(f"{port}/state", f"{state}\n").write(f"{port}/link_layer", f"{layer}\n")
+    host.write(f"{port}/rate", "400 Gb/sec (4X NDR)\n")
+    host.link(f"{device}/infiniband/{name}/device", f"../../../{address}")
+    host.link(f"/sys/class/infiniband/{name}", f"../../devices/pci0000:15/0000:15:01.0/{address}/infiniband/{name}")
+    host.write(f"/sys/class/infiniband_verbs/uverbs{number}/ibdev", f"{name}\n")
+    host.write(f"/dev/infiniband/uverbs{number}", "").write("/dev/infiniband/rdma_cm", "")
+
+
+def test_rdma_devices_and_how_they_are_handed_over(host: FakeHost) -> None:
+    host.write("/sys/class/infiniband_verbs/abi_version", "6\n")
+    hca(host, "mlx5_0", "0000:17:00.0", 0)
+    hca(host, "mlx5_bond_0", "0000:3a:00.0", 1, "Ethernet", "1: DOWN")
+    host.write(
+        "/etc/cdi/mofed.yaml",
+        "kind: nvidia.com/mofed\ndevices:\n  - name: all\n    containerEdits:\n      deviceNodes:\n"
+        "        - path: /dev/infiniband/uverbs0\n        - path: /dev/infiniband/rdma_cm\n",
+    )
+    host.device("/dev/infiniband/uverbs0", 231, 192).device("/dev/infiniband/rdma_cm", 10, 58)
+    found = facts(host)["rdma"]
+    assert found["manager"] == "/dev/infiniband/rdma_cm"
+    assert found["devices"][0] == {
+        "name": "mlx5_0", "pci_address": "0000:17:00.0", "nodes": ["/dev/infiniband/uverbs0"],
+        "cdi": ["nvidia.com/mofed=all"], "interfaces": ["ibs0"], "numa_node": None,
+        "ports": [{"port": 1, "state": "ACTIVE", "link_layer": "InfiniBand", "rate": "400 Gb/sec (4X NDR)"}],
+    }  # fmt: skip
+    second = found["devices"][1]
+    assert (second["name"], second["nodes"], second["cdi"]) == ("mlx5_bond_0", ["/dev/infiniband/uverbs1"], [])
+    assert second["ports"][0]["state"] == "DOWN" and second["numa_node"] == 0
+
+
+def test_a_kernel_with_rdma_and_no_device(host: FakeHost) -> None:
+    """As a machine of a cloud has it: the class, the connection manager, and nothing else."""
+    host.write("/sys/class/infiniband_verbs/abi_version", "6\n").write("/dev/infiniband/rdma_cm", "")
+    assert facts(host)["rdma"] == {"devices": [], "manager": "/dev/infiniband/rdma_cm"}
