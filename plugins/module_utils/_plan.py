@@ -21,7 +21,16 @@ from ._release.options import ENGINE_OPTIONS, world_size
 from ._release.releases import release as release_of
 from ._repository.schema import parameters_of
 from ._triton import options as replica_options
-from ._triton.gang import GANG_PORT, PORTS_PER_GANG, check_gang, is_gang, is_worker, node_names, ranks_per_node
+from ._triton.gang import (
+    GANG_PORT,
+    PORTS_PER_GANG,
+    check_gang,
+    is_gang,
+    is_worker,
+    node_names,
+    own_ranks,
+    ranks_per_node,
+)
 from ._triton.gate import parse_gate
 from ._triton.ports import PORTS
 from ._triton.replica import complete, gpu_name, http_url, same_gpu
@@ -121,7 +130,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
                 "name": model["name"],
                 "checkpoint": directories[model["name"]],
                 "gpus": first[model["name"]]["gpus"],
-                **({"nodes": len(first[model["name"]]["nodes"])} if is_gang(first[model["name"]]) else {}),
+                **_spread([replica for replica in replicas if replica["model"] == model["name"]], description),
                 "options": {option: value for option, value in model["engine"].items() if value is not None},
                 **own[model["name"]],
                 **({"image": str(model["engine_image"]["name"])} if model.get("engine_image") else {}),
@@ -212,6 +221,16 @@ def _of_host(models: list[Item], description: Mapping[str, Any]) -> list[Item]:
             "host out of the group."
         )
     return found
+
+
+def _spread(replicas: list[Item], description: Mapping[str, Any]) -> Item:
+    """Of an engine whose ranks are on several hosts: how many, and the ranks of this one. A builder needs all."""
+    if not is_gang(replicas[0]):
+        return {}
+    nodes = {"nodes": len(replicas[0]["nodes"])}
+    if not description.get("trtllm_serves", True):
+        return nodes
+    return {**nodes, "ranks": sorted({rank for replica in replicas for rank in own_ranks(replica)})}
 
 
 def _check_node(replica: str, node: str, serving: list[str], addresses: Mapping[str, str]) -> None:

@@ -56,6 +56,14 @@ options:
       M(trtllm.fleet.trtllm_artifact_serve) with C(state=stopped). Without it nothing is handed on.
     type: str
     default: ""
+  ranks:
+    description:
+      - Receive of an engine only the files that these ranks read, and what all ranks do. The others stay with whoever
+        built it, and this host hands it on to hosts with the same ranks alone.
+      - By default all of it is received.
+    type: list
+    elements: int
+    default: []
   threads:
     description: Pieces that are received at the same time. Four fill a network of 10 Gbit/s.
     type: int
@@ -122,6 +130,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pieces impo
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer_unit import (
     ARGUMENTS,
     NETWORK,
+    OF_RANKS,
     TransferUnit,
     check_counts,
 )
@@ -132,6 +141,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.sizes import MB
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     **ARGUMENTS,
+    **OF_RANKS,
     **NETWORK,
     "pieces": {"type": "str", "required": True},
     "sources": {"type": "list", "elements": "str", "required": True},

@@ -54,6 +54,14 @@ options:
     description: Take the turn, if nobody has it when the unit begins. Otherwise it is only waited for who has it.
     type: bool
     default: true
+  ranks:
+    description:
+      - Receive of an engine only the files that these ranks read, and what all ranks do. Such a part is never
+        put into O(shared_dir).
+      - By default all of it is received.
+    type: list
+    elements: int
+    default: []
   threads:
     description: Pieces that are copied at the same time.
     type: int
@@ -141,6 +149,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.artifact_st
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer import KINDS
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer_unit import (
     ARGUMENTS,
+    OF_RANKS,
     TransferUnit,
     check_counts,
 )
@@ -150,6 +159,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import sh
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     **ARGUMENTS,
+    **OF_RANKS,
     "shared_dir": {"type": "path", "required": True},
     "state": {"type": "str", "choices": ["shared", "received", "absent"], "default": "shared"},
     "turn": {"type": "bool", "default": True},

@@ -75,6 +75,14 @@ options:
         the engine is told how many GPUs a host has.
     type: int
     default: 1
+  ranks:
+    description:
+      - The ranks that this host serves, where others are on other hosts. An engine that has their files is there,
+        though what only other ranks read is not; see RV(whole).
+      - A build makes all ranks. By default all of them are needed.
+    type: list
+    elements: int
+    default: []
   rebuild:
     description:
       - V(when_stale) makes the engine again when something it was made from differs, or when it is damaged.
@@ -267,6 +275,10 @@ provisional:
   description: Whether the fingerprint may still change because something is not on the host yet (check mode only).
   returned: when O(state=present)
   type: bool
+whole:
+  description: Whether the files of all ranks are on this host, or would be.
+  returned: when O(state=present)
+  type: bool
 reasons:
   description: Why the engine was, or would be, made; one line for each input that differs.
   returned: when O(state=present)
@@ -372,6 +384,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "image": {"type": "str"},
     "gpus": {"type": "list", "elements": "raw"},
     "nodes": {"type": "int", "default": 1},
+    "ranks": {"type": "list", "elements": "int", "default": []},
     "options": {"type": "dict", "default": {}, "options": argument_spec(ENGINE_OPTIONS)},
     "rebuild": {"type": "str", "choices": ["when_stale", "never", "always"], "default": "when_stale"},
     "verify": {"type": "str", "choices": ["stat", "full"], "default": "stat"},
@@ -397,6 +410,7 @@ def request_of(params: dict[str, Any]) -> Request:
         image=params["image"],
         gpus=params["gpus"],
         nodes=params["nodes"],
+        ranks=params["ranks"],
         options=params["options"],
         rebuild=params["rebuild"],
         verify=params["verify"],

@@ -86,8 +86,8 @@ class Process:
         self.directory.mkdir(parents=True, exist_ok=True)
         whole = {
             "root": str(home), "kind": "engine", "name": NAME, "fingerprint": FINGERPRINT, "sources": [], "pieces": "",
-            "threads": 4, "address": "", "port": 0, "rate": 0, "shared": "", "turn": False, "time_limit": 60,
-            **spec,
+            "threads": 4, "address": "", "port": 0, "rate": 0, "shared": "", "turn": False, "ranks": [],
+            "time_limit": 60, **spec,
         }  # fmt: skip
         (self.directory / "transfer.pyz").write_bytes(archive())
         (self.directory / "spec.json").write_text(json.dumps(whole))

@@ -6,14 +6,15 @@
 ``<root>/<name>/<fingerprint>/`` is a published artefact with a ``manifest.json``; ``<fingerprint>.partial``
 beside it is one in the making, which nobody but its maker looks into, and ``<fingerprint>.incoming`` one that comes
 from another host, which may be made here at the same time. ``<fingerprint>.pieces.json`` says how it is handed on,
-and in a store that hosts share, ``<fingerprint>.lock`` is held by the one that makes it.
+``<fingerprint>.left_out.json`` what of it another host has (the ranks of other nodes), and in a store that hosts share,
+``<fingerprint>.lock`` is held by the one that makes it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ from .store import Store
 
 MANIFEST = "manifest.json"
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+RANK_FILE = re.compile(r"rank(\d+)\.engine$")
+
+
+def of_other_ranks(names: Iterable[str], ranks: Collection[int]) -> list[str]:
+    """Those of *names* that only ranks beside *ranks* read; none where *ranks* is empty, which stands for all."""
+    found = [(name, RANK_FILE.search(name)) for name in names]
+    return [name for name, match in found if ranks and match and int(match.group(1)) not in ranks]
 
 
 class ArtifactStore(Store):
@@ -49,6 +57,21 @@ class ArtifactStore(Store):
         """Where the digests of the published artefact's pieces are kept."""
         path = self.path(name, fingerprint)
         return path.with_name(f"{path.name}.pieces.json")
+
+    def left_out_file(self, path: Path) -> Path:
+        """Where the names of those files stand that the artefact at *path* leaves to other hosts."""
+        return path.with_name(f"{path.name.partition('.')[0]}.left_out.json")
+
+    def left_out(self, path: Path) -> list[str]:
+        """The files of the manifest that the artefact at *path* leaves to other hosts; none of them is there."""
+        names = files.read_object(self.left_out_file(path)).get("files") or []
+        return [name for name in names if not (path / name).exists()]
+
+    def lacks(self, path: Path, ranks: Collection[int] = ()) -> list[str]:
+        """Of what was left to other hosts, the files that *ranks* need here, or any where no ranks are given."""
+        left = self.left_out(path)
+        others = of_other_ranks(left, ranks)
+        return [name for name in left if name not in others]
 
     def turn_file(self, name: str, fingerprint: str) -> Path:
         """The file whose lock is that of the host which makes the artefact for all."""
@@ -90,14 +113,15 @@ class ArtifactStore(Store):
     def _rename(self, name: str, fingerprint: str) -> Path:
         """The rename. A crash in between leaves a sealed partial, which `recover` publishes."""
         path = self._put(self.path(name, fingerprint))
-        # What began to come from elsewhere is of no use any more.
+        # What began to come from elsewhere is of no use any more, and nothing is left out.
         files.remove(self.incoming(name, fingerprint))
+        files.remove(self.left_out_file(path))
         return path
 
-    def adopt(self, name: str, fingerprint: str) -> Path:
+    def adopt(self, name: str, fingerprint: str, left_out: Collection[str] = ()) -> Path:
         """Publish what has arrived, whose bytes the caller has verified; an artefact already there is replaced.
 
-        It has to be a whole artefact of this fingerprint, or nothing is published.
+        It has to be an artefact of this fingerprint, whole but for *left_out*, or nothing is published.
         """
         incoming = self.incoming(name, fingerprint)
         held = (self.manifest(incoming) or {}).get("fingerprint")
@@ -106,11 +130,17 @@ class ArtifactStore(Store):
                 f"{name}: what arrived has the fingerprint {show(held)} instead of {fingerprint!r}; nothing is "
                 "published. See which artefact the source hands out."
             )
+        beside = self.left_out_file(incoming)
+        if left_out:
+            files.write_atomically(beside, json.dumps({"files": sorted(left_out)}).encode())
         problems = self.verify(incoming, full=False)
         if problems:
             raise FleetError(f"{name}: {problems[0]} in what arrived; nothing is published. Run again.")
         files.sync_tree(incoming)
-        return self._put(self.path(name, fingerprint), incoming)
+        path = self._put(self.path(name, fingerprint), incoming)
+        if not left_out:
+            files.remove(beside)
+        return path
 
     def recover(self, name: str, fingerprint: str) -> Path | None:
         """Publish a partial that was sealed but not yet renamed when its maker died; else None.
@@ -133,7 +163,7 @@ class ArtifactStore(Store):
         return stored if isinstance(stored, dict) and isinstance(stored.get("files"), dict) else None
 
     def verify(self, path: Path, full: bool) -> list[str]:
-        """Sentences on what is wrong with the artefact at *path*; [] when intact.
+        """Sentences on what is wrong with the artefact at *path*; [] when intact, as far as it is to be here.
 
         By size always; with *full* by sha256, which reads every byte.
         """
@@ -141,7 +171,9 @@ class ArtifactStore(Store):
         if manifest is None:
             return [f"{MANIFEST} is missing or damaged"]
         found = {relative: status.st_size for relative, status in walk(path, ()) if relative != MANIFEST}
-        problems = [f"{relative} is missing" for relative in manifest["files"] if relative not in found]
+        left_out = self.left_out(path)
+        lost = [relative for relative in manifest["files"] if relative not in found and relative not in left_out]
+        problems = [f"{relative} is missing" for relative in lost]
         added = sorted(relative for relative in found if relative not in manifest["files"])
         problems += [f"{relative} was added after publication" for relative in added]
         for relative, held in manifest["files"].items():
@@ -154,10 +186,10 @@ class ArtifactStore(Store):
                 problems.append(f"{relative} was altered after publication")
         return problems
 
-    def has(self, name: str, fingerprint: str) -> bool:
-        """Whether it is published, with files of the right sizes."""
+    def has(self, name: str, fingerprint: str, ranks: Collection[int] = ()) -> bool:
+        """Whether it is published, with files of the right sizes; all of it, or what *ranks* need."""
         path = self.path(name, fingerprint)
-        return path.is_dir() and not self.verify(path, full=False)
+        return path.is_dir() and not self.verify(path, full=False) and not self.lacks(path, ranks)
 
     def published(self, name: str) -> list[Path]:
         """All published artefacts of *name*, the newest first."""
@@ -178,6 +210,7 @@ class ArtifactStore(Store):
     def remove(self, name: str, fingerprint: str) -> bool:
         """Remove an artefact, and what is left of making it; True if there was anything."""
         beside = [place(name, fingerprint) for place in (self.incoming, self.pieces_file, self.turn_file)]
+        beside.append(self.left_out_file(self.path(name, fingerprint)))
         existed = any(path.exists() for path in beside)
         for path in beside:
             files.remove(path)

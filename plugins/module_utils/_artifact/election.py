@@ -5,7 +5,8 @@
 
 Hosts whose engine of a name has the same fingerprint are of one class and share one build; hosts that ask for the same
 checkpoint share one download. The others of the class receive it in a chain: each from the one before it, which hands
-on what it has so far, or from the builder.
+on what it has so far, or from the builder. Hosts that need the files of some ranks alone form chains with those that
+need the same, and hand on to nobody else; only who has all of it can be the builder.
 """
 
 from __future__ import annotations
@@ -51,9 +52,12 @@ def offer(
         item = result["item"]
         always = item.get("rebuild", rebuild) == "always"
         shared = bool(result.get("fingerprint")) and not result.get("provisional") and not always
+        there = shared and (not result.get("reasons") or bool(result.get("stale")))
         engines[item["name"]] = {
             "fingerprint": result.get("fingerprint"),
-            "there": shared and (not result.get("reasons") or bool(result.get("stale"))),
+            "there": there,
+            "whole": there and bool(result.get("whole", True)),
+            "ranks": list(item.get("ranks") or []),
             "shared": shared,
             "port": port + number,
         }
@@ -74,18 +78,23 @@ def checkpoint_offer(
         found[item["name"]] = {
             "fingerprint": result.get("asked", ""),
             "there": not result.get("reasons") and not again,
+            "whole": not result.get("reasons") and not again,
+            "ranks": [],
             "shared": bool(result.get("asked")),
             "port": port + number,
         }
     return {"address": address, "root": root, "serves": False, "checkpoints": found}
 
 
-def having(offered: Mapping[str, Any], names: Collection[str], goods: Goods = ENGINES) -> dict[str, Any]:
-    """The same host, once it has what is called *names*."""
-    found = {
-        name: {**about, "there": about["there"] or (about["shared"] and name in names)}
-        for name, about in offered[goods.key].items()
-    }
+def having(
+    offered: Mapping[str, Any], names: Collection[str], goods: Goods = ENGINES, whole: bool = False
+) -> dict[str, Any]:
+    """The same host, once it has what is called *names*; *whole*, where that is more than its own ranks need."""
+    found = {}
+    for name, about in offered[goods.key].items():
+        now = about["shared"] and name in names
+        every = about["whole"] or (now and (whole or not about["ranks"]))
+        found[name] = {**about, "there": about["there"] or now, "whole": every}
     return {**offered, goods.key: found}
 
 
@@ -110,22 +119,28 @@ def elect(
     plan: dict[str, Any] = {host: {"builds": [], "receives": []} for host in batch}
     lines, load = [], Counter[str]()
     for (name, fingerprint), hosts in classes.items():
-        missing = [host for host in hosts if not offers[host][goods.key][name]["there"]]
-        if not missing or len(hosts) < 2:
+        about = {host: offers[host][goods.key][name] for host in hosts}
+        missing = [host for host in hosts if not about[host]["there"]]
+        able = [host for host in hosts if about[host]["whole"] or not about[host]["there"]]
+        if not missing or able == missing[:1]:
             continue
-        builder = min(hosts, key=lambda host: _rank(offers[host], goods.key, name, host in builders, load[host]))
+        builder = min(able, key=lambda host: _rank(offers[host], goods.key, name, host in builders, load[host]))
         receivers = [host for host in missing if host != builder]
         builds = builder in missing
         if builds:
             load[builder] += 1
             plan[builder]["builds"].append(name)
-        for host, before in zip(receivers, [builder, *receivers]):
+        last: dict[tuple[int, ...], str] = {}
+        for host in receivers:
+            ranks = tuple(about[host]["ranks"])
+            before, last[ranks] = last.get(ranks, builder), host
             plan[host]["receives"].append(
                 {
                     "name": name,
                     "fingerprint": fingerprint,
                     "builder": builder,
                     "first": receivers[0],
+                    "ranks": list(ranks),
                     "source": _place(offers[builder], goods.key, name),
                     "sources": [_url(offers[at], goods.key, name) for at in dict.fromkeys([before, builder])],
                     **_place(offers[host], goods.key, name),
@@ -140,7 +155,7 @@ def elect(
 
 def _rank(offered: Mapping[str, Any], key: str, name: str, is_builder: bool, load: int) -> tuple[bool, bool, bool, int]:
     """The smaller, the better a builder; `min` takes the first of equals."""
-    return not offered[key][name]["there"], not is_builder, bool(offered["serves"]), load
+    return not offered[key][name]["whole"], not is_builder, bool(offered["serves"]), load
 
 
 def _place(offered: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 from .._base.errors import FleetError
 from .._base.files import inside, write_atomically
 from .._base.sizes import MIB
-from .artifact_store import MANIFEST, ArtifactStore
+from .artifact_store import MANIFEST, ArtifactStore, of_other_ranks
 from .fingerprint import MAX_THREADS, canonical_json, usable_cpus, walk
 from .pagecache import CacheState
 
@@ -80,6 +81,12 @@ class Pieces:
         return canonical_json(
             {"version": VERSION, "fingerprint": self.fingerprint, "piece": self.piece, "files": files}
         )
+
+    def of_ranks(self, ranks: Collection[int]) -> Pieces:
+        """Without what only other ranks read; all of it where no ranks are given."""
+        others = of_other_ranks(self.files, ranks)
+        kept = {name: file for name, file in self.files.items() if name not in others}
+        return Pieces(self.fingerprint, kept, self.piece)
 
     @property
     def identity(self) -> str:
@@ -139,7 +146,7 @@ def _read_file(path: Path, piece: int) -> PieceFile:
 
 def _held(store: ArtifactStore, path: Path) -> dict[str, Any]:
     """What the manifest of the artefact at *path* says of its files; raises where sizes already differ from it."""
-    problems = store.verify(path, full=False)
+    problems = store.verify(path, full=False) + [f"{name} is on another host" for name in store.lacks(path)]
     if problems:
         raise FleetError(f"{path} cannot be handed on: {problems[0]}; make it again with verify: full.")
     held: dict[str, Any] = (store.manifest(path) or {})["files"]

@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Optional
 
@@ -119,7 +120,8 @@ class Transfer:
         sources = Sources(spec["sources"])
         self.tell("receiving")
         pieces = receive_list(sources, self.fingerprint, spec["pieces"], self.token)
-        receiver = Receiver(pieces, where, sources, self.token, spec["threads"], self.name)
+        own = pieces.of_ranks(spec["ranks"])
+        receiver = Receiver(own, where, sources, self.token, spec["threads"], self.name)
         self.receiver = receiver
         published = self.store.path(self.name, self.fingerprint)
 
@@ -130,9 +132,9 @@ class Transfer:
                     return os.open(place / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             raise FileNotFoundError(name)
 
-        self._serve(Offer(pieces, opened, receiver.wait), pieces)
+        self._serve(Offer(pieces, opened, receiver.wait), own)
         receiver.run()
-        self._publish(pieces, self.store)
+        self._publish(pieces, own, self.store)
         self.seconds = time.monotonic() - self.begun
         self.tell("published")
 
@@ -144,7 +146,9 @@ class Transfer:
         The turn is asked for once, at the beginning: later it would fall to a host whose run does not wait for it.
         """
         with Turn(shared.turn_file(self.name, self.fingerprint)) as turn:
-            if self.spec["turn"] and not self._whole(shared):
+            # A host that has what its own ranks need makes the rest for nobody.
+            part = self._enough() and not self._whole(self.store)
+            if self.spec["turn"] and not part and not self._whole(shared):
                 turn.take()
             while (state := self._step(shared, turn)) != "published":
                 self.holder = turn.holder() if state == "waiting" else ""
@@ -162,10 +166,10 @@ class Transfer:
 
     def _step(self, shared: ArtifactStore, turn: Turn) -> str:
         """The state in which one look at both stores leaves this host."""
-        here, given = self._whole(self.store), self._whole(shared)
+        here, given = self._enough(), self._whole(shared)
         if given and not here:
             turn.give_back()
-            self._copy(shared, self.store)
+            self._copy(shared, self.store, self.spec["ranks"])
         elif turn.taken and not given:
             if not here:
                 return "holding"
@@ -177,19 +181,23 @@ class Transfer:
     def _whole(self, store: ArtifactStore) -> bool:
         return store.has(self.name, self.fingerprint)
 
-    def _copy(self, source: ArtifactStore, target: ArtifactStore) -> None:
+    def _enough(self) -> bool:
+        return self.store.has(self.name, self.fingerprint, self.spec["ranks"])
+
+    def _copy(self, source: ArtifactStore, target: ArtifactStore, ranks: Collection[int] = ()) -> None:
         """From one store of this host into another, as it comes from another host."""
         self.tell("receiving")
         place = Directory(source.path(self.name, self.fingerprint))
         pieces = pieces_of(source, self.name, self.fingerprint)
-        self.size = pieces.size
+        own = pieces.of_ranks(ranks)
+        self.size = own.size
         where = target.incoming(self.name, self.fingerprint)
-        self.receiver = Receiver(pieces, where, Sources([place]), self.token, self.spec["threads"], self.name)
+        self.receiver = Receiver(own, where, Sources([place]), self.token, self.spec["threads"], self.name)
         self.receiver.run()
-        self._publish(pieces, target)
+        self._publish(pieces, own, target)
 
-    def _publish(self, pieces: Pieces, store: ArtifactStore) -> None:
-        """Put what arrived in its place, unless a build was faster. Both are the same artefact."""
+    def _publish(self, pieces: Pieces, own: Pieces, store: ArtifactStore) -> None:
+        """Put *own*, what of *pieces* arrived, in its place, unless a build was faster. Both are the same artefact."""
         where = store.incoming(self.name, self.fingerprint)
         with store.lock(self.name):
             manifest = store.manifest(where) or {"files": {}}
@@ -202,9 +210,11 @@ class Transfer:
             if self._whole(store):
                 files.remove(where)
                 return
-            # First, as hosts that may not write here read it as soon as the artefact is there.
-            files.write_atomically(store.pieces_file(self.name, self.fingerprint), pieces.encoded())
-            store.adopt(self.name, self.fingerprint)
+            left_out = [name for name in pieces.files if name not in own.files]
+            if not left_out:
+                # First, as hosts that may not write here read it as soon as the artefact is there.
+                files.write_atomically(store.pieces_file(self.name, self.fingerprint), pieces.encoded())
+            store.adopt(self.name, self.fingerprint, left_out)
 
 
 def main(directory: str) -> int:

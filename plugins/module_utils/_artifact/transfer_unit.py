@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "root": {"type": "path", "default": DEFAULT_ROOT},
     "time_limit": {"type": "int", "default": 7200},
 }
+# Of one that arrives: whose files of an engine; [] for all.
+OF_RANKS: dict[str, dict[str, Any]] = {"ranks": {"type": "list", "elements": "int", "default": []}}
 # How it is handed out.
 NETWORK: dict[str, dict[str, Any]] = {
     "port": {"type": "int", "default": 18800},
@@ -67,11 +69,11 @@ def check_counts(params: Mapping[str, Any]) -> None:
 class TransferUnit:
     """The transfer of one artefact on this host, in whatever state an earlier run left it."""
 
-    def __init__(self, root: str, kind: str, name: str, fingerprint: str) -> None:
+    def __init__(self, root: str, kind: str, name: str, fingerprint: str, ranks: Sequence[int] = ()) -> None:
         self.root, self.kind, self.name = Path(check_path(root, "root")), kind, check_name(name, "name")
         self.store = ArtifactStore(self.root / KINDS[kind])
         self.path = self.store.path(name, fingerprint)
-        self.fingerprint = fingerprint
+        self.fingerprint, self.ranks = fingerprint, sorted(ranks)
         identity = f"{kind}-{name}-{fingerprint[:SHORT]}"
         self.directory = self.root / "transfers" / identity
         self.unit = f"trtllm-transfer-{identity}.service"
@@ -79,12 +81,12 @@ class TransferUnit:
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> TransferUnit:
         """From a module's parameters."""
-        return cls(params["root"], params["kind"], params["name"], params["fingerprint"])
+        return cls(params["root"], params["kind"], params["name"], params["fingerprint"], params.get("ranks") or [])
 
     @property
     def is_there(self) -> bool:
-        """Whether the artefact is published here, and of the right sizes."""
-        return self.store.has(self.name, self.fingerprint)
+        """Whether the artefact, or what of it the ranks need, is published here, and of the right sizes."""
+        return self.store.has(self.name, self.fingerprint, self.ranks)
 
     # -- the unit ------------------------------------------------------------------------------------------
 
@@ -113,6 +115,7 @@ class TransferUnit:
             "kind": self.kind,
             "name": self.name,
             "fingerprint": self.fingerprint,
+            "ranks": self.ranks,
             "time_limit": time_limit,
             # Only to see whether a process that runs has this token.
             "token_sha256": hashlib.sha256((token or "").strip().encode()).hexdigest(),

@@ -85,7 +85,7 @@ class Engine:
         newest = self._newest()
         before = self._made_from(newest[1], facts) if newest else None
         if path.is_dir():
-            problems = self.store.verify(path, full=self.request.verify == "full")
+            problems = self._problems(path, full=self.request.verify == "full")
             manifest = self.store.manifest(path)
             before = self._made_from(manifest, facts) if manifest else before
             reasons = [f"engine: {problem}" for problem in problems]
@@ -96,6 +96,11 @@ class Engine:
         else:
             reasons = explain(before, wanted.made_from) or ["no engine with these inputs is published"]
         return [*reasons, *facts.unknown] if reasons else [], before
+
+    def _problems(self, path: Path, full: bool) -> list[str]:
+        """What is wrong with an engine, or of it not on this host and needed here."""
+        elsewhere = self.store.lacks(path, self.request.ranks)
+        return self.store.verify(path, full) + [f"{name} is on another host" for name in elsewhere]
 
     def _made_from(self, manifest: Mapping[str, Any], facts: Facts) -> dict[str, Any] | None:
         return as_told_now(manifest, facts.inputs, self.request.examples_dir)
@@ -108,7 +113,7 @@ class Engine:
             return wanted
         for path in self.store.published(request.name):
             before = self._made_from(self.store.manifest(path) or {}, facts)
-            if before is not None and same(before, wanted.made_from) and not self.store.verify(path, full):
+            if before is not None and same(before, wanted.made_from) and not self._problems(path, full):
                 return replace(wanted, fingerprint=path.name)
         return wanted
 
@@ -128,6 +133,7 @@ class Engine:
             "commands": [step["argv"] for step in self._steps(wanted)],
             "reasons": [],
             "bytes_read": facts.tree.bytes_read if facts.tree else 0,
+            "whole": not self.store.left_out(path),
         }
 
     # -- present -------------------------------------------------------------------------------------------
@@ -170,7 +176,7 @@ class Engine:
 
     def _newest_intact(self) -> Path | None:
         for path in self.store.published(self.request.name):
-            if not self.store.verify(path, full=False):
+            if not self._problems(path, full=False):
                 return path
         return None
 

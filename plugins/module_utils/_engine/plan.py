@@ -33,6 +33,7 @@ class Request:
     """What the user asked for. *attach* is the id of a build to report on; then none is started.
 
     *lifeline*: a file that this process has locked; the build ends when it is locked no more.
+    *ranks* are those of this host, where others are on other *nodes*; none where it has, or may have to make, all.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Request:
     attach: str | None = None
     nodes: int = 1
     lifeline: str = ""
+    ranks: Sequence[int] = ()
 
     @property
     def devices(self) -> list[gpu.GpuRef]:

@@ -82,6 +82,12 @@ def check_ranks(options: Mapping[str, Any], gpus: Sequence[Any], nodes: int = 1)
             f"The engine has {ranks} ranks, {ranks // nodes} on each of {nodes} nodes, but gpus names {len(gpus)} "
             f"({', '.join(str(gpu) for gpu in gpus)}); name {ranks // nodes}."
         )
+    workers = int(options.get("workers") or 1)
+    if nodes > 1 and gpus and workers > len(gpus):
+        raise FleetError(
+            f"workers is {workers}, but all ranks are built on one host, which builds as many at once as it has GPUs: "
+            f"{len(gpus)} ({', '.join(str(gpu) for gpu in gpus)}); give at most {len(gpus)}."
+        )
     if gpus and ranks > nodes * len(gpus):
         product = " * ".join(f"{name} {options[name]}" for name in RANKS if (options.get(name) or 1) > 1)
         raise FleetError(

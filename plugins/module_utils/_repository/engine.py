@@ -10,8 +10,10 @@ import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from .._artifact.artifact_store import ArtifactStore
 from .._artifact.fingerprint import fingerprint
 from .._base.errors import FleetError
 from .._checkpoint.tokenizer import read_json
@@ -253,12 +255,21 @@ def _kv_bytes(config: _Config) -> int | None:
 
 
 def _shards(directory: str, world_size: int) -> list[int]:
-    """Sizes of the ranks' engine files, in bytes; raises where one is missing."""
+    """Sizes of the ranks' engine files, in bytes; raises where one is missing.
+
+    Those of ranks on other hosts are as the engine's manifest says, so that all of them render the same.
+    """
+    path = Path(directory)
+    store = ArtifactStore(path.parent.parent)
+    found = {entry.name: entry.stat().st_size for entry in os.scandir(directory) if entry.is_file()}
+    if elsewhere := store.left_out(path):
+        held = (store.manifest(path) or {"files": {}})["files"]
+        found.update({name: held[name]["size"] for name in elsewhere if name in held})
     sizes: dict[int, int] = {}
-    for entry in os.scandir(directory):
-        match = re.fullmatch(r"(?:.*_)?rank([0-9]+)\.engine", entry.name)
-        if match and entry.is_file():
-            sizes[int(match.group(1))] = entry.stat().st_size
+    for name, size in found.items():
+        match = re.fullmatch(r"(?:.*_)?rank([0-9]+)\.engine", name)
+        if match:
+            sizes[int(match.group(1))] = size
     missing = next((rank for rank in range(world_size) if rank not in sizes), None)
     if missing is not None:
         raise FleetError(

@@ -387,7 +387,11 @@ def test_a_replica_on_several_hosts_is_planned_on_each_of_them() -> None:
         assert replica["nodes"] == [{"name": "g1", "address": "10.0.0.1"}, {"name": "g2", "address": "10.0.0.2"}]
         assert (replica["node"], replica["gang_port"], replica["world_size"]) == (number, 18700, 4)
         assert found["engines"][0]["nodes"] == 2 and found["engines"][0]["gpus"] == [0, 1]
+        assert found["engines"][0]["ranks"] == [[0, 1], [2, 3]][number]
         assert found["repositories"][0]["parameters"] == {"tensorrt_llm": {"num_nodes": 2}}
+    assert "ranks" not in on("g3", big, trtllm_serves=False)["engines"][0], "a builder makes all of them"
+    both = model("big", {"tp_size": 2}, replicas=[{"nodes": ["g1", "g2"], "gpus": [0]}, {"nodes": ["g2", "g1"]}])
+    assert on("g1", both)["engines"][0]["ranks"] == [0, 1]
     assert leader["gateway_models"][0]["urls"] == ["http://127.0.0.1:8000"]
     assert worker["gateway_models"][0]["urls"] == [] and "http_port" not in worker["replicas"][0]
 

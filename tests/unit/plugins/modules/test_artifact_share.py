@@ -86,6 +86,21 @@ def test_a_host_that_has_it_puts_it_there(systemd: FakeSystemd, shared: Path, ho
     assert engine(hosts[1]) == engine(hosts[0])
 
 
+def test_a_node_takes_its_ranks_and_puts_no_part_there(
+    systemd: FakeSystemd, shared: Path, hosts: tuple[Path, Path]
+) -> None:
+    made(hosts[0])
+    share(hosts[0], shared)
+    assert share(hosts[1], shared, ranks=[1], state="received")["changed"]
+    assert sorted(engine(hosts[1])) == ["1/empty", "config.json", "manifest.json", "rank1.engine"]
+    for check in (True, False):
+        assert not share(hosts[1], shared, check=check, ranks=[1])["changed"]
+    store_of(shared).remove(NAME, FINGERPRINT)
+    again = share(hosts[1], shared, ranks=[1])
+    assert (again["builds"], again["waiting"]) == (False, False)
+    assert not store_of(shared).has(NAME, FINGERPRINT)
+
+
 def test_who_only_receives_takes_no_turn(systemd: FakeSystemd, shared: Path, hosts: tuple[Path, Path]) -> None:
     for check in (True, False):
         found = share(hosts[0], shared, check=check, state="received")

@@ -41,7 +41,7 @@ def test_the_first_builds_and_the_others_receive_in_a_chain() -> None:
     }
     (received,) = found["hosts"]["h3"]["receives"]
     assert received == {
-        "name": "m", "fingerprint": A, "builder": "h1", "first": "h2",
+        "name": "m", "fingerprint": A, "builder": "h1", "first": "h2", "ranks": [],
         "source": {"address": "10.0.0.1", "port": 18800, "root": "/var/lib/trtllm"},
         "sources": ["http://10.0.0.2:18800", "http://10.0.0.1:18800"],
         "address": "10.0.0.3", "port": 18800, "root": "/var/lib/trtllm",
@@ -111,6 +111,43 @@ def test_what_is_not_known_or_built_in_any_case_is_shared_with_nobody(result: di
     offered = offer([{"item": {"name": "m"}, **result}], "10.0.0.1", 1, "/srv")
     assert not offered["engines"]["m"]["shared"]
     assert elect({"h1": offered, "h2": offered}, ["h1", "h2"])["receivers"] == []
+
+
+def node(number: int, *ranks: int, there: bool = False, whole: bool = True) -> dict[str, Any]:
+    """A node of a replica on several hosts, that has the files of its ranks, or all of them."""
+    result = {"item": {"name": "m", "ranks": list(ranks)}, "fingerprint": A, "whole": whole}
+    return offer([{**result, "reasons": [] if there else ["no engine"]}], f"10.0.0.{number}", 18800, "/srv")
+
+
+def test_nodes_with_the_same_ranks_hand_them_on_to_each_other() -> None:
+    offers = {"a0": node(1, 0, 1), "a1": node(2, 2, 3), "b0": node(3, 0, 1), "b1": node(4, 2, 3)}
+    found = elect(offers, list(offers))
+    assert builders(found) == {"a0": ["m"]}
+    assert sources(found) == {
+        "a1": ["http://10.0.0.1:18800"],
+        "b0": ["http://10.0.0.1:18800"],
+        "b1": ["http://10.0.0.2:18800", "http://10.0.0.1:18800"],
+    }
+    assert [item["ranks"] for host in ("a1", "b0", "b1") for item in found["hosts"][host]["receives"]] == [
+        [2, 3], [0, 1], [2, 3],
+    ]  # fmt: skip
+
+
+def test_a_node_that_has_its_ranks_alone_builds_nothing_and_hands_on_nothing() -> None:
+    offers = {"a0": node(1, 0), "a1": node(2, 1, there=True, whole=False)}
+    assert elect(offers, list(offers))["table"] == [], "the first makes it for itself"
+    offers["b0"] = node(3, 0)
+    assert builders(elect(offers, list(offers))) == {"a0": ["m"]}
+    offers["c0"] = node(4, 0, there=True)
+    found = elect(offers, list(offers))
+    assert builders(found) == {} and found["table"] == ["engine m (aaaaaaaaaaaa): c0 has it, for a0, b0"]
+
+
+@pytest.mark.parametrize(("whole", "expected"), [(True, True), (False, False)])
+def test_what_was_received_is_a_part_and_what_was_built_is_whole(whole: bool, expected: bool) -> None:
+    about = having(node(1, 0), ["m"], whole=whole)["engines"]["m"]
+    assert (about["there"], about["whole"]) == (True, expected)
+    assert having(host(1, m=A), ["m"], whole=whole)["engines"]["m"]["whole"]
 
 
 def test_a_stale_engine_that_shall_stay_is_there() -> None:

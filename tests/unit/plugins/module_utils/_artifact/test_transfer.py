@@ -24,6 +24,7 @@ from unit.transfer_fakes import (
     FINGERPRINT,
     NAME,
     PIECE,
+    SIZES,
     TOKEN,
     Process,
     alter,
@@ -48,7 +49,7 @@ def transfer(home: Path, wanted: str, *urls: str, token: str = TOKEN, **spec: ob
     whole = {
         "root": str(home), "kind": "engine", "name": NAME, "fingerprint": FINGERPRINT, "pieces": wanted,
         "sources": list(urls), "threads": 4, "address": "", "port": 0, "rate": 0, "shared": "", "turn": False,
-        "time_limit": 60, **spec,
+        "ranks": [], "time_limit": 60, **spec,
     }  # fmt: skip
     return Transfer(whole, token)
 
@@ -104,6 +105,53 @@ def test_an_engine_that_is_already_there_is_received_again_only_if_it_is_damaged
         assert received(host, pieces(source), sender.url).state == "published"
     assert store_of(host).verify(store_of(host).path(NAME, FINGERPRINT), full=True) == []
     assert left(host) == WHOLE
+
+
+def test_a_node_gets_its_ranks_only_and_hands_them_to_others_of_the_same_ranks(source: Path, host: Path) -> None:
+    with serving(source) as sender:
+        running = transfer(host, pieces(source).identity, sender.url, ranks=[1])
+        running.run()
+        sent = sender.sent
+    store, path = store_of(host), store_of(host).path(NAME, FINGERPRINT)
+    assert (running.state, running.message) == ("published", "")
+    assert sent == running.status()["size"] == pieces(source).size - SIZES["rank0.engine"]
+    assert sorted(content(path)) == ["1/empty", "config.json", "manifest.json", "rank1.engine"]
+    assert left(host) == [".lock", FINGERPRINT, f"{FINGERPRINT}.left_out.json"]
+    assert store.verify(path, full=True) == [] and store.left_out(path) == ["rank0.engine"]
+    assert store.has(NAME, FINGERPRINT, [1]) and not store.has(NAME, FINGERPRINT)
+    assert store.lacks(path, [0, 1]) == ["rank0.engine"] and not store.has(NAME, FINGERPRINT, [0])
+    with pytest.raises(FleetError, match=r"cannot be handed on: rank0.engine is on another host"):
+        pieces(host)
+    # Once all of it arrives, nothing is left out.
+    with serving(source) as sender:
+        assert received(host, pieces(source), sender.url).state == "published"
+    assert store.has(NAME, FINGERPRINT) and left(host) == WHOLE
+
+
+def test_a_rank_of_its_own_that_is_lost_is_found(source: Path, host: Path) -> None:
+    with serving(source) as sender:
+        transfer(host, pieces(source).identity, sender.url, ranks=[1]).run()
+    path = store_of(host).path(NAME, FINGERPRINT)
+    (path / "rank1.engine").unlink()
+    assert store_of(host).verify(path, full=False) == ["rank1.engine is missing"]
+    made(host)
+    assert store_of(host).has(NAME, FINGERPRINT) and FINGERPRINT + ".left_out.json" not in left(host)
+
+
+def test_a_chain_of_hosts_with_the_same_ranks(tmp_path: Path, source: Path) -> None:
+    """The second node asks the first alone, which has its ranks from the builder."""
+    wanted = pieces(source).identity
+    with serving(source) as sender:
+        port, where = free_port(), "127.0.0.1"
+        first = Process(tmp_path / "h1", sources=[sender.url], pieces=wanted, ranks=[0], address=where, port=port)
+        second = transfer(tmp_path / "h2", wanted, f"http://{where}:{port}", ranks=[0])
+        try:
+            first.until("published")
+            second.run()
+        finally:
+            first.kill()
+    assert (second.state, second.message) == ("published", "")
+    assert store_of(tmp_path / "h2").has(NAME, FINGERPRINT, [0])
 
 
 def test_a_cut_transfer_keeps_what_is_right(source: Path, host: Path) -> None:

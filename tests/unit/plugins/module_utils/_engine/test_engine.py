@@ -60,6 +60,14 @@ def test_an_engine_for_several_hosts_is_another_one_and_says_how_many_gpus_each_
     made_from = json.loads((Path(spread["engine_dir"]) / "manifest.json").read_text())["made_from"]
     assert made_from["nodes"] == {"count": 2, "gpus_per_node": 2}
     assert not host.build(options={"tp_size": 4}, nodes=2)["changed"]
+    path = Path(spread["engine_dir"])
+    (path / "rank0.engine").unlink()
+    path.with_name(f"{path.name}.left_out.json").write_text('{"files": ["rank0.engine"]}')
+    own = host.build(options={"tp_size": 4}, nodes=2, ranks=[2, 3])
+    assert (own["changed"], own["whole"]) == (False, False)
+    other = host.build(options={"tp_size": 4}, nodes=2, ranks=[0, 1])
+    assert other["reasons"] == ["engine: rank0.engine is on another host"]
+    assert not host.build(options={"tp_size": 4}, nodes=2)["changed"], "a build makes all of them"
     config = Path(spread["engine_dir"]).with_name("config.json")
     config.write_text(
         json.dumps({"pretrained_config": {"mapping": {"tp_size": 4, "gpus_per_node": 8}}, "build_config": {}})

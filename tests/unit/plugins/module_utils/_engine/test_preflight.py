@@ -123,6 +123,7 @@ def test_ranks_must_fit_the_gpus(options: dict[str, Any], gpus: list[int], sente
         ({"tp_size": 4}, [0], 2, "has 4 ranks, 2 on each of 2 nodes, but gpus names 1 (0); name 2"),
         ({"tp_size": 4}, [0, 1, 2, 3], 2, "2 on each of 2 nodes, but gpus names 4"),
         ({"tp_size": 4}, [0], 0, "nodes is 0"),
+        ({"tp_size": 4, "workers": 4}, [0, 1], 2, "workers is 4, but all ranks are built on one host"),
     ],
 )
 def test_ranks_on_several_hosts_must_fit_the_gpus_of_each(

@@ -166,6 +166,19 @@ def test_a_rank_that_is_a_dangling_link_is_missing(host: RepositoryFixture) -> N
     assert "rank0.engine is missing; build the engine again" in refusal_of(host)
 
 
+def test_a_rank_on_another_host_counts_with_the_size_that_the_manifest_says(host: RepositoryFixture) -> None:
+    """Nodes of one replica have different files of the engine, and render the same repository."""
+    directory = host.path / "engine"
+    size = (directory / "rank0.engine").stat().st_size
+    manifest = {"fingerprint": "f", "files": {"rank0.engine": {"size": size, "sha256": "0"}}}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    here = read_engine(str(directory))
+    (directory / "rank0.engine").unlink()
+    assert "rank0.engine is missing" in refusal_of(host)
+    (host.path / "engine.left_out.json").write_text('{"files": ["rank0.engine"]}')
+    assert read_engine(str(directory)) == here
+
+
 # -- any configuration --------------------------------------------------------------------------------------------
 
 ODD = st.sampled_from(
