@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._host.verdict import report, verdict
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.reach import judged
 
 
 def preflight_report(verdicts: Mapping[str, Optional[Mapping[str, Any]]], release: str = "") -> dict[str, Any]:
@@ -20,4 +21,4 @@ class FilterModule:
     """Filters of the preflight."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"host_verdict": verdict, "preflight_report": preflight_report}
+        return {"host_verdict": verdict, "preflight_report": preflight_report, "nodes_verdict": judged}

@@ -12,9 +12,9 @@ version_added: "0.1.0"
 author:
   - The trtllm.fleet authors (@trtllm-fleet)
 description:
-  - Removes images, engines, model repositories, converted checkpoints, checkpoints, tokenizers, scripts of replicas and
-    files of gateways which runs of the collection brought onto the host, once nothing names them any more, and what
-    interrupted runs left behind and nobody went on with for a day.
+  - Removes images, engines, model repositories, converted checkpoints, checkpoints, tokenizers, scripts and secrets of
+    replicas, and files of gateways which runs of the collection brought onto the host, once nothing names them any
+    more, and what interrupted runs left behind and nobody went on with for a day.
   - Kept is what a unit, the last O(keep) releases of a service, a rollout that was interrupted, a container, a build or
     a transfer names, what the description names, and the newest O(keep) engines and model repositories of each of
     O(models). So O(keep) releases can serve without anything being made again, the present one and those that

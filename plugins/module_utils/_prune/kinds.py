@@ -28,13 +28,14 @@ from .._gateway.flavours import FLAVOURS
 from .._podman import stock
 from .._podman.image import repository
 from .._service.host import ServiceHost
-from .._triton.replica import SCRIPTS_DIR
+from .._triton.gang import GANGS_DIR, SECRET
+from .._triton.replica import PREFIX, SCRIPTS_DIR
 from .named import records, text_of
 from .rule import Thing
 
 REPOSITORY, ENGINE, CONVERTED, CHECKPOINT = "repository", "engine", "converted checkpoint", "checkpoint"
 TOKENIZER, SCRIPTS, GATEWAY, IMAGE = "tokenizer", "scripts", "gateway configuration", "image"
-PACKED = "packed image"
+PACKED, GANG = "packed image", "secret of a replica"
 SHOWN = 12  # characters of a fingerprint
 SHORT = re.compile(r"[0-9a-f]{16}")  # what is named by the beginning of a digest
 IN_USE = "another run works on it"
@@ -133,6 +134,13 @@ def _scripts(ground: Ground) -> Iterator[Thing]:
     for path in _directories(ground.host.path(SCRIPTS_DIR)):
         if SHORT.fullmatch(path.name):
             yield _plain(SCRIPTS, path, f"{SCRIPTS_DIR}/{path.name}")
+
+
+def _secrets(ground: Ground) -> Iterator[Thing]:
+    """Of replicas on several hosts. A run writes it before the unit that names it."""
+    for path in _directories(ground.host.path(GANGS_DIR)):
+        if path.name.startswith(PREFIX) and is_name(path.name) and (path / SECRET).is_file():
+            yield _plain(GANG, path, f"{GANGS_DIR}/{path.name}", rests=REST)
 
 
 def _gateway_files(ground: Ground) -> Iterator[Thing]:
@@ -271,6 +279,7 @@ KINDS: Mapping[str, Kind] = {
     CHECKPOINT: Kind(_checkpoints, described=True),
     TOKENIZER: Kind(_tokenizers),
     SCRIPTS: Kind(_scripts),
+    GANG: Kind(_secrets),
     GATEWAY: Kind(_gateway_files),
     IMAGE: Kind(_images),
     PACKED: Kind(_packed),

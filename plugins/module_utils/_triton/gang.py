@@ -50,7 +50,9 @@ ENVIRONMENT = {
 }
 PYTHON = ("python3", "-I", "-S")
 # What differs between the nodes of a replica.
-OF_ONE_NODE = ("node", "gpus", "address", "http_port", "grpc_port", "metrics_port", "scripts", "checkpoint_dirs")
+OF_ONE_NODE = (
+    "node", "gpus", "address", "http_port", "grpc_port", "metrics_port", "scripts", "checkpoint_dirs", "host_rdma",
+)  # fmt: skip
 # What clients of ranks after the first would use; a host may serve something else on those ports.
 SILENT = ("--allow-http=false", "--allow-grpc=false", "--allow-metrics=false")
 
@@ -150,6 +152,31 @@ def environment(replica: Replica, scripts_dir: str) -> dict[str, str]:
         "rank_ports": RANK_PORTS,
     }
     return {name: value.format(**values) for name, value in ENVIRONMENT.items()}
+
+
+def rdma_devices(replica: Replica) -> list[str]:
+    """What of the RDMA devices of this node (``host_rdma``, as `_host.rdma` reads them) its container is handed.
+
+    Raises `FleetError` for one that the node does not have.
+    """
+    host, asked = replica.get("host_rdma") or {}, replica.get("rdma")
+    there = {str(device["name"]): list(device["nodes"]) for device in host.get("devices") or [] if device["nodes"]}
+    named = [str(name) for name in (there if asked is None else asked)]
+    missing = [name for name in named if "=" not in name and name not in there]
+    if missing and "devices" in host:
+        own = node_names(replica)[int(replica.get("node") or 0)]
+        raise FleetError(
+            f"{replica['name']}: rdma has {', '.join(missing)}, which {own} does not have; it has "
+            f"{', '.join(there) or 'no RDMA device'}."
+        )
+    found = [node for name in named for node in ([name] if "=" in name else there.get(name, []))]
+    return [*found, str(host["manager"])] if found and host.get("manager") else found
+
+
+def network_environment(replica: Replica) -> dict[str, str]:
+    """NCCL sees all RDMA devices of the host, also those that it was not given: it is told which it has."""
+    named = [str(name) for name in replica.get("rdma") or [] if "=" not in str(name)]
+    return {"NCCL_IB_HCA": f"={','.join(named)}"} if named else {}
 
 
 def secret_dir(service: str) -> str:

@@ -29,6 +29,9 @@ ADDRESS = Form(
     re.compile(r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}|[0-9a-fA-F:]*:[0-9a-fA-F:.]*"),
     "an IP address to listen on, e.g. 127.0.0.1",
 )
+RDMA_DEVICE = Form(
+    re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+=[\w.:-]+)?", re.ASCII), "an RDMA device such as mlx5_0, or a CDI name"
+)
 MODEL = Form(re.compile(r"[A-Za-z0-9_][\w.-]*", re.ASCII), "the name of a model of the repository")
 PROGRAM = Form(re.compile(r"[^;].*"), "the path of a program")
 SIZE = Form(re.compile(r"[1-9][0-9]*(?:[kKmMgGtT][iI]?[bB]?|[bB])?"), "a size such as 2g or 512m")
@@ -106,6 +109,14 @@ REPLICA_OPTIONS = [
         "The first port on which O(triton_replicas[].nodes) reach each other. Workers wait on it for their leader, "
         "Open MPI's daemons listen on the next, and ranks on fifty from ten above on.",
         default=18700,
+    ),
+    ReplicaOption(
+        "rdma",
+        "list",
+        "The RDMA devices (C(mlx5_0)) that ranks of several hosts talk through, or CDI names such as "
+        "C(nvidia.com/mofed=all). By default a node hands over all that it has, and V([]) hands over none.",
+        elements="str",
+        form=RDMA_DEVICE,
     ),
     ReplicaOption(
         "address",

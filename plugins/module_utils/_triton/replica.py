@@ -37,6 +37,7 @@ AFTER = [
     "nvidia-persistenced.service",
     "nvidia-fabricmanager.service",
     "nvidia-cdi-refresh.service",
+    "trtllm-cdi-refresh.service",
 ]
 # Nothing is fetched at serving time, and OpenMPI's ranks must not need the right to trace each other.
 ENVIRONMENT = {
@@ -129,7 +130,10 @@ def triton_service(replica: Replica) -> dict[str, Any]:
         "Image": replica["image"],
         "Pull": "never",
         "Network": "host",
-        "AddDevice": [cdi_name(gpu) for gpu in replica.get("gpus") or []],
+        "AddDevice": [
+            *(cdi_name(gpu) for gpu in replica.get("gpus") or []),
+            *(gang.rdma_devices(replica) if gang.is_gang(replica) else []),
+        ],
         "ShmSize": replica["shm_size"],
         "Ulimit": ["memlock=-1:-1", "stack=67108864:67108864"],
         "PidsLimit": -1,
@@ -197,7 +201,12 @@ def _serves(replica: Replica, release: str) -> dict[str, Any]:
 def _waits(replica: Replica) -> dict[str, Any]:
     """The keys of a container that waits for the leader of its replica."""
     return {
-        "Environment": {**ENVIRONMENT, **(replica.get("environment") or {}), **_gang_environment(replica)},
+        "Environment": {
+            **ENVIRONMENT,
+            **gang.network_environment(replica),
+            **(replica.get("environment") or {}),
+            **_gang_environment(replica),
+        },
         "Exec": [*gang.PYTHON, f"{scripts_dir(replica)}/{gang.SCRIPT}", "wait"],
         "StopTimeout": 10,
     }
@@ -283,6 +292,7 @@ def launch_of(replica: Replica) -> triton_launch.Launch:
             **ENVIRONMENT,
             **(LEADER_ENVIRONMENT if mode == triton_launch.LEADER else {}),
             **(gang.environment(replica, scripts_dir(replica)) if gang.is_gang(replica) else {}),
+            **(gang.network_environment(replica) if gang.is_gang(replica) else {}),
             **(replica.get("environment") or {}),
             **(_gang_environment(replica) if gang.is_gang(replica) else {}),
         },

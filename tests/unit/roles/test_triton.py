@@ -62,6 +62,7 @@ WITH: dict[str, dict[str, Any]] = {
     "nodes": {"world_size": 2, "nodes": NODES},
     "node": {"world_size": 2, "nodes": NODES, "node": 1},
     "gang_port": {"world_size": 2, "nodes": NODES, "gang_port": 19000},
+    "rdma": {"world_size": 2, "nodes": NODES, "rdma": ["nvidia.com/mofed=all"]},
 }
 TOLD = {"fingerprint"}
 
@@ -83,6 +84,7 @@ def settings(repo_dir: Path, defaults: dict[str, Any]) -> dict[str, Any]:
     """What the role hands to the filter, with its templates filled from the defaults."""
     given = {**defaults, "triton_release": LAST, "triton_image": "sha256:" + "1" * 64}
     text = yaml.safe_load((repo_dir / "roles/triton/vars/main.yml").read_text())["__triton_settings"]
+    text["host_rdma"] = {}  # of a host
     files = repo_dir / "roles/triton/files"
     text["scripts"] = {name: (files / name).read_text().rstrip() for name in text["scripts"]}
     assert set(text["scripts"]) == {path.name for path in files.iterdir()}

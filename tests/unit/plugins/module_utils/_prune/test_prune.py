@@ -142,6 +142,25 @@ def test_the_last_releases_stay_with_all_that_they_need_and_the_others_go(bed: B
     assert {bed.prune(check=True)["changed"], bed.prune()["changed"]} == {False}
 
 
+def test_the_secret_of_a_replica_on_several_hosts_goes_once_no_release_names_it(bed: Bed) -> None:
+    for number in (1, 2):
+        directory = bed.path(f"/etc/trtllm/gangs/triton-m-{number}")
+        directory.mkdir(parents=True)
+        (directory / "secret").write_text("0" * 64)
+        bed.serve(number, service=f"triton-m-{number}")
+        unit = bed.path(QUADLET.format(f"triton-m-{number}"))
+        unit.write_text(f"{unit.read_text()}Volume=/etc/trtllm/gangs/triton-m-{number}\n")
+        os.utime(directory, (1, 1))
+    (bed.path("/etc/trtllm/gangs") / "of-somebody-else").mkdir()
+    assert "secret" not in " ".join(gone(bed.prune()))
+    unit.unlink()
+    assert "secret of a replica triton-m-2" in gone(bed.prune(keep=1))
+    assert sorted(path.name for path in bed.path("/etc/trtllm/gangs").iterdir()) == ["of-somebody-else", "triton-m-1"]
+    os.utime(bed.path("/etc/trtllm/gangs/triton-m-1"))
+    bed.path(QUADLET.format("triton-m-1")).unlink()
+    assert "less than a day" in why(bed.prune(keep=1), "secret of a replica", "triton-m-1")
+
+
 def test_what_rollbacks_bring_back_stays_after_a_rollback_too(bed: Bed) -> None:
     """The record's stack, not the newest lines alone: after 1, 2, 3 and back to 2, a rollback brings back 1."""
     for engine in (1, 2, 3):

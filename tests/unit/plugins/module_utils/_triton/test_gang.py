@@ -91,6 +91,52 @@ def test_what_nodes_are_told_is_the_same_but_for_what_is_their_own() -> None:
     assert told[0]["secret"] == "/etc/trtllm/gangs/triton-big-0/secret"
 
 
+RDMA = {
+    "devices": [
+        {"name": "mlx5_0", "nodes": ["/dev/infiniband/uverbs0"]},
+        {"name": "mlx5_1", "nodes": ["/dev/infiniband/uverbs1"]},
+        {"name": "without_a_node", "nodes": []},
+    ],
+    "manager": "/dev/infiniband/rdma_cm",
+}
+
+
+def handed(number: int, **extra: Any) -> list[str]:
+    """What the container of a node gets beside its GPUs."""
+    return list(unit(number, **extra)["unit"]["Container"]["AddDevice"][2:])
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_rdma_devices_are_handed_over_where_the_host_has_them(number: int) -> None:
+    assert handed(number) == handed(number, host_rdma={"devices": [], "manager": RDMA["manager"]}) == []
+    both = ["/dev/infiniband/uverbs0", "/dev/infiniband/uverbs1", "/dev/infiniband/rdma_cm"]
+    assert handed(number, host_rdma=RDMA) == both
+    assert handed(number, host_rdma=RDMA, rdma=[]) == []
+    assert handed(number, host_rdma=RDMA, rdma=["mlx5_1"]) == both[1:]
+    assert handed(number, host_rdma=RDMA, rdma=["nvidia.com/mofed=all"]) == ["nvidia.com/mofed=all", both[2]]
+    container = unit(number, host_rdma=RDMA, rdma=["mlx5_1"], environment={"NCCL_DEBUG": "INFO"})["unit"]["Container"]
+    assert container["Environment"]["NCCL_IB_HCA"] == "=mlx5_1" and container["Environment"]["NCCL_DEBUG"] == "INFO"
+    assert "memlock=-1:-1" in container["Ulimit"]
+    own = {"rdma": ["mlx5_1"], "environment": {"NCCL_IB_HCA": "mlx5"}}
+    assert unit(number, host_rdma=RDMA, **own)["unit"]["Container"]["Environment"]["NCCL_IB_HCA"] == "mlx5"
+
+
+def test_an_rdma_device_that_a_node_does_not_have_is_refused_with_those_that_it_has() -> None:
+    with pytest.raises(FleetError, match=r"big-0: rdma has mlx5_9, which g2 does not have; it has mlx5_0, mlx5_1\."):
+        unit(1, host_rdma=RDMA, rdma=["mlx5_0", "mlx5_9"])
+    with pytest.raises(FleetError, match=r"big-0: rdma has '../x'; it takes an RDMA device"):
+        unit(1, rdma=["../x"])
+    assert handed(1, rdma=["mlx5_0"]) == [], "a host that was not looked at is not judged"
+
+
+def test_hosts_with_other_rdma_devices_are_told_the_same_settings() -> None:
+    told = [
+        json.loads(unit(0, host_rdma=host)["unit"]["Container"]["Environment"]["TRTLLM_GANG"])["settings"]
+        for host in ({}, RDMA)
+    ]
+    assert told[0] == told[1]
+
+
 def test_a_change_of_any_setting_changes_the_unit_of_each_node() -> None:
     for number in (0, 1):
         assert unit(number)["unit"] != unit(number, log_verbose=1)["unit"]
