@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from unit.kubernetes_fakes import LEAST, MODELS
 
 # The options of kubernetes.core's modules that are used, by their documentation.
@@ -45,7 +46,7 @@ def applied(
     for name, options in OPTIONS.items():
         (modules / f"{name}.py").write_text(MODULE.replace("OPTIONS", repr(options)).replace("NAME", repr(name)))
     variables = {
-        "trtllm_release": "1.2.1", "trtllm_models": MODELS[:1], "kubernetes_apply": True, "kubernetes_apply_delay": 1,
+        "trtllm_release": LAST, "trtllm_models": MODELS[:1], "kubernetes_apply": True, "kubernetes_apply_delay": 1,
         "kubernetes_apply_timeout": 5, "kubernetes_namespace": LEAST["namespace"], "kubernetes_gpu_product": "X",
         "kubernetes_triton_image": "reg.example/t:1", "kubernetes_gateway_image": "reg.example/g:1",
         "kubernetes_fetch_image": "reg.example/f:1", "kubernetes_output": str(tmp_path / "out"),
