@@ -1,18 +1,18 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who listens on a TCP port of this host, from /proc alone: a host needs no ss or lsof for it."""
+"""Who listens on a TCP port of this host, and who is connected to one, from /proc alone: no ss or lsof is needed."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-LISTEN = "0A"  # include/net/tcp_states.h
+LISTEN, ESTABLISHED = "0A", "01"  # include/net/tcp_states.h
 
 
 class Listener(NamedTuple):
@@ -36,7 +36,28 @@ class Owner(NamedTuple):
 
 def listeners(proc: Path = Path("/proc")) -> list[Listener]:
     """Every listening TCP socket of the network namespace that this process is in."""
-    found: list[Listener] = []
+    return [
+        Listener(_address(local), port, inode)
+        for state, local, port, _remote, inode in _sockets(proc)
+        if state == LISTEN
+    ]
+
+
+def connected(ports: Iterable[int], proc: Path = Path("/proc")) -> set[str]:
+    """The addresses of all others that are connected to one of *ports*; the host itself is not among them."""
+    wanted = set(ports)
+    return {
+        str(getattr(ipaddress.ip_address(peer), "ipv4_mapped", None) or peer)
+        for state, local, port, remote, _inode in _sockets(proc)
+        if state == ESTABLISHED and port in wanted and remote != local
+        for peer in [_address(remote)]
+    }
+
+
+def _sockets(proc: Path) -> Iterator[tuple[str, str, int, str, int]]:
+    """Of every TCP socket its state, address and port, the other side's address, both as the kernel writes them, and
+    its inode.
+    """
     for table in ("tcp", "tcp6"):
         try:
             lines = (proc / "net" / table).read_text().splitlines()[1:]
@@ -44,10 +65,8 @@ def listeners(proc: Path = Path("/proc")) -> list[Listener]:
             continue
         for line in lines:
             words = line.split()
-            if words[3] == LISTEN:
-                address, _colon, port = words[1].partition(":")
-                found.append(Listener(_address(address), int(port, 16), int(words[9])))
-    return found
+            address, _colon, port = words[1].partition(":")
+            yield words[3], address, int(port, 16), words[2].partition(":")[0], int(words[9])
 
 
 def _address(digits: str) -> str:

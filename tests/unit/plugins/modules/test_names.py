@@ -90,6 +90,7 @@ OF_A_REPLICA = "fleet_plan trtllm_models[].serving.replicas[].options."
 NOT_NAMES = {
     **{f"{OF_A_REPLICA}{option.name}": "judged by its row in the table" for option in REPLICA_OPTIONS},
     "address": "an IP address, which is parsed",
+    "allow": "addresses and networks, which are parsed",
     "attach": "compared with the ids of builds",
     "archive": "a path or a URL, judged as one",
     "archive_sha256": "compared with a digest",
