@@ -7,7 +7,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export MOLECULE_GLOB := molecule/*/molecule.yml
 unexport ANSIBLE_INVENTORY ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH
 
-.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution bench-fleet bench-scale images docs changelog build clean
+.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution bench-checkpoint bench-fleet bench-scale images docs changelog build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench-gateway: setup ## the gateway against a pass-through, the bare backend and
 
 bench-distribution: setup ## an engine from host to host against rsync and scp; four hosts against one
 	@.venv/bin/python tests/bench/bench_distribution.py
+
+bench-checkpoint: setup-hosts ## a checkpoint from the controller to one host and to four, against copy, scp and rsync
+	@.venv/bin/python tests/bench/bench_checkpoint.py
 
 bench-fleet: setup-hosts ## a change rolled through test hosts: seconds, answers a second meanwhile, bytes that the builder sent
 	@.venv/bin/python tests/bench/bench_fleet.py
