@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fingerprint import tree_digest
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fingerprint import TreeDigest, tree_digest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.sizes import MB
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import inspect_checkpoint
@@ -33,6 +34,14 @@ def local_index(source: Path) -> Path:
     directory = cache_dir() / "digests"
     directory.mkdir(parents=True, exist_ok=True)
     return directory / f"{hashlib.sha256(os.fsencode(source)).hexdigest()[:32]}.json"
+
+
+def local_tree(source: Path) -> TreeDigest:
+    """The digests of *source*. The hosts of a run ask at once; all but the first wait for what that reads."""
+    index = local_index(source)
+    with open(index.with_suffix(".lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return tree_digest(source, index)
 
 
 class ActionModule(ActionBase):
@@ -57,7 +66,7 @@ class ActionModule(ActionBase):
         source = Path(os.path.expanduser(str(args["path"]))).absolute()
         try:
             inspect_checkpoint(source)
-            tree = tree_digest(source, local_index(source))
+            tree = local_tree(source)
         except (FleetError, OSError) as error:
             raise AnsibleActionFail(sentence(error, str(source))) from error
         args.update(path=str(source), wanted=tree.contents())

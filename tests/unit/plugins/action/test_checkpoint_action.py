@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleActionFail
 from ansible_collections.trtllm.fleet.plugins.action import trtllm_checkpoint
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact import fingerprint
 
 OPTIONS = {"sftp_extra_args": "-C", "scp_extra_args": None}
 
@@ -68,3 +70,15 @@ def test_without_one_nothing_is_held(send: Callable[..., Connection]) -> None:
 def test_what_cannot_be_kept_is_refused(send: Callable[..., Connection], rate: Any, transport: str, said: str) -> None:
     with pytest.raises(AnsibleActionFail, match=said):
         send(rate, transport)
+
+
+def test_hosts_that_ask_at_once_have_the_checkpoint_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "RACY_NS", -(10**15))
+    monkeypatch.setenv("TRTLLM_FLEET_CACHE", str(tmp_path / "cache"))
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(bytes(16 << 20))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(trtllm_checkpoint.local_tree, [weights] * 4))
+    assert sum(tree.bytes_read for tree in found) == 16 << 20
+    assert len({tree.digest for tree in found}) == 1
