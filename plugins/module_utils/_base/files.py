@@ -31,6 +31,17 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
         raise
 
 
+def link_atomically(link: Path, target: str) -> None:
+    """Let *link* point at *target*, by one rename; nothing is done where it does."""
+    if link.is_symlink() and os.readlink(link) == target:
+        return
+    link.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    new = link.with_name(f".{link.name}.new")
+    remove(new)
+    os.symlink(target, new)
+    os.replace(new, link)
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; {} where there is none, or nothing that can be read."""
     try:

@@ -127,7 +127,7 @@ def build(spec: Mapping[str, Any]) -> str:
     ).present()
     place = str(outcome.facts["repository_dir"])
     _say(f"repository {place}", {"changed": outcome.changed, "reasons": outcome.reasons})
-    _link(Path(spec["link"]), place)
+    files.link_atomically(Path(spec["link"]), place)
     return place
 
 
@@ -144,17 +144,6 @@ def _wait_for(checkpoint: Path) -> None:
 def _say(what: str, made: Mapping[str, Any]) -> None:
     reasons = f" ({'; '.join(made.get('reasons') or [])})" if made.get("changed") else ", as it was"
     print(f"{what}{reasons}", flush=True)
-
-
-def _link(link: Path, place: str) -> None:
-    """Point *link* at *place*, by one rename."""
-    if link.is_symlink() and os.readlink(link) == place:
-        return
-    link.parent.mkdir(parents=True, exist_ok=True)
-    new = link.with_name(f".{link.name}.new")
-    files.remove(new)
-    os.symlink(place, new)
-    os.replace(new, link)
 
 
 def main(path: str) -> int:

@@ -84,7 +84,7 @@ def test_replicas_get_the_gpus_and_ports_that_nobody_claims() -> None:
 def test_ports_are_the_same_in_the_plan_and_in_the_role_alone(given: list[dict[str, int]]) -> None:
     ports = ("http_port", "grpc_port", "metrics_port")
     planned = plan(description(model("a", replicas=given)))["replicas"]
-    alone = complete([{"name": f"a-{index}", **replica} for index, replica in enumerate(given)], {})
+    alone = complete([{"name": f"a-{index}", "model": "a", **replica} for index, replica in enumerate(given)], {})
     assert [[replica[key] for key in ports] for replica in planned] == [
         [replica[key] for key in ports] for replica in alone
     ]
