@@ -54,5 +54,6 @@ def test_nobody_else_spells_the_rule(repo_dir: Path) -> None:
         ["git", "grep", "-lE", "XDG_CACHE_HOME|TRTLLM_FLEET_CACHE", "--", ":!docs", ":!tests/unit", ":!changelogs"],
         cwd=repo_dir, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    explained = {"tests/testbed/README.md", "plugins/lookup/cache_dir.py"}
+    # The last one gives a run a place of its own.
+    explained = {"tests/testbed/README.md", "plugins/lookup/cache_dir.py", "tests/bench/bench_checkpoint.py"}
     assert set(listed.stdout.split()) - explained == {"plugins/plugin_utils/_cache.py", "tools/setup"}
