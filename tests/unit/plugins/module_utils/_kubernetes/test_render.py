@@ -110,7 +110,9 @@ def tool(name: str, *otherwise: str) -> list[str]:
     if path.is_file():
         return [str(path)]
     if not otherwise or shutil.which(otherwise[0]) is None:
-        pytest.skip(f"{name} is not here; tools/go-tools makes it, which takes minutes")
+        pytest.skip(
+            f"{name} is a program in Go that takes minutes to build, so not each run does; tools/go-tools makes it"
+        )
     return list(otherwise)
 
 
