@@ -29,6 +29,8 @@ def docker(*words: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("-v", "--verbose", action="store_true")
+    # The real one would write Dockerfiles for RHEL on a test host, as Debian has no ID_LIKE.
+    parser.add_argument("--target-platform", choices=["linux"], required=True)
     parser.add_argument("--github-organization", default="https://github.com/triton-inference-server")
     for name in SWITCHES:
         parser.add_argument(name, action="store_true")
@@ -62,7 +64,7 @@ def main() -> None:
            "-v", "/var/run/docker.sock:/var/run/docker.sock", "tritonserver_buildbase", "./cmake_build")  # fmt: skip
     docker("cp", "tritonserver_builder:/tmp/tritonbuild/install", str(BUILD))
     docker("cp", "tritonserver_builder:/tmp/tritonbuild/ci", str(BUILD))
-    docker("build", "-t", "tritonserver", "-f", f"{BUILD}/Dockerfile", ".")
+    docker("build", "--secret", "id=req,src=", "-t", "tritonserver", "-f", f"{BUILD}/Dockerfile", ".")
     docker("build", "-t", "tritonserver_cibase", "-f", f"{BUILD}/Dockerfile.cibase", ".")
 
 

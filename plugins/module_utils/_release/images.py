@@ -117,8 +117,10 @@ _SERVER_ARGUMENTS = f"""
 """
 
 # releases | options of build.py. Upstream's README of 0.7.2 lacks --no-container-pull, and so asks a registry for the
-# base image that was just built; later ones have it.
+# base image that was just built; later ones have it. --target-platform is ours: from r24.09 on, build.py takes the
+# platform from ID_LIKE of the machine that it runs on, and so a host with Debian, which has none, for one of RHEL.
 _SERVER_OPTIONS = """
+0.7.1-0.19.0  | --target-platform=linux
 0.7.1-0.19.0  | -v --no-container-interactive --enable-logging --enable-stats --enable-tracing
 0.7.1-0.19.0  | --enable-metrics --enable-gpu-metrics --enable-cpu-metrics --enable-gpu --no-container-pull
 0.7.1-0.19.0  | --filesystem=gcs --filesystem=s3 --filesystem=azure_storage

@@ -15,6 +15,9 @@ DOCKER = Path(__file__).resolve().parents[3] / "roles" / "triton_image" / "files
 @pytest.mark.parametrize(
     ("given", "told"),
     [
+        (["build", "--secret", "id=req,src=", "-t", "tritonserver", "."], ["build", "-t", "tritonserver", "."]),
+        (["build", "--secret", "id=a,src=/b", "."], ["build", "--secret", "id=a,src=/b", "."]),
+        (["build", "--secret"], ["build", "--secret"]),
         (["build", "-t", "tritonserver_buildbase", "--cache-from=tritonserver_buildbase", "."],
          ["build", "-t", "tritonserver_buildbase", "."]),
         (["run", "-w", "/x", "-v", "/var/run/docker.sock:/var/run/docker.sock", "a", "./cmake_build"],
