@@ -13,6 +13,7 @@ from openai_gateway.guides import call_guide
 from openai_gateway.schema import ChatRequest, CompletionRequest, GenerationRequest, NamedTool
 from openai_gateway.tools import FAMILIES, Family, demanded, family_of
 
+THOUGHT_WITHIN = 64  # characters at the end of a prompt that opens the model's thoughts
 DEFAULT_MAX_TOKENS = {True: 1024, False: 16}  # in chat or not, as OpenAI has it
 
 
@@ -106,7 +107,8 @@ def _chat(model: ServedModel, body: ChatRequest, request_id: str, trace: Mapping
         only_one=body.parallel_tool_calls is False or named,
         begun=begun,
         thinks=model.tokenizer.thinks,
-        thinking=text.rstrip().endswith("<think>"),
+        # The end alone is looked at: a copy of a prompt of megabytes would keep others waiting.
+        thinking=text[-THOUGHT_WITHIN:].rstrip().endswith("<think>"),
     )
 
 
