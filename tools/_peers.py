@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from _stages import REPO, StageError
 from _venvs import environment
@@ -49,7 +49,9 @@ def litellm(triton: str, model: str, *, before: Sequence[str] = (), program: Pat
     with tempfile.TemporaryDirectory(prefix="litellm-") as scratch:
         config, log = Path(scratch) / "config.yaml", Path(scratch) / "log"
         # As its own words ask for: a parameter that it cannot pass on is left out, not refused.
-        settings = {"general_settings": {"master_key": key}, "litellm_settings": {"drop_params": True}}
+        settings: dict[str, Any] = {"general_settings": {"master_key": key}, "litellm_settings": {"drop_params": True}}
+        # A request that failed neither keeps its client waiting for further tries nor has the next ones refused.
+        settings["router_settings"] = {"num_retries": 0, "disable_cooldowns": True}
         config.write_text(json.dumps({"model_list": entries, **settings}), encoding="utf-8")
         quiet = {"LITELLM_TELEMETRY": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
         with log.open("wb") as output:

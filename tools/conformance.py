@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import subprocess
 import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
 
 import demo
@@ -27,6 +29,15 @@ from _venvs import environment
 # What the gateway before a model without tools and without guided decoding offers.
 OFFERS = "unguided,responses,messages,tokenize,extras,service,limits"
 SCHEMA_EXAMPLES = 12  # of each endpoint
+PEERS_PATIENCE = 10  # seconds that a check of a comparison may take
+# What the suite's files are about, by what stands between test_ and .py.
+SUBJECTS = {
+    "chat": "chat", "completions": "completions", "errors": "what is refused, and how", "stops": "stop words",
+    "probabilities": "probabilities of tokens", "tools": "tools", "bound_answers": "bound answers",
+    "responses": "`/v1/responses`", "messages": "`/v1/messages`", "langchain": "LangChain's client",
+    "http": "HTTP", "service": "models, tokens of a text, service",
+}  # fmt: skip
+Found = dict[str, Counter[str]]  # file of the suite -> passed, failed and skipped
 
 
 def clients() -> Path:
@@ -55,22 +66,46 @@ def fuzz(options: argparse.Namespace) -> int:
     return subprocess.run(argv, cwd=cache_dir(), check=False).returncode
 
 
-def counted(options: argparse.Namespace, base_url: str, key: str | None = None) -> str:
-    """The last line of the suite against one server: how many checks passed and failed."""
+def counted(options: argparse.Namespace, base_url: str, key: str | None = None) -> Found:
+    """What the suite says of one server."""
     environ = {**os.environ, **({"OPENAI_API_KEY": key} if key else {})}
-    done = subprocess.run(suite(options, base_url, "--tb=no"), capture_output=True, text=True, check=False, env=environ)
-    found = re.findall(r"^.*\b(?:passed|failed|error).* in [\d.]+s.*$", done.stdout, re.MULTILINE)
-    if not found:
-        raise StageError(f"the suite did not run: {(done.stdout + done.stderr)[-500:]}")
-    return str(found[-1]).strip("= ")
+    with tempfile.TemporaryDirectory(prefix="conformance-") as scratch:
+        report = Path(scratch) / "report.xml"
+        argv = suite(options, base_url, "--tb=no", f"--patience={PEERS_PATIENCE}", f"--junit-xml={report}")
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environ)
+        if not report.exists():
+            raise StageError(f"the suite did not run: {(done.stdout + done.stderr)[-500:]}")
+        cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+    found: Found = {}
+    for case in cases:
+        outcome = next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")
+        subject = case.attrib["classname"].rpartition(".")[2].removeprefix("test_")
+        found.setdefault(subject, Counter())["failed" if outcome in ("failure", "error") else outcome] += 1
+    return found
+
+
+def comparison(servers: dict[str, Found]) -> str:
+    """The checks that each of *servers* passes, by subject, as a table of Markdown."""
+    subjects = [*SUBJECTS, *sorted({name for found in servers.values() for name in found}.difference(SUBJECTS))]
+    lines = [f"| checks passed of | {' | '.join(servers)} |", "| --- |" + " --- |" * len(servers)]
+    total = {server: sum(found.values(), Counter()) for server, found in servers.items()}
+    for name, counts in [
+        *((SUBJECTS.get(subject, subject), {s: found.get(subject, Counter()) for s, found in servers.items()})
+          for subject in subjects),
+        ("all", total),
+    ]:  # fmt: skip
+        cells = [f"{count['passed']} of {count['passed'] + count['failed']}" for count in counts.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    left_out = ", ".join(f"{count['skipped']} of {server}" for server, count in total.items())
+    return "\n".join([*lines, "", f"Not asked, as not said to be offered: {left_out}."])
 
 
 def peers(options: argparse.Namespace) -> int:
-    """Print the suite's count for the gateway and for LiteLLM before the same Triton."""
-    print(f"checks of the gateway at {options.base_url}: {counted(options, options.base_url)}", flush=True)
+    """Print what the suite says of the gateway and of LiteLLM before the same Triton."""
+    servers = {"gateway": counted(options, options.base_url)}
     with litellm(options.triton, options.model) as proxy:
-        found = counted(options, proxy.url, proxy.key)
-        print(f"checks of LiteLLM before {options.triton}: {found}", flush=True)
+        servers["LiteLLM"] = counted(options, proxy.url, proxy.key)
+    print(comparison(servers))
     return 0
 
 

@@ -40,12 +40,14 @@ class Stream:
 class Api:
     """The server through its clients, with the question that all checks ask."""
 
-    def __init__(self, url: str, model: str, key: str, question: str) -> None:
+    def __init__(self, url: str, model: str, key: str, question: str, patience: float) -> None:
+        """*patience*: seconds in which the server must have said something."""
         self.url, self.model, self.key, self.question = url.rstrip("/"), model, key, question
-        self.options: dict[str, Any] = {"base_url": f"{self.url}/v1", "api_key": key, "max_retries": 0, "timeout": 120}
+        given: dict[str, Any] = {"api_key": key, "max_retries": 0, "timeout": patience}
+        self.options = {"base_url": f"{self.url}/v1", **given}
         self.openai = openai.OpenAI(**self.options)
-        self.claude = anthropic.Anthropic(base_url=self.url, api_key=key, max_retries=0, timeout=120)
-        self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=120)
+        self.claude = anthropic.Anthropic(base_url=self.url, **given)
+        self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=patience)
 
     @property
     def messages(self) -> list[Any]:

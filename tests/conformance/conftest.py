@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -35,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--offers", default="", help=f"comma-separated, of {', '.join(OFFERS)}; 'all' but unguided and keys"
     )
     group.addoption("--question", default="What is a GPU?", help="what the model answers in several words, and ends")
+    group.addoption("--patience", type=float, default=120.0, help="seconds that a check may take (default: 120)")
     group.addoption("--call", default="What is the weather in Paris?", help="what the model calls get_weather for")
 
 
@@ -60,10 +63,36 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"the server is not said to offer this (--offers): {words}")
 
 
+def bounded(item: pytest.Item) -> Iterator[None]:
+    """End a step of a check: a server that sends bits for ever fails one check and does not hold up the rest."""
+    patience = item.config.getoption("--patience")
+
+    def enough(_number: int, _frame: FrameType | None) -> None:
+        raise TimeoutError(f"the check took more than {patience:g} s")
+
+    signal.signal(signal.SIGALRM, enough)
+    # Once more each second: what a client does as it ends may wait, too.
+    signal.setitimer(signal.ITIMER_REAL, patience, 1.0)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@pytest.hookimpl(wrapper=True, specname="pytest_runtest_setup")
+def pytest_bounded_setup(item: pytest.Item) -> Iterator[None]:
+    return (yield from bounded(item))
+
+
+@pytest.hookimpl(wrapper=True, specname="pytest_runtest_call")
+def pytest_bounded_call(item: pytest.Item) -> Iterator[None]:
+    return (yield from bounded(item))
+
+
 @pytest.fixture(scope="session")
 def api(pytestconfig: pytest.Config) -> Iterator[Api]:
     url, model, question = (str(pytestconfig.getoption(name)) for name in ("--base-url", "--model", "--question"))
-    found = Api(url, model, os.environ.get("OPENAI_API_KEY", "none"), question)
+    found = Api(url, model, os.environ.get("OPENAI_API_KEY", "none"), question, pytestconfig.getoption("--patience"))
     yield found
     found.close()
 
