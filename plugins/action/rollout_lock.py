@@ -1,7 +1,10 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tells the module of the same name who asks, and takes over what a dead process of this controller holds."""
+"""Judges what the rollout was told, and tells the module of the same name who asks.
+
+Takes over what a dead process of this controller holds.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.options import OPTIONS, check_options
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._controller import operator
 
 
@@ -46,6 +52,8 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
+        if self._task.args.get("state", "present") == "present":
+            self._judge(task_vars or {})
         here = socket.gethostname()
         # Tasks run in children of the playbook's process.
         asks = {"owner": operator(), "controller": here, "process": identity(os.getppid())}
@@ -55,6 +63,14 @@ class ActionModule(ActionBase):
             dead = [*(self._task.args.get("take_over") or []), holder["id"]]
             result = self._ask({**asks, **self._task.args, "take_over": dead}, task_vars)
         return result
+
+    def _judge(self, variables: dict[str, Any]) -> None:
+        """Refuse to begin with options that are none."""
+        given = {name: variables[name] for name in OPTIONS if name in variables}
+        try:
+            check_options(self._templar.template(given))
+        except FleetError as error:
+            raise AnsibleActionFail(str(error)) from error
 
     def _ask(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         found: dict[str, Any] = self._execute_module(module_args=arguments, task_vars=task_vars)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Callable, Optional
 
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.batches import members, slices, too_few
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.history import history_table
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.plan import (
@@ -31,7 +32,7 @@ def rollout_plan(
     serial: Any = None,
     min_available: Any = None,
 ) -> dict[str, Any]:
-    """The rollout of the fleet, from what each host would change."""
+    """The rollout of the fleet, from what each host would change; or ``refused``, why there is none."""
     hosts = [
         host_from(
             host,
@@ -42,8 +43,13 @@ def rollout_plan(
         )
         for host, told in found.items()
     ]
-    rollout = plan(hosts, serial, min_available)
+    try:
+        rollout = plan(hosts, serial, min_available)
+    except FleetError as error:
+        # told by a task of its own: an error of a filter is told inside Ansible's words about the task that asked it
+        return {"refused": str(error)}
     return {
+        "refused": "",
         "started": rollout.of_kind(STARTED),
         "switched": rollout.of_kind(SWITCHED),
         "batches": [list(batch) for batch in rollout.batches],
@@ -72,7 +78,7 @@ def rollout_verdict(
     outcomes: Mapping[str, Optional[str]],
     batch: Sequence[str],
     failed_before: int = 0,
-    max_failed: int = 0,
+    max_failed: Any = 0,
     together: Optional[Mapping[str, Sequence[str]]] = None,
 ) -> dict[str, Any]:
     """Whether the rollout goes on after a batch, and what goes back."""

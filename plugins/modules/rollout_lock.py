@@ -16,6 +16,8 @@ description:
     works there.
   - The lock of a rollout whose process on the same controller has ended is taken over. That of another controller is
     only taken over where O(take_over) names it, or when its time is over.
+  - A rollout whose variables (C(rollout_serial), C(rollout_max_failed) and the like) are not what they take is refused
+    before it holds a host.
 extends_documentation_fragment:
   - trtllm.fleet.attributes
   - trtllm.fleet.attributes.actiongroup_fleet

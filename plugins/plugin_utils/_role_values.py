@@ -28,6 +28,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import (
     check_text,
     show,
 )
+from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.options import OPTIONS, check_options
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 # No time, size, rate or number of ours is larger, and what is larger is read differently by every program.
@@ -134,10 +135,17 @@ def roles() -> list[str]:
 
 
 def check_given(variables: Mapping[str, Any]) -> None:
-    """The same of all roles, for what *variables* say without a template: as early as can be, and without any cost."""
+    """The same of all roles, for what *variables* say without a template: as early as can be, and without any cost.
+
+    What a rollout is told is judged with it: site.yml has done other things before.
+    """
     for role in roles():
-        plain = {name: variables[name] for name in options_of(role) if name in variables and _is_plain(variables[name])}
-        check_values(role, plain)
+        check_values(role, _plain(options_of(role), variables))
+    check_options(_plain(OPTIONS, variables))
+
+
+def _plain(names: Iterable[str], variables: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: variables[name] for name in names if name in variables and _is_plain(variables[name])}
 
 
 def _is_plain(value: Any) -> bool:

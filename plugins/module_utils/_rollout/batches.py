@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
 from .._base.errors import FleetError
+from .options import count_of, size_of
 
 DEFAULT_SERIAL = (1, "25%")
 # Without a word of the operator's: one replica stays, but a model that has only one is switched all the same.
@@ -28,14 +28,6 @@ class Change:
     switched: Mapping[str, int] = field(default_factory=dict)
     # The hosts that are changed in the same batch, this one included, in their order; () for itself alone.
     together: tuple[str, ...] = ()
-
-
-def size_of(count: Any, total: int, option: str) -> int:
-    """A number of hosts, or a share of *total*, rounded down, of at least one host."""
-    found = None if isinstance(count, bool) else re.fullmatch(r"(\d{1,6})(\s*%)?", str(count).strip())
-    if not found or int(found[1]) == 0 or (found[2] and int(found[1]) > 100):
-        raise FleetError(f"{option} has {count!r}; give a number of hosts from 1 on, or a share such as 25%.")
-    return max(1, total * int(found[1]) // 100) if found[2] else int(found[1])
 
 
 def batches(
@@ -149,7 +141,8 @@ def members(batches: Sequence[Sequence[str]], placeholder: str = "") -> list[dic
 
 def kept(changes: Sequence[Change], in_service: Mapping[str, int], min_available: Optional[Count]) -> dict[str, int]:
     """How many replicas of each model stay. What was asked for is refused where it cannot be kept, never lowered."""
-    wanted = DEFAULT_MIN_AVAILABLE if min_available is None else _minimum(min_available)
+    asked = DEFAULT_MIN_AVAILABLE if min_available is None else min_available
+    wanted = count_of(asked, "rollout_min_available", "replicas")
     found: dict[str, int] = {}
     for unit in _units(changes):
         hosts = ", ".join(change.host for change in unit)
@@ -163,13 +156,6 @@ def kept(changes: Sequence[Change], in_service: Mapping[str, int], min_available
                 )
             found[model] = min(found.get(model, wanted), max(left, 0))
     return found
-
-
-def _minimum(count: Any) -> int:
-    """As it was given: with ``-e`` of Ansible's command line a number is a text."""
-    if isinstance(count, bool) or not re.fullmatch(r"\d{1,6}", str(count).strip()):
-        raise FleetError(f"rollout_min_available is {count!r}; give a number of replicas, 0 or more.")
-    return int(count)
 
 
 def _bearable(

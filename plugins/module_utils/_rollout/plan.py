@@ -13,7 +13,8 @@ from typing import Any, Optional, Union
 from .._base.tables import columns
 from .._service.types import DONE, NONE, REMOVE, RESTART
 from .._triton.replica import service_name
-from .batches import Change, Count, batches, interrupted, kept, size_of
+from .batches import Change, Count, batches, interrupted, kept
+from .options import size_of
 
 # What happens to a host: nothing, a start of what does not serve yet or a build for others, or a change of what serves.
 UNCHANGED, STARTED, SWITCHED = "unchanged", "started", "switched"

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
-from .._base.errors import FleetError
+from .options import count_of
 
 # failed: it went back; broken: it could not even do that; returned: it passed, and went back with its batch.
 PASSED, FAILED, BROKEN, RETURNED, LOST = "passed", "failed", "broken", "returned", "lost"
@@ -31,7 +31,7 @@ def judge(
     batch: Sequence[str],
     outcomes: Mapping[str, str],
     failed_before: int,
-    max_failed: int,
+    max_failed: Any,
     together: Optional[Mapping[str, Sequence[str]]] = None,
 ) -> Verdict:
     """Judge a batch. A host without an outcome is lost: it stopped answering on the way.
@@ -43,14 +43,13 @@ def judge(
     *together*: by host those that can only go back together, nodes of one replica. One of these that failed was not
     rolled back yet, and goes back with the others whatever may fail.
     """
-    if isinstance(max_failed, bool) or not isinstance(max_failed, int) or max_failed < 0:
-        raise FleetError(f"rollout_max_failed is {max_failed!r}; give a number of hosts, 0 or more.")
+    allowed = count_of(max_failed, "rollout_max_failed", "hosts")
     state = {host: outcomes.get(host, LOST) for host in batch}
     failed = [host for host in batch if state[host] in (FAILED, BROKEN)]
     lost = [host for host in batch if state[host] == LOST]
     groups = [group for host in failed for group in [(together or {}).get(host, ())] if len(group) > 1]
     nodes = [host for host in batch if any(host in group for group in groups) and state[host] != LOST]
-    if not failed or failed_before + len(failed) <= max_failed:
+    if not failed or failed_before + len(failed) <= allowed:
         return Verdict(failed, lost, nodes, "")
     passed = [host for host in batch if state[host] == PASSED]
     total = failed_before + len(failed)
@@ -60,7 +59,7 @@ def judge(
         f"{', '.join(broken)} failed and could not go back" if broken else "",
         f"{', '.join(back)} failed and {'is' if len(back) == 1 else 'are'} rolled back" if back else "",
         f"{', '.join(passed)} of the same batch {'goes' if len(passed) == 1 else 'go'} back too" if passed else "",
-        f"{total} failed in all, and rollout_max_failed allows {max_failed}",
+        f"{total} failed in all, and rollout_max_failed allows {allowed}",
     ]
     end = f"{'; '.join(filter(None, told))}. Mend what failed and run the rollout again: it goes on from here."
     return Verdict(failed, lost, [host for host in batch if host in passed or host in nodes], end)

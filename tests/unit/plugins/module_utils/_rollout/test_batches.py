@@ -137,12 +137,13 @@ class TestVerdict:
         outcomes = {"a": FAILED, "b": PASSED}
         assert judge(["a", "b"], outcomes, 0, 1).end == ""
         assert judge(["a", "b"], outcomes, 1, 1).roll_back == ["b"]
+        assert judge(["a", "b"], outcomes, 0, "1").end == "", "as -e of the command line gives it"
 
     def test_a_host_that_went_silent_is_lost_and_not_failed(self) -> None:
         found = judge(["a", "b"], {"b": PASSED}, 0, 0)
         assert (found.lost, found.failed, found.end) == (["a"], [], "")
 
-    @pytest.mark.parametrize("count", [-1, True, "1"])
+    @pytest.mark.parametrize("count", [-1, True, "many"])
     def test_a_limit_that_is_none_is_refused(self, count: Any) -> None:
         with pytest.raises(FleetError, match="rollout_max_failed is"):
             judge(["a"], {}, 0, count)
