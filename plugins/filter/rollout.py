@@ -40,6 +40,7 @@ def rollout_plan(
             told.get("unsettled") or [],
             told.get("reasons") or [],
             bool(told.get("builds")),
+            told.get("services"),
         )
         for host, told in found.items()
     ]
@@ -52,6 +53,7 @@ def rollout_plan(
         "refused": "",
         "started": rollout.of_kind(STARTED),
         "switched": rollout.of_kind(SWITCHED),
+        "stale": rollout.stale(),
         "batches": [list(batch) for batch in rollout.batches],
         "sizes": rollout.sizes(),
         "interrupted": list(rollout.interrupted),
@@ -111,7 +113,11 @@ def rollout_summary(
     fronts = gateways({host: facts.get("rollout_gateway") or {} for host, facts in hosts.items()}, check)
     if check:
         return fronts
-    return fronts + [""] * bool(fronts) + summary(identity, rollout["batches"], rollout["started"], found)
+    return (
+        fronts
+        + [""] * bool(fronts)
+        + summary(identity, rollout["batches"], rollout["started"], found, rollout["stale"])
+    )
 
 
 def gate_expectations(

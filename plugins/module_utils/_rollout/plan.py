@@ -52,6 +52,8 @@ class Host:
     reasons: Sequence[str] = ()
     # Whether engines are built here, as far as no other host has them.
     builds: bool = False
+    # Services of replicas that are not described any more, which are removed.
+    stale: Sequence[str] = ()
 
     def taken_out(self) -> list[Replica]:
         """The replicas that get no requests for a while: those that serve and are changed, or whose gate is due."""
@@ -77,10 +79,16 @@ class Rollout:
     switched: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     serving: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     at_least: Mapping[str, int] = field(default_factory=dict)
+    # Hosts with services that are not described any more, and removed.
+    removing: Sequence[str] = ()
 
     def sizes(self) -> list[int]:
         """The sizes of the batches, as a play's ``serial`` takes them."""
         return [len(batch) for batch in self.batches] or [1]
+
+    def stale(self) -> list[str]:
+        """The hosts on which nothing changes but that services are removed."""
+        return [host for host in self.removing if self.kinds[host] == UNCHANGED]
 
     def of_kind(self, kind: str) -> list[str]:
         """The hosts of a kind; those to be switched in the order of their batches."""
@@ -90,9 +98,17 @@ class Rollout:
 
 
 def host_from(
-    name: str, results: Mapping[str, Found], unsettled: Sequence[str], reasons: Sequence[str], builds: bool = False
+    name: str,
+    results: Mapping[str, Found],
+    unsettled: Sequence[str],
+    reasons: Sequence[str],
+    builds: bool = False,
+    services: Optional[Mapping[str, Found]] = None,
 ) -> Host:
-    """A host from what its role ``triton`` returned in check mode: by replica the service, model, url and action."""
+    """A host from what its role ``triton`` returned in check mode: by replica the service, model, url and action.
+
+    *services*: by name what would be done with all services of the host.
+    """
     replicas = [
         Replica(
             name=replica,
@@ -106,7 +122,8 @@ def host_from(
         )
         for replica, found in results.items()
     ]
-    return Host(name, replicas, list(unsettled), list(reasons), builds)
+    gone = [service for service, found in (services or {}).items() if found.get("action") == DONE[REMOVE]]
+    return Host(name, replicas, list(unsettled), list(reasons), builds, gone)
 
 
 def plan(hosts: Sequence[Host], serial: Union[Sequence[Count], Count, None], min_available: Optional[Count]) -> Rollout:
@@ -130,6 +147,7 @@ def plan(hosts: Sequence[Host], serial: Union[Sequence[Count], Count, None], min
         {change.host: change.switched for change in changes},
         {host.name: Counter(r.model for r in host.replicas if r.serves and r.url) for host in hosts},
         kept(changes, in_service, min_available),
+        [host.name for host in hosts if host.stale],
     )
 
 
@@ -181,7 +199,7 @@ def _table(
     hosts: Sequence[Host], kinds: Mapping[str, str], found: Sequence[Sequence[str]], without: Sequence[str]
 ) -> list[str]:
     number = {host: str(index) for index, batch in enumerate(found, 1) for host in batch}
-    changed = [host for host in hosts if kinds[host.name] != UNCHANGED]
+    changed = [host for host in hosts if kinds[host.name] != UNCHANGED or host.stale]
     same = len(hosts) - len(changed)
     rows = [("batch", "host", "replica", "what", "why")]
     for host in sorted(changed, key=lambda host: int(number.get(host.name, 0))):
@@ -191,13 +209,21 @@ def _table(
                 why = replica.reason or ("an earlier rollout ended before its gate" if again else "")
                 what = "gate" if again else WORDS.get(replica.action, replica.action)
                 rows.append((number.get(host.name, "-"), host.name, replica.name, what, why))
-        if not host.replicas:
+        if not host.replicas and kinds[host.name] != UNCHANGED:
             rows.append(("-", host.name, "", "build", "for other hosts"))
+        rows += [
+            (number.get(host.name, "-"), host.name, name, REMOVE, "it is not described") for name in _names(host.stale)
+        ]
         rows += [("", "", "", "", reason) for reason in host.reasons]
     lines = columns(rows) if changed else []
     lines += [f"{same} of {len(hosts)} hosts do not change."] if same else []
     lines += [f"{model}: nothing serves it while its host is switched." for model in without]
     return lines
+
+
+def _names(services: Sequence[str]) -> list[str]:
+    """The replicas of services."""
+    return [service[len(service_name("")) :] for service in services]
 
 
 def drains_left(hosts: Mapping[str, Found], unsettled: Mapping[str, Sequence[str]], gateway: str) -> list[str]:

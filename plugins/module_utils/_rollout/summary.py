@@ -11,7 +11,7 @@ from typing import Any
 
 from .._base.tables import columns
 from .._service.types import DONE, NONE, RESTART, START
-from .verdict import BROKEN, BUILT, FAILED, LOST, PASSED, RETURNED, STARTED
+from .verdict import BROKEN, BUILT, FAILED, LOST, PASSED, REMOVED, RETURNED, STARTED
 
 HEAD = ("batch", "host", "outcome", "seconds", "why")
 WAITING = "waiting"
@@ -20,6 +20,7 @@ OUTCOMES = {
     PASSED: "passed",
     STARTED: "started",
     BUILT: "built for others",
+    REMOVED: "rid of replicas",
     FAILED: "failed and rolled back",
     RETURNED: "rolled back with its batch",
     BROKEN: "failed and not rolled back",
@@ -45,14 +46,21 @@ def gateways(found: Mapping[str, Mapping[str, Any]], check: bool = False) -> lis
 
 
 def summary(
-    rollout: str, batches: Sequence[Sequence[str]], started: Sequence[str], hosts: Mapping[str, Mapping[str, Any]]
+    rollout: str,
+    batches: Sequence[Sequence[str]],
+    started: Sequence[str],
+    hosts: Mapping[str, Mapping[str, Any]],
+    stale: Sequence[str] = (),
 ) -> list[str]:
     """The lines for *rollout* (its id). *hosts*: by host its outcome, seconds and why.
+
+    *stale*: the hosts on which nothing changes but that replicas are removed.
 
     No outcome (None) is that of a host whose batch did not begin; an empty one of a host that was lost in its batch.
     """
     planned = [("-", host, LOST) for host in started]
     planned += [(str(number), host, WAITING) for number, batch in enumerate(batches, 1) for host in batch]
+    planned += [("-", host, WAITING) for host in stale]
     rows = [HEAD]
     counts: Counter[str] = Counter()
     for label, host, otherwise in planned:
@@ -67,7 +75,7 @@ def summary(
     totals = ", ".join(f"{counts[words]} {words}" for words in OUTCOMES.values() if counts[words])
     rest = (
         ""
-        if set(counts) <= {OUTCOMES[word] for word in (PASSED, STARTED, BUILT)}
+        if set(counts) <= {OUTCOMES[word] for word in (PASSED, STARTED, BUILT, REMOVED)}
         else " Run it again to go on from here."
     )
     return [*columns(rows), f"Rollout {rollout}: {totals}.{rest}"]

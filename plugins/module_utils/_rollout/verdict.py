@@ -15,6 +15,8 @@ from .options import count_of
 PASSED, FAILED, BROKEN, RETURNED, LOST = "passed", "failed", "broken", "returned", "lost"
 # Nothing served that changed; or the host only builds, for others.
 STARTED, BUILT = "started", "built"
+# Nothing changed but that replicas went which are not described.
+REMOVED = "removed"
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,23 @@ def test_who_only_builds_does_so_before_anything_is_switched() -> None:
     ]
 
 
+def test_what_is_not_described_any_more_is_removed_last_where_nothing_else_changes() -> None:
+    def removing(name: str, action: str) -> Host:
+        same = {"service": "triton-a", "model": "a", "http_url": "http://h", "active": "active", "action": action}
+        services = {"triton-a": {"action": action}, "triton-b-0": {"action": "removed"}}
+        return host_from(name, {"a": same}, [], [], False, services)
+
+    found = plan([removing("x", "none"), removing("y", "restarted"), host("z", llama=SAME)], [1], None)
+    assert (found.stale(), found.of_kind("switched")) == (["x"], ["y"]), "y removes it when it is switched"
+    assert list(found.table) == [
+        "batch  host  replica  what     why",
+        "-      x     b-0      remove   it is not described",
+        "1      y     a        restart",
+        "1      y     b-0      remove   it is not described",
+        "1 of 3 hosts do not change.",
+    ]
+
+
 def test_the_table_names_batch_host_replica_action_and_reason() -> None:
     hosts = [
         host("gpu-01", llama=RESTARTED),

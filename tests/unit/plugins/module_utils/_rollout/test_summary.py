@@ -30,6 +30,15 @@ def test_a_host_that_only_builds_has_built_for_others() -> None:
     assert found[-1] == "Rollout R: 1 passed, 1 built for others."
 
 
+def test_a_host_that_only_loses_replicas_is_told_of() -> None:
+    found = summary("R", [], [], {"gpu-01": {"outcome": "removed"}}, ["gpu-01", "gpu-02"])
+    assert found[1:] == [
+        "-      gpu-01  rid of replicas",
+        "-      gpu-02  not changed yet",
+        "Rollout R: 1 rid of replicas, 1 not changed yet. Run it again to go on from here.",
+    ]
+
+
 def test_one_that_ended_early_says_who_failed_and_who_waits() -> None:
     hosts = {
         "gpu-01": {"outcome": "passed", "seconds": 40},
