@@ -152,6 +152,7 @@ job:
     slot: {description: Which of the ports it has., type: int}
     verified: {description: Whether its gate was passed., type: bool}
     log: {description: Path of its log., type: str}
+    address_file: {description: Path of the file into which each start of it writes its address., type: str}
 serving:
   description: The job whose gate was passed, which may be another one than RV(job); empty where there is none.
   returned: with O(state=present)

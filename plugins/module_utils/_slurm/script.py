@@ -184,6 +184,8 @@ def serving_job(replica: Mapping[str, Any], settings: Mapping[str, Any], of_all:
         # The first node of the list has rank 0.
         f"TRTLLM_ADDRESS=$(scontrol getaddrs \"$SLURM_JOB_NODELIST\" | sed -n '{FIRST_ADDRESS}')",
         "export TRTLLM_ADDRESS",
+        "# Gateways look there: Slurm may start the job anew, on other nodes.",
+        f'echo "$TRTLLM_ADDRESS" > {PLACE}/address.$$ && mv {PLACE}/address.$$ "{PLACE}/$SLURM_JOB_ID.address"',
         *pull,
         "",
         "# The ranks start again together when one has ended, as long as that does not happen at once each time.",

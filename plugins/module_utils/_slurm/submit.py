@@ -138,7 +138,9 @@ class Submission:
 
     def told(self, job: Job) -> dict[str, Any]:
         """A job for those who read the result: where it is reached too, while it runs."""
-        found = {**asdict(job), "log": str(self.request.home / job.fingerprint / f"{job.id}.log"), "address": ""}
+        place = self.request.home / job.fingerprint
+        files = {"log": str(place / f"{job.id}.log"), "address_file": str(place / f"{job.id}.address")}
+        found = {**asdict(job), **files, "address": ""}
         if job.running and job.host:
             found["address"] = self.cluster.address(job.host)
         return found

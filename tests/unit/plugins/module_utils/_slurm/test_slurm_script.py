@@ -95,6 +95,15 @@ def test_ranks_of_one_node_share_its_memory_and_one_alone_has_its_own() -> None:
     assert "--shm-size=2g" in job(gpus_per_node=1)["script"] and "--ipc=host" not in job(gpus_per_node=1)["script"]
 
 
+def test_each_start_of_a_job_tells_where_it_is(tmp_path: Path) -> None:
+    lines = job()["script"].replace("@DIRECTORY@", str(tmp_path)).splitlines()
+    (line,) = (line for line in lines if ".address" in line)
+    for address in ("10.0.0.1", "10.0.0.2"):
+        values = {"TRTLLM_ADDRESS": address, "SLURM_JOB_ID": "77", "PATH": "/usr/bin:/bin"}
+        subprocess.run(["bash", "-euc", line], env=values, check=True)
+        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("77.address", f"{address}\n")]
+
+
 def test_pyxis_is_told_as_in_upstreams_script() -> None:
     (line,) = (line for line in job(launcher="pyxis")["script"].splitlines() if "--mpi=pmix" in line)
     words = shlex.split(line)
