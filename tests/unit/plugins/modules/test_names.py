@@ -187,6 +187,7 @@ WITH_PATHS: dict[str, dict[str, Any]] = {
     "trtllm_checkpoint": {"name": "m", "location": "host", "path": "/srv/m"},
     "slurm_job": {"name": "m", "script": "#!/bin/sh"},
     "slurm_engine": SLURM_ENGINE,
+    "slurm_follow": {"directory": "/shared/jobs"},
     "trtllm_artifact_fetch": FETCHED,
     "trtllm_artifact_serve": SERVED,
     "trtllm_artifact_share": {"name": "m", "fingerprint": "0" * 64, "shared_dir": "/"},
