@@ -19,6 +19,13 @@ description:
     directory follows nothing, which RV(follows) tells.
 extends_documentation_fragment:
   - trtllm.fleet.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
 options:
   jobs:
     description:
