@@ -41,7 +41,10 @@ OWN_IMAGES = {"openai_trtllm": "localhost/openai_trtllm:0.2.1"}
 LONGEST = ("rollout", "rollout_faults")
 BESIDE = 3
 # Images that the demo does not need.
-MORE_IMAGES = {"checkpoint_fetch": "localhost/checkpoint_fetch:0.1.0"}
+MORE_IMAGES = {
+    "checkpoint_fetch": "localhost/checkpoint_fetch:0.1.0",
+    "trtllm_serve_cpu": "localhost/trtllm_serve_cpu:1.3.0",
+}
 
 # What says why a stage failed, in the words of ansible-playbook, ansible-lint, pytest and make.
 REASON = re.compile(r"^(fatal: |failed: |\[ERROR\]|ERROR|FAILED |E   |Error: |\S+: error: |.*Traceback \(most)")
@@ -127,6 +130,7 @@ def lint_stages() -> list[Stage]:
         Stage("mypy", [str(BIN / "mypy"), "plugins/module_utils", "tests/testbed", "tools", "images/_build.py"]),
         Stage("mypy openai_gateway", [*images, "openai_gateway"], REPO / "images" / "openai_gateway"),
         Stage("mypy triton_cpu", [*images, "tensorrt_llm"], REPO / "images" / "triton_cpu" / "src"),
+        Stage("mypy trtllm_serve_cpu", [*images, "trtllm_serve"], REPO / "images" / "trtllm_serve_cpu" / "src"),
         Stage("yamllint", [str(BIN / "yamllint"), "-s", "."]),
         Stage("ansible-lint", [str(BIN / "ansible-lint"), "--offline", "-q"]),
         Stage("ansible-test sanity", [str(PYTHON), __file__, "sanity"]),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton import gang
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton import gang, serve
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import replica as triton_replica
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import PORTS
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._filters import as_filter_error
@@ -39,6 +39,8 @@ def triton_results(
             "release": str(replica["release"]),
             "entry_models": triton_replica.entry_models(replica),
             "address": replica["address"],
+            # Its only port is that of its API.
+            **({"api": serve.API, "metrics_url": ""} if serve.is_served(replica) else {}),
             **({"nodes": gang.node_names(replica), "node": replica["node"]} if gang.is_gang(replica) else {}),
             **{key: int(replica[key]) for key, _what in PORTS if not gang.is_worker(replica)},
             # Nobody asks a worker of a replica on several hosts.

@@ -19,6 +19,7 @@ from ._base.names import show
 from ._base.tables import columns
 from ._base.versions import version_key
 from ._checkpoint.tokenizer_files import short, tokenizer_store
+from ._triton import serve
 from ._triton.gang import check_address, is_gang, is_worker, node_names
 from ._triton.replica import ANY_ADDRESS, host_of, http_url, is_loopback
 
@@ -230,7 +231,7 @@ def _served(name: str, host: Mapping[str, Any], wide: Sequence[str], known: Sequ
             "name": replica["name"],
             "model": replica["model"],
             "url": url,
-            "metrics_url": f"{url.rpartition(':')[0]}:{replica['metrics_port']}",
+            "metrics_url": "" if serve.is_served(replica) else f"{url.rpartition(':')[0]}:{replica['metrics_port']}",
             "gpus": replica["gpus"],
             **({"nodes": node_names(replica)} if is_gang(replica) else {}),
         }

@@ -18,7 +18,9 @@ from ._base.names import MODEL_NAME, check_absolute, check_image, check_name, ch
 from ._hub.request import CONSENTS, SECRETS, TAKEN, request_of
 from ._release.limits import check_options
 from ._release.options import ENGINE_OPTIONS, world_size
+from ._release.releases import FLOW_ENGINE, FLOW_SERVE, flow_of
 from ._release.releases import release as release_of
+from ._release.serve import serve_config
 from ._repository.schema import parameters_of
 from ._triton import options as replica_options
 from ._triton.gang import (
@@ -45,7 +47,7 @@ PARTS = ("checkpoints", "engines", "repositories", "replicas", "gateway_models")
 # What a host that only builds has nothing of.
 SERVING_PARTS = ("repositories", "replicas", "gateway_models")
 # What a model may have of its own, and a replica may not.
-OWN_KEYS = ("release", "image")
+OWN_KEYS = ("release", "image", "mode")
 # The images that a model may have of its own: what serves it, and builds its engine where the other one is not given.
 MODEL_IMAGES = ("image", "engine_image")
 # What of its image is a path of the host.
@@ -106,9 +108,11 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     _check_engines(models)
     for model in models:
         parse_gate(model.get("gate") or {}, f"{model['name']}: gate")
-    own = {model["name"]: _own(model, str(description["trtllm_release"])) for model in models}
+    release = str(description["trtllm_release"])
+    own = {model["name"]: _own(model, release) for model in models}
     models = _of_host(models, description)
     own = {model["name"]: own[model["name"]] for model in models}
+    flows = {model["name"]: _flow(model, own[model["name"]].get("release") or release) for model in models}
     replicas = complete(
         _described(models, description.get("held_gpus") or {}),
         {"address": str(description["trtllm_triton_address"])},
@@ -136,6 +140,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
                 **({"image": str(model["engine_image"]["name"])} if model.get("engine_image") else {}),
             }
             for model in models
+            if flows[model["name"]] == FLOW_ENGINE
         ],
         "repositories": [
             {
@@ -143,15 +148,21 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
                 "checkpoint": directories[model["name"]],
                 "streaming": model["serving"]["streaming"],
                 "parameters": _parameters(
-                    model, first[model["name"]], own[model["name"]].get("release") or str(description["trtllm_release"])
+                    model, flows[model["name"]], first[model["name"]], own[model["name"]].get("release") or release
                 ),
+                **({"layout": FLOW_SERVE} if flows[model["name"]] == FLOW_SERVE else {}),
                 **own[model["name"]],
             }
             for model in models
         ],
         "gates": {model["name"]: model["gate"] for model in models if model.get("gate")},
         "replicas": [
-            {**replica, "checkpoint_dirs": [directories[replica["model"]]], **own[replica["model"]]}
+            {
+                **replica,
+                "checkpoint_dirs": [directories[replica["model"]]],
+                **({"mode": FLOW_SERVE} if flows[replica["model"]] == FLOW_SERVE else {}),
+                **own[replica["model"]],
+            }
             for replica in replicas
         ],
         "gateway_models": [
@@ -239,8 +250,39 @@ def _check_node(replica: str, node: str, serving: list[str], addresses: Mapping[
         raise FleetError(f"{replica}: nodes has {node}, which is no host that serves{hint}")
 
 
-def _parameters(model: Item, replica: Item, release: str) -> dict[str, Any]:
+def _flow(model: Item, release: str) -> str:
+    """How the model is served; raises `FleetError` for what its release has not, or nothing here can serve."""
+    name, known = model["name"], release_of(release)
+    try:
+        flow = flow_of(known, model.get("flow"))
+        if flow == FLOW_SERVE:
+            serve_config(known, model["engine"], model["repository"]["parameters"], model.get("llm_args") or {})
+        elif model.get("llm_args"):
+            raise FleetError(f"llm_args is for flow {FLOW_SERVE}, and flow is {flow}; leave llm_args out, or set flow.")
+    except FleetError as error:
+        raise FleetError(f"{name}: {error}") from error
+    if flow not in (FLOW_ENGINE, FLOW_SERVE):
+        raise FleetError(
+            f"{name}: flow is {flow}, whose repository triton_model_repo renders, but which is not served here yet; "
+            f"set flow: {FLOW_SERVE}, which serves the same checkpoint."
+        )
+    if flow == FLOW_SERVE:
+        if any(replica.get("nodes") for replica in model["serving"]["replicas"]):
+            raise FleetError(
+                f"{name}: serving.replicas has nodes, but trtllm-serve runs on one host here; leave nodes out, or take "
+                f"flow {FLOW_ENGINE} and a release that has it."
+            )
+        if model.get("engine_image"):
+            raise FleetError(f"{name}: engine_image builds engines, and flow {FLOW_SERVE} has none; leave it out.")
+    return flow
+
+
+def _parameters(model: Item, flow: str, replica: Item, release: str) -> dict[str, Any]:
     """What is asked of the model repository; the backend is told of several hosts where its release has a word."""
+    if flow == FLOW_SERVE:
+        parameters = model["repository"]["parameters"]
+        config = serve_config(release_of(release), model["engine"], parameters, model.get("llm_args") or {})
+        return {BACKEND_MODEL: config}
     given: dict[str, Any] = dict(model["repository"]["parameters"])
     if is_gang(replica) and NODES_PARAMETER in parameters_of(BACKEND_MODEL, release_of(release).key):
         given[BACKEND_MODEL] = {NODES_PARAMETER: len(replica["nodes"]), **(given.get(BACKEND_MODEL) or {})}
@@ -432,9 +474,14 @@ def image_inputs(items: list[Item], images: Mapping[str, str]) -> list[Item]:
     return [{**item, "image": images[item["image"]]} if item.get("image") else item for item in items]
 
 
+def _made(engines: Mapping[str, Mapping[str, Any]], model: str, key: str) -> Item:
+    """What the engine of *model* says of itself; nothing where it is served without one."""
+    return {key: engines[model][key]} if model in engines else {}
+
+
 def repository_inputs(repositories: list[Item], engines: Mapping[str, Mapping[str, Any]]) -> list[Item]:
     """Each model repository with the engine that its model has by now (null in check mode, before the first build)."""
-    return [{**item, "engine_dir": engines[item["name"]]["engine_dir"]} for item in repositories]
+    return [{**item, **_made(engines, item["name"], "engine_dir")} for item in repositories]
 
 
 def replica_inputs(
@@ -445,7 +492,7 @@ def replica_inputs(
         {
             **replica,
             **{key: value for key, value in repositories[replica["model"]].items() if key in FROM_REPOSITORY and value},
-            "engine_dirs": [engines[replica["model"]]["engine_dir"]],
+            "engine_dirs": list(_made(engines, replica["model"], "engine_dir").values()),
         }
         for replica in replicas
     ]

@@ -41,6 +41,13 @@ options:
     type: list
     elements: str
     default: [ensemble, tensorrt_llm_bls]
+  api:
+    description:
+      - What the server speaks, Triton's protocol or OpenAI's API, as C(trtllm-serve) does.
+      - With V(openai), completions are asked for instead, and what only Triton has is left out.
+    type: str
+    choices: [triton, openai]
+    default: triton
   release:
     description:
       - The TensorRT-LLM release; the names of some inputs follow from it.
@@ -172,7 +179,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import missing_client, one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gate import parse_gate
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify import Target, Verification, table
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify import Target, table, verification_of
 
 PROMPT_SPEC = {
     "prompt": {"type": "str", "required": True},
@@ -190,6 +197,7 @@ ARGUMENT_SPEC = {
     "url": {"type": "str", "default": "http://127.0.0.1:8000"},
     "metrics_url": {"type": "str"},
     "entry_models": {"type": "list", "elements": "str", "default": ["ensemble", "tensorrt_llm_bls"]},
+    "api": {"type": "str", "choices": ["triton", "openai"], "default": "triton"},
     "release": {"type": "str"},
     "streaming": {"type": "bool"},
     "gathers": {"type": "list", "elements": "str", "choices": ["context", "generation"]},
@@ -213,7 +221,7 @@ REQUIRED_IF = [("only_gateway", True, ["gateway_url"])]
 def work(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """What the module returns; the action of the same name calls this in its own process."""
     given = {name: value for name, value in parameters.items() if value is not None}
-    verification = Verification(Target(**{**given, "gate": parse_gate(given["gate"])}))
+    verification = verification_of(Target(**{**given, "gate": parse_gate(given["gate"])}))
     outcomes = verification.run()
     return {
         "changed": False,

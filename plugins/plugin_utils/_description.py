@@ -117,7 +117,8 @@ def described(
     for repository in found["repositories"]:
         where = f"{repository['name']}: repository.parameters"
         release = repository.get("release") or found["release"]
-        validate_parameters(release, "inflight_batcher_llm", repository["parameters"], where)
+        layout = repository.get("layout", "inflight_batcher_llm")
+        validate_parameters(release, layout, repository["parameters"], where)
     for checkpoint in found["checkpoints"]:
         if checkpoint["source"] == "path" and checkpoint["location"] == "controller":
             inspect_checkpoint(Path(os.path.expanduser(checkpoint["path"])))

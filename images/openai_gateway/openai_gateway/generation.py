@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from openai_gateway import guides
+from openai_gateway.completions import client_of, look_at
 from openai_gateway.config import ModelConfig
 from openai_gateway.errors import ApiError, unsupported
 from openai_gateway.http_client import HttpClient
@@ -20,7 +21,7 @@ from openai_gateway.replicas import Draining, Replica, ReplicaSet
 from openai_gateway.shared import Shared
 from openai_gateway.text import AnswerText
 from openai_gateway.tokenizer import CheckpointTokenizer
-from openai_gateway.triton import TritonClient, Unreachable
+from openai_gateway.triton import Unreachable
 
 LOG = logging.getLogger("openai_gateway")
 # What another replica may do better, and whether it tells against this one.
@@ -198,12 +199,12 @@ class ServedModel:
     ) -> AsyncGenerator[list[Piece] | Finish, None]:
         """Yield the answer of one replica."""
         assert self.http is not None
-        client = TritonClient(self.http, replica.url)
         interface = replica.interface
         # A guide is worth another look: a replica may have been served anew without anybody noticing.
         if interface is None or (guides.KIND in request.sampling and not interface.guided):
-            interface = await client.interface(self.config.entry_model, self.config.release)
+            interface = await look_at(self.http, replica.url, self.config.entry_model, self.config.release)
             replica.interface = interface
+        client = client_of(self.http, replica.url, interface)
         prompt = self.tokenizer.prompt(request.text, interface.adds_special_tokens, chat=request.chat)
         max_tokens, prompt_tokens = await self._budget(request, prompt, interface)
         stream = self._can_stream(interface)

@@ -78,6 +78,7 @@ class Interface:
     cumulative: bool  # every streamed text_output repeats the text so far (accumulate_tokens)
     adds_special_tokens: bool  # preprocessing puts the tokenizer's special tokens (BOS) before the text
     guided: bool = False  # the engine can bind an answer to a schema, an expression or a grammar
+    completions: str | None = None  # the model's name where the server is no Triton, but has OpenAI's completions
 
     @cached_property
     def counts_tokens(self) -> bool:

@@ -98,7 +98,7 @@ class TritonClient:
             for batch in _batches([rest]):
                 yield batch
         except HttpError as error:
-            raise _unreachable(error, self._url) from None
+            raise unreachable(error, self._url) from None
         finally:
             answer.release()
 
@@ -111,9 +111,9 @@ class TritonClient:
                 finally:
                     answer.release()
         except HttpError as error:
-            raise _unreachable(error, self._url) from None
+            raise unreachable(error, self._url) from None
         except TimeoutError:
-            raise _unreachable(Silence(), self._url) from None
+            raise unreachable(Silence(), self._url) from None
         except ValueError:
             raise Unreachable(f"{self._url}: the configuration of {model} is not JSON") from None
         return value if isinstance(value, dict) else None
@@ -131,15 +131,15 @@ class TritonClient:
             return await self._http.request(method, self._url, path, body, headers)
         except ConnectTimeout as error:
             if time.monotonic() - begin < self._http.connect_timeout + LATE:
-                raise _unreachable(error, self._url) from None
+                raise unreachable(error, self._url) from None
         except Disconnected:
             pass  # it was closed meanwhile
         except HttpError as error:
-            raise _unreachable(error, self._url) from None
+            raise unreachable(error, self._url) from None
         try:
             return await self._http.request(method, self._url, path, body, headers)
         except HttpError as error:
-            raise _unreachable(error, self._url) from None
+            raise unreachable(error, self._url) from None
 
 
 def _batches(lines: list[bytes]) -> Iterator[list[dict[str, Any]]]:
@@ -192,17 +192,18 @@ def _lenient(body: bytes) -> Any:
     return json.loads(json.dumps(value).encode("utf-8", "replace")) if value is not None else None
 
 
-def refusal(status: int, message: str) -> ApiError:
-    """What Triton's *message* means for the client, and in its code what it means for the replica."""
+def refusal(status: int, message: str, server: str = "Triton") -> ApiError:
+    """What the *message* of *server* means for the client, and in its code what it means for the replica."""
     for words, meant, code in FAULTS:
         if words.search(message):
-            said = message if meant == 400 else f"Triton: {message}"
+            said = message if meant == 400 else f"{server}: {message}"
             return ApiError(meant, said, code=code or None, retry_after=RETRY_AFTER.get(code))
     # A 4xx that nobody knows is no proof against the replica; another one may still serve it.
-    return ApiError(502, f"Triton: {message}", code="upstream_refusal" if 400 <= status < 500 else "upstream_error")
+    return ApiError(502, f"{server}: {message}", code="upstream_refusal" if 400 <= status < 500 else "upstream_error")
 
 
-def _unreachable(error: HttpError, url: str) -> Exception:
+def unreachable(error: HttpError, url: str) -> Exception:
+    """What it means that a request got no answer."""
     if isinstance(error, Silence):
         return ApiError(504, "Triton said nothing for too long.", code="upstream_timeout")
     return Unreachable(f"{url}: {error}")

@@ -8,7 +8,6 @@ What a tool reads counts by its content, wherever it stands. What no tool reads 
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,41 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._artifact.fingerprint import IGNORED_DIRECTORIES, TreeDigest, tree_digest
+from .._artifact.fingerprint import IGNORED_DIRECTORIES, tree_digest
 from .._base.names import check_absolute, check_path
+from .._checkpoint.read import index_of, is_read
 from .._release.cli import PATH_OPTIONS, Command, is_host_path
 
-# What stands beside weights and is read by no tool and no tokenizer: patterns of lower-case names, and why.
-# Not here: *.json, *.txt, *.py, *.jinja, *.model, *.tiktoken and the like, which tokenizers and remote code read.
-NOT_READ_FILES = {
-    "*.md": "model cards and other documentation",
-    "*.pdf": "licences and papers",
-    "readme": "documentation",
-    "readme.txt": "documentation",
-    "license": "the licence",
-    "license.txt": "the licence",
-    "notice": "the licence",
-    "notice.txt": "the licence",
-    ".gitattributes": "how git stores files",
-    ".gitignore": "what git leaves out",
-    ".gitmodules": "where git finds more",
-    ".ds_store": "how a file manager shows the directory",
-    "._*": "what macOS keeps beside a file elsewhere",
-    "thumbs.db": "how a file manager shows the directory",
-    "desktop.ini": "how a file manager shows the directory",
-    "*.lock": "held by a download while it runs",
-    "*.incomplete": "an unfinished download of huggingface_hub",
-    "*.aria2": "the state of a download by aria2",
-    ".msc": "what modelscope has downloaded",
-    ".mdl": "what modelscope has downloaded",
-    ".mv": "what modelscope has downloaded",
-}
-NOT_READ_DIRECTORIES = {
-    "._____temp": "unfinished downloads of modelscope",
-    ".locks": "locks of huggingface_hub",
-    "__pycache__": "Python's compiled code, made anew from what it stands beside",
-    ".ipynb_checkpoints": "copies that a notebook keeps",
-}
 # In a data set everything counts: its README.md says which files hold what, and its directory's name how they are read.
 READ_WHOLE = frozenset({"calib_dataset"})
 # Where the digest of scripts stands among the inputs.
@@ -63,22 +32,6 @@ class Input:
 
     digest: str
     former: str
-
-
-def is_read(path: str) -> bool:
-    """Whether a tool or a tokenizer reads the file at the relative *path*."""
-    *directories, name = path.split("/")
-    if not NOT_READ_DIRECTORIES.keys().isdisjoint(directories):
-        return False
-    return not any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in NOT_READ_FILES)
-
-
-def index_of(root: Path, tree: Path) -> Path:
-    """Where the digests of *tree* are kept: beside a checkpoint of ours, else below *root*."""
-    if tree.parent == Path(os.path.realpath(root / "checkpoints")):
-        return tree.with_name(f"{tree.name}.digests.json")
-    name = hashlib.sha256(str(tree).encode()).hexdigest()[:32]
-    return root / "engines" / ".digests" / f"{name}.json"
 
 
 # -- paths ---------------------------------------------------------------------------------------------------------
@@ -222,9 +175,3 @@ def _links(host: str) -> Iterator[str]:
             if os.path.islink(path):
                 yield os.path.relpath(path, host)
         directories[:] = [name for name in directories if name not in IGNORED_DIRECTORIES]
-
-
-def checkpoint_tree(root: Path, checkpoint: Path, verify: str, write_index: bool) -> TreeDigest:
-    """The files of the checkpoint that are read."""
-    tree = tree_digest(checkpoint, index_of(root, checkpoint), verify=verify, write_index=write_index)
-    return tree.only(is_read)

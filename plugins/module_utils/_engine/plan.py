@@ -15,6 +15,7 @@ from .._artifact.fingerprint import TreeDigest, fingerprint
 from .._base.errors import FleetError
 from .._base.names import check_path
 from .._checkpoint.inspect import ModelConfig, read_config
+from .._checkpoint.read import checkpoint_tree
 from .._host import gpu
 from .._podman import cli
 from .._podman.image_ids import Images
@@ -22,7 +23,7 @@ from .._release.cli import EXAMPLES_DIR, Command, EnginePlan, Paths, plan
 from .._release.limits import check_options, check_settings
 from .._release.options import world_size
 from .._release.releases import Release, require_engines
-from .inputs import Input, checkpoint_tree, host_paths, option_input, real_directory, real_options, script_inputs
+from .inputs import Input, host_paths, option_input, real_directory, real_options, script_inputs
 from .preflight import check_ranks
 
 T = TypeVar("T")

@@ -14,6 +14,7 @@ from .._host.gpu import CDI_KIND
 from .._triton import replica as triton
 from .._triton.gang import is_gang
 from .._triton.ports import PORTS as PORT_KEYS
+from .._triton.serve import refuse_elsewhere
 from . import jobs
 from .around import around, namespace, storage
 from .gateway import gateway
@@ -85,6 +86,7 @@ def render(
     is on the hosts already (``repository_dir``, ``engine_dir``, ``fingerprint``, ``hosts``, and more that the role
     model_repository returns); without it Jobs make it in the volume.
     """
+    refuse_elsewhere(plan["replicas"], "in a cluster")
     root = str(plan["root"])
     names = [str(model["name"]) for model in plan["gateway_models"]]
     settings = Settings.of(given, root, names)

@@ -12,7 +12,7 @@ from typing import Any
 
 from .cli_data import CHOICES, TOOLS
 from .options import BUILD, CONVERSION, ENGINE_OPTIONS, LIMITS, LORA, PARALLELISM, PLUGINS, QUANTIZATION
-from .releases import FLOW_LLMAPI, RELEASES, Release, span
+from .releases import RELEASES, Release, span
 
 BUILD_TOOL, QUANTIZE_TOOL = "trtllm-build", "quantization/quantize.py"
 
@@ -113,7 +113,7 @@ def flow(release: Release, family: str, quantized: bool) -> tuple[str, ...] | No
 
 def engine_releases() -> list[Release]:
     """Releases that build engines, oldest first."""
-    return [row for row in RELEASES.values() if row.flow != FLOW_LLMAPI]
+    return [row for row in RELEASES.values() if row.builds_engines]
 
 
 def listing(found: Iterable[Release]) -> str:

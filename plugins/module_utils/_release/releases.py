@@ -18,6 +18,10 @@ from .._base.versions import version_key
 IMAGE_REPOSITORY = "nvcr.io/nvidia/tritonserver"
 IMAGE_SUFFIX = "-trtllm-python-py3"
 FLOW_BUILD_PY, FLOW_LLMAPI = "build.py", "llmapi"
+# How a model is served: an engine in Triton, a checkpoint in Triton by the LLM API, or by TensorRT-LLM's own server.
+FLOW_ENGINE, FLOW_SERVE = "engine", "trtllm-serve"
+FLOWS = (FLOW_ENGINE, FLOW_LLMAPI, FLOW_SERVE)
+SERVE_REPOSITORY = "nvcr.io/nvidia/tensorrt-llm/release"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,16 @@ class Release:
     def image(self) -> str | None:
         """The default image reference, by tag; a fleet pins it by digest."""
         return f"{IMAGE_REPOSITORY}:{self.image_tag}{IMAGE_SUFFIX}" if self.image_tags else None
+
+    @property
+    def builds_engines(self) -> bool:
+        """Whether it has a way to make engines."""
+        return self.flow != FLOW_LLMAPI
+
+    @property
+    def serve_image(self) -> str:
+        """TensorRT-LLM's own image, by tag, which has trtllm-serve."""
+        return f"{SERVE_REPOSITORY}:{self.version}"
 
     @property
     def compute_capabilities(self) -> list[str]:
@@ -134,7 +148,35 @@ def _row(line: str) -> Release:
 
 
 RELEASES: dict[str, Release] = {row.version: row for row in (_row(line) for line in _TABLE.strip().splitlines())}
-LAST_ENGINE_RELEASE = [row.version for row in RELEASES.values() if row.flow != FLOW_LLMAPI][-1]
+LAST_ENGINE_RELEASE = [row.version for row in RELEASES.values() if row.builds_engines][-1]
+
+# flow | releases whose way is established. Triton has no image with a release after the last with engines.
+_FLOWS = """
+engine       | 0.7.1-
+llmapi       | 0.19.0-
+trtllm-serve | 1.0.0-1.3.0
+"""
+
+
+def flows(wanted: Release) -> tuple[str, ...]:
+    """The ways to serve a model with *wanted*; the first is the one that is taken where none is asked for."""
+    rows = [[cell.strip() for cell in line.split("|")] for line in _FLOWS.strip().splitlines()]
+    return tuple(name for name, releases in rows if within(wanted, releases))
+
+
+def flow_of(wanted: Release, asked: Optional[str] = None) -> str:
+    """The way to serve a model with *wanted*: the one *asked* for, or else the release's own. Raises `FleetError`."""
+    known = flows(wanted)
+    if asked is None:
+        return known[0]
+    if asked not in known:
+        having = [row.version for row in RELEASES.values() if asked in flows(row)]
+        where = f"; {having[0]} to {having[-1]} have it" if having else ""
+        raise FleetError(
+            f"flow is {asked}, which TensorRT-LLM {wanted.version} is not known to have (it has {' and '.join(known)})"
+            f"{where}."
+        )
+    return asked
 
 
 def release(version: str) -> Release:
@@ -162,7 +204,7 @@ def in_triton(tag: str) -> Optional[Release]:
 
 def require_engines(wanted: Release) -> None:
     """Raise `FleetError` for a release that builds no engines, with the one to choose."""
-    if wanted.flow == FLOW_LLMAPI:
+    if not wanted.builds_engines:
         raise FleetError(
             f"TensorRT-LLM {wanted.version} has no engines any more (it serves checkpoints directly); "
             f"{LAST_ENGINE_RELEASE} is the last release that builds them, so choose it or an earlier one."

@@ -13,7 +13,7 @@ from .entry import BLS, ENTRIES, LLM, Resolved
 from .llmapi import LlmApi
 from .render import RenderedModel
 from .request import LEADER, ORCHESTRATOR
-from .schema import LLMAPI
+from .schema import LLMAPI, SERVE
 from .schema_values import is_true
 
 # Values of the first entry that are the repository's too.
@@ -94,4 +94,31 @@ def llmapi_facts(model: LlmApi, tokenizer: Tokenizer | None) -> dict[str, Any]:
         "worker_models": [LLM],
         "entries": [entry],
         "derived": {LLM: model.derived},
+    }
+
+
+def serve_facts(name: str, config: Mapping[str, Any], tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """The same of a checkpoint that trtllm-serve serves under *name*."""
+    entry = {
+        "prefix": "",
+        "entry_models": [name],
+        "worker_model": None,
+        "world_size": 1,  # the server starts its own ranks
+        "max_batch_size": config.get("max_batch_size"),
+        "max_input_len": config.get("max_input_len"),
+        "max_seq_len": config.get("max_seq_len"),
+        "decoupled": True,
+        "gpu_device_ids": None,
+        "cumulative": False,
+        **_token_facts(tokenizer),
+    }
+    return {
+        **{key: entry[key] for key in SHARED},
+        "world_size": 1,
+        "mode": SERVE,
+        "models": [name],
+        "entry_models": [name],
+        "worker_models": [],
+        "entries": [entry],
+        "derived": {},
     }

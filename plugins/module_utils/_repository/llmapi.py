@@ -48,7 +48,7 @@ class LlmApi:
 
     def yaml(self) -> str:
         """The model.yaml."""
-        return "".join(_yaml({**self.arguments, "triton_config": self.triton}, 0))
+        return yaml_text({**self.arguments, "triton_config": self.triton})
 
 
 def resolve_llmapi(request: EntryRequest) -> LlmApi:
@@ -135,6 +135,11 @@ def render_config(template: ModelTemplate, model: LlmApi) -> str:
     text = text.rstrip("\n") + "\n\n" + "\n".join(added) + "\n"
     parse(text)  # as Triton will
     return text
+
+
+def yaml_text(value: Mapping[str, Any]) -> str:
+    """A mapping as YAML."""
+    return "".join(_yaml(value, 0))
 
 
 def _yaml(value: Mapping[str, Any], depth: int) -> list[str]:

@@ -16,25 +16,29 @@ from typing import Any, Callable, Optional, TypeVar
 from .._artifact.artifact_store import ArtifactStore
 from .._artifact.fingerprint import fingerprint
 from .._base.errors import FleetError
+from .._checkpoint.read import checkpoint_tree
 from .._checkpoint.tokenizer import Tokenizer, read_tokenizer
 from .._checkpoint.xgrammar import INFO_FILE, tokenizer_info
 from .._podman import cli
 from .._release.releases import Release, release
 from .engine import Engine, check_release, engine_directory, read_engine
 from .entry import INFO_PATH, LLM, OWN_DIRECTORY, PRE, EntryRequest, NotBuiltYet, Resolved, given_directory
-from .facts import inflight_facts, llmapi_facts
+from .facts import inflight_facts, llmapi_facts, serve_facts
 from .gpus import assign_gpus
-from .llmapi import MODEL_YAML, LlmApi, render_config, resolve_llmapi
+from .llmapi import MODEL_YAML, LlmApi, render_config, resolve_llmapi, yaml_text
 from .render import RenderedModel, fit, render_model, repository_files
 from .request import RepositoryRequest, check_request, model_names
 from .resolve import Resolver
-from .schema import INFLIGHT, LLMAPI
+from .schema import INFLIGHT, LLMAPI, SERVE
+from .schema_llmapi import normalise_serve
 from .secure import insecure, secure
 from .templates import CONFIG, ImageTemplates, checkout, layout_directory, read_templates
 from .wiring import check_calls, check_repository
 
 # Part of the fingerprint: a change of what this code writes makes new repositories.
 RENDERER = 1
+# What trtllm-serve is started with.
+LLM_ARGS = "llm_args.yaml"
 Found = TypeVar("Found")
 
 
@@ -76,10 +80,8 @@ class Repository:
         """Render the repository and publish it, unless it is there already, whole and unaltered."""
         check_request(self.release, self.request)
         self.store.home(self.request.name)
-        templates = self._unless_awaited(self._templates)
-        directory = templates and layout_directory(templates, self.request.layout)
-        rendered = self._llmapi(directory) if self.request.layout == LLMAPI else self._inflight(directory)
-        if templates is None or rendered is None:
+        templates, rendered = self._rendered()
+        if rendered is None:
             facts = {"repository_dir": str(self.store.root / self.request.name / "pending")}
             return Outcome(True, self.awaited, {**facts, **model_names(self.request)})
         target = self.store.path(self.request.name, rendered.fingerprint)
@@ -91,10 +93,19 @@ class Repository:
         reasons = problems or self._changes(target, rendered)
         diffs = self._diffs(target, rendered)
         if not self.check_mode:
-            if self.request.templates is None:
+            if templates is not None and self.request.templates is None:
                 self.image_templates.verify(templates)
             self._publish(rendered)
         return Outcome(True, reasons, {**facts, "notes": rendered.notes}, diffs)
+
+    def _rendered(self) -> tuple[Path | None, Rendered | None]:
+        """Where the templates are, and the repository; None where something is awaited."""
+        if self.request.layout == SERVE:
+            return None, self._serve()
+        templates = self._unless_awaited(self._templates)
+        directory = templates and layout_directory(templates, self.request.layout)
+        rendered = self._llmapi(directory) if self.request.layout == LLMAPI else self._inflight(directory)
+        return templates, rendered if templates is not None else None
 
     @staticmethod
     def absent(request: RepositoryRequest, fingerprint_: str | None, check_mode: bool = False) -> Outcome:
@@ -194,6 +205,16 @@ class Repository:
             return None
         return render_llmapi(self.release, model, tokenizer, directory)
 
+    def _serve(self) -> Rendered | None:
+        """The same of a checkpoint that no Triton serves: its content counts, as there is no engine that would tell."""
+        entry = self.request.entries[0]
+        tokenizer = self._unless_awaited(partial(self._tokenizer, entry))
+        if self.awaited:
+            return None
+        tree = checkpoint_tree(self.request.root, Path(str(entry.tokenizer_dir)), "stat", not self.check_mode)
+        config = normalise_serve(self.release, entry.parameters, entry.label)
+        return render_serve(self.release, self.request.name, config, tokenizer, tree.digest)
+
     # -- publication ----------------------------------------------------------------------------------------------
 
     def _problems(self, target: Path, rendered: Rendered) -> list[str] | None:
@@ -288,6 +309,15 @@ def render_llmapi(rel: Release, model: LlmApi, tokenizer: Tokenizer | None, dire
     return Rendered(files, {LLM, f"{LLM}/1"}, _address(files, record), facts, record, [])
 
 
+def render_serve(
+    rel: Release, name: str, config: Mapping[str, Any], tokenizer: Tokenizer | None, checkpoint: str
+) -> Rendered:
+    """The file that trtllm-serve is started with; *checkpoint*: the digest of what it serves under *name*."""
+    files = {LLM_ARGS: yaml_text(config).encode()}
+    record = {"release": rel.version, "layout": SERVE, "engines": {}, "checkpoint": checkpoint}
+    return Rendered(files, set(), _address(files, record), serve_facts(name, config, tokenizer), record, [])
+
+
 def _address(files: Mapping[str, bytes], record: Mapping[str, Any]) -> str:
     """The fingerprint: over every byte of the repository, and which engines it serves."""
     digests = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
@@ -312,7 +342,7 @@ def _placed(rendered: Rendered, target: Path) -> Rendered:
 
 
 def _is_configuration(path: str) -> bool:
-    return path.endswith((f"/{CONFIG}", f"/{MODEL_YAML}"))
+    return path == LLM_ARGS or path.endswith((f"/{CONFIG}", f"/{MODEL_YAML}"))
 
 
 def _text(path: Path) -> str:

@@ -14,10 +14,10 @@ from .._base.errors import FleetError
 from .._base.names import DEFAULT_ROOT, check_name
 from .._release.releases import Release
 from .entry import ENTRIES, LLM, PRE, EntryRequest, given_directory
-from .schema import INFLIGHT, LLMAPI, MODELS, MULTIMODAL, check_layout, validate_parameters
+from .schema import INFLIGHT, LLMAPI, MODELS, MULTIMODAL, SERVE, check_layout, validate_parameters
 from .schema_values import Limits, whole
 
-# How Triton is started for the repository; the third way is the llmapi layout's.
+# How Triton is started for the repository; the other layouts have a way of their own.
 LEADER, ORCHESTRATOR = "leader", "orchestrator"
 GPU_MEMORY = Limits(low=1)
 
@@ -44,10 +44,10 @@ def check_request(rel: Release, request: RepositoryRequest) -> None:
     for entry in request.entries:
         validate_parameters(request.release, request.layout, entry.parameters, entry.label)
         _check_options(request.layout, entry)
-    if request.layout == LLMAPI and len(request.entries) > 1:
+    if request.layout != INFLIGHT and len(request.entries) > 1:
         raise FleetError(
-            f"The llmapi layout has one model in a repository, but {len(request.entries)} are given; give each a "
-            "repository of its own."
+            f"The {request.layout} layout has one model in a repository, but {len(request.entries)} are given; give "
+            "each a repository of its own."
         )
 
 
@@ -88,6 +88,8 @@ def _check_models(entry: EntryRequest) -> None:
 
 def model_names(request: RepositoryRequest) -> dict[str, Any]:
     """The names of the models, which are known before anything else is."""
+    if request.layout == SERVE:
+        return {"models": [request.name], "entry_models": [request.name], "worker_models": [], "mode": SERVE}
     if request.layout == LLMAPI:
         return {"models": [LLM], "entry_models": [LLM], "worker_models": [LLM], "mode": LLMAPI}
     entries = request.entries

@@ -16,12 +16,14 @@ from typing import Any, Union
 
 from .._base.errors import FleetError, nearest
 from .._base.versions import version_key
-from .._release.releases import FLOW_LLMAPI, LAST_ENGINE_RELEASE, Release, release
-from .schema_llmapi import normalise_llmapi
+from .._release.releases import FLOW_SERVE, LAST_ENGINE_RELEASE, Release, flow_of, release
+from .schema_llmapi import normalise_llmapi, normalise_serve
 from .schema_values import KINDS, NO_LIMITS, Limits, same
 
 INFLIGHT, LLMAPI = "inflight_batcher_llm", "llmapi"
-LAYOUTS = (INFLIGHT, LLMAPI)
+# No model repository of Triton: the file that trtllm-serve is started with.
+SERVE = FLOW_SERVE
+LAYOUTS = (INFLIGHT, LLMAPI, SERVE)
 
 # The models of the inflight_batcher_llm layout. The last one is optional and only for multimodal checkpoints.
 MODELS = ("preprocessing", "tensorrt_llm", "postprocessing", "ensemble", "tensorrt_llm_bls")
@@ -384,6 +386,9 @@ def validate_parameters(version: str, layout: str, parameters: Mapping[str, Any]
     if layout == LLMAPI:
         normalise_llmapi(parameters, source)
         return
+    if layout == SERVE:
+        normalise_serve(rel, parameters, source)
+        return
     check_model_names(parameters, source)
     for model, given in parameters.items():
         normalise(rel, model, given or {}, source)
@@ -398,7 +403,9 @@ def check_layout(rel: Release, layout: str) -> None:
             f"Release {rel.version} has no llmapi repository; take release {FIRST_LLMAPI} or newer, or the layout "
             f"{INFLIGHT}."
         )
-    if layout == INFLIGHT and rel.flow == FLOW_LLMAPI:
+    if layout == SERVE:
+        flow_of(rel, FLOW_SERVE)
+    if layout == INFLIGHT and not rel.builds_engines:
         raise FleetError(
             f"Release {rel.version} has no {INFLIGHT} repository, TensorRT engines ended with release "
             f"{LAST_ENGINE_RELEASE}; take that, or the layout llmapi."

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._base.errors import FleetError, nearest
+from .._release.releases import Release
+from .._release.serve import check_keys
 from .schema_values import BOOLS, KINDS, NO_LIMITS, Limits
 
 MODEL = "tensorrt_llm"
@@ -80,7 +82,10 @@ LLM_ARGUMENTS: Spec = {
     ),
 }  # fmt: skip
 KV_CACHE: Spec = {
-    **_spec("bool", "enable_block_reuse onboard_blocks enable_partial_reuse copy_on_partial_reuse use_uvm"),
+    **_spec(
+        "bool",
+        "enable_block_reuse onboard_blocks enable_partial_reuse copy_on_partial_reuse use_uvm use_kv_cache_manager_v2",
+    ),
     **_spec("int", "max_tokens tokens_per_block", _POSITIVE),
     **_spec(
         "int",
@@ -88,7 +93,7 @@ KV_CACHE: Spec = {
         _NOT_NEGATIVE,
     ),
     **_spec("int", "host_cache_size max_gpu_total_bytes", _BYTES),
-    **_spec("float", "free_gpu_memory_fraction cross_kv_cache_fraction", _SHARE),
+    **_spec("float", "free_gpu_memory_fraction cross_kv_cache_fraction max_util_for_resume", _SHARE),
     **_spec("any", "max_attention_window dtype mamba_ssm_cache_dtype"),
 }
 TRITON: Spec = {
@@ -111,6 +116,25 @@ def normalise_llmapi(parameters: Mapping[str, Any], source: str) -> dict[str, An
     if given is not None and not isinstance(given, Mapping):
         raise FleetError(f"{source}.{MODEL} is {given!r}; it takes a mapping of parameter names to values.")
     return _mapping(given or {}, {**LLM_ARGUMENTS, **CONFIG}, f"{source}.{MODEL}")
+
+
+def normalise_serve(release: Release, parameters: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The same of the file that trtllm-serve of *release* is started with, whose keys are known by release."""
+    for name in parameters:
+        if name != MODEL:
+            raise FleetError(f"{source}.{name} is not a model that trtllm-serve has; give its keys under {MODEL}.")
+    given = parameters.get(MODEL) or {}
+    if not isinstance(given, Mapping):
+        raise FleetError(f"{source}.{MODEL} is {given!r}; it takes a mapping of keys to values.")
+    check_keys(release, given, f"{source}.{MODEL}")
+    return {
+        name: _mapping(value, KV_CACHE, f"{source}.{MODEL}.{name}")
+        if name in _NESTED and isinstance(value, Mapping)
+        else _value(value, *LLM_ARGUMENTS.get(name, ("any", NO_LIMITS)), f"{source}.{MODEL}.{name}")
+        for name, value in given.items()
+        # A mapping that is null is off, such as cuda_graph_config.
+        if value is not None or LLM_ARGUMENTS.get(name, ("", NO_LIMITS))[0] == "mapping"
+    }
 
 
 def _mapping(given: Mapping[str, Any], spec: Spec, source: str) -> dict[str, Any]:
@@ -136,6 +160,8 @@ def _mapping(given: Mapping[str, Any], spec: Spec, source: str) -> dict[str, Any
 def _value(raw: Any, kind: str, limits: Limits, source: str) -> Any:
     """*raw* as YAML has it: numbers and booleans given as text become what they say."""
     if kind == "mapping":
+        if raw is None:
+            return None
         if not isinstance(raw, Mapping):
             raise FleetError(f"{source} is {raw!r}; it takes a mapping.")
         return dict(raw)

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, ClassVar, NamedTuple, Optional
 from urllib.parse import urlsplit
 
 from .._base.errors import FleetError
@@ -150,8 +150,7 @@ class GenerateClient:
             reason = getattr(error, "reason", error)
             raise TritonError(f"{request.full_url} gives no answer: {reason}.") from error
 
-    @staticmethod
-    def _judge(model: str, body: str) -> dict[str, Any]:
+    def _judge(self, model: str, body: str) -> dict[str, Any]:
         try:
             answer = json.loads(body)
         except ValueError as error:
@@ -161,9 +160,45 @@ class GenerateClient:
         return answer
 
 
+class CompletionsClient(GenerateClient):
+    """The same of a server that speaks OpenAI's API: a prompt for text, as Triton's tensors are called here.
+
+    What is asked for under a name that completions do not have is left out; an answer has ``text_output``.
+    """
+
+    NAMES: ClassVar[dict[str, str]] = {"text_input": "prompt", "stop_words": "stop"}
+    KNOWN = ("prompt", "max_tokens", "stop", "top_k", "seed", "min_tokens", "temperature")
+
+    def generate(self, model: str, request: Mapping[str, Json]) -> dict[str, Any]:
+        answer = super().generate(model, request)
+        return {"text_output": answer["choices"][0]["text"]}
+
+    def stream(self, model: str, request: Mapping[str, Json]) -> Iterator[Event]:
+        for event in super().stream(model, request):
+            text = "".join(str(choice.get("text") or "") for choice in event.data.get("choices") or [])
+            if text:
+                yield Event({"text_output": text}, event.seconds)
+
+    def _request(self, model: str, verb: str, request: Mapping[str, Json]) -> urllib.request.Request:
+        named = {self.NAMES.get(name, name): value for name, value in request.items()}
+        body = {"model": model, **{name: value for name, value in named.items() if name in self.KNOWN and value != ""}}
+        return urllib.request.Request(
+            f"{self.url}/v1/completions",
+            data=json.dumps({**body, "stream": verb == "generate_stream"}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+
+    def _judge(self, model: str, body: str) -> dict[str, Any]:
+        return {} if body == "[DONE]" else super()._judge(model, body)
+
+
 def _error_text(body: str) -> str:
     try:
-        return str(json.loads(body)["error"])
+        found = json.loads(body)
+        error = found.get("error", found.get("message")) if isinstance(found, dict) else None
+        if error is None:
+            raise KeyError("error")
+        return str(error.get("message", error) if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
         return body.strip()[:300] or "an empty answer"
 

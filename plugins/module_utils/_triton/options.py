@@ -38,7 +38,7 @@ SIZE = Form(re.compile(r"[1-9][0-9]*(?:[kKmMgGtT][iI]?[bB]?|[bB])?"), "a size su
 VOLUME = Form(re.compile(r"[^:\s][^:]*:/[^:]*(?::[\w,=]+)?"), "SOURCE:TARGET or SOURCE:TARGET:OPTIONS")
 VARIABLE = Form(re.compile(r"[A-Za-z_]\w*", re.ASCII), "the name of a variable")
 CAPABILITY = Form(re.compile(r"[A-Za-z_]+"), "a capability such as SYS_PTRACE")
-ARGUMENT = Form(re.compile(r"--?[A-Za-z].*"), "options of tritonserver, each with its value in one word")
+ARGUMENT = Form(re.compile(r"--?[A-Za-z].*"), "options of the server, each with its value in one word")
 # A day and more is no time that anybody waits; what is no time is bounded by what a signed 32-bit number holds.
 MOST = 2**31 - 1
 
@@ -85,8 +85,8 @@ REPLICA_OPTIONS = [
         "mode",
         "str",
         "V(leader) for one engine, V(orchestrator) for several models in one server, V(llmapi) for releases "
-        "without engines. V(leader) by default.",
-        choices=("leader", "orchestrator", "llmapi"),
+        "without engines, V(trtllm-serve) for TensorRT-LLM's own server in the place of Triton. V(leader) by default.",
+        choices=("leader", "orchestrator", "llmapi", "trtllm-serve"),
         default="leader",
     ),
     ReplicaOption(
@@ -236,7 +236,7 @@ REPLICA_OPTIONS = [
     ReplicaOption(
         "extra_args",
         "list",
-        "Further options for tritonserver.",
+        "Further options for tritonserver, or for trtllm-serve.",
         elements="str",
         variable=True,
         default=[],

@@ -17,7 +17,8 @@ PORT_BASE, PORTS_PER_REPLICA = 8000, 10
 
 
 # How Triton is told, in the command of a unit.
-FLAG = re.compile(r"--(http|grpc|metrics)-port=(\d+)")
+# trtllm-serve has one port, and calls it so.
+FLAG = re.compile(r"--(?:(http|grpc|metrics)-)?port=(\d+)")
 
 # By the name of a replica, the port of each kind.
 Held = Mapping[str, Mapping[str, int]]
@@ -29,8 +30,8 @@ def held_ports(units: Mapping[str, str], prefix: str) -> dict[str, dict[str, int
     found: dict[str, dict[str, int]] = {}
     for service, text in units.items():
         commands = [line for line in text.splitlines() if line.startswith(("Exec=", "ExecStart="))]
-        ports = {f"{kind}_port": int(port) for kind, port in FLAG.findall("\n".join(commands))}
-        if len(ports) == len(PORTS):
+        ports = {f"{kind or 'http'}_port": int(port) for kind, port in FLAG.findall("\n".join(commands))}
+        if len(ports) in (1, len(PORTS)):
             found[service.removeprefix(prefix)] = ports
     return found
 

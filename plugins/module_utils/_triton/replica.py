@@ -1,7 +1,7 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A replica of a model as a container service: Triton's command, its limits, its probes and how it stops.
+"""A replica of a model as a container service: the server's command, its limits, its probes and how it stops.
 
 Pure: the same description gives the same services, so that a unit changes only when a restart is due.
 """
@@ -22,7 +22,7 @@ from .._base.names import check_name, show
 from .._host.gpu import CDI_KIND, cdi_name, check_gpu
 from .._release.releases import release as release_of
 from .._service.quadlet import PODMAN, command_line
-from . import gang
+from . import gang, serve
 from . import launch as triton_launch
 from .options import DEFAULTS, check_values
 from .ports import PORT_BASE, PORTS, Held, assign_ports
@@ -54,6 +54,8 @@ PROBE_SUFFIXES = ("tensorrt_llm_bls", "ensemble")
 # Seconds that a probe takes for its other looks while it waits for a token.
 PROBE_SLACK = 20
 SCRIPTS_DIR = "/etc/trtllm/triton"
+# What runs in the container beside Triton.
+SCRIPTS = ("run.sh", "probe.sh", "stop.py")
 # What the nodes of a replica on several hosts are told; see roles/triton/files/gang.py.
 GANG_VARIABLE = "TRTLLM_GANG"
 # Every start of the leader is in a fresh container of each worker, which has nothing to finish when it stops.
@@ -85,10 +87,11 @@ def served(replicas: Sequence[Replica], settings: Mapping[str, Any]) -> list[dic
 
 def _with_scripts(replica: dict[str, Any]) -> dict[str, Any]:
     """Only those that it runs, so that it is left alone where another changes."""
-    scripts = {
-        name: text for name, text in replica.get("scripts", {}).items() if gang.is_gang(replica) or name != gang.SCRIPT
-    }
-    return {**replica, "scripts": scripts}
+    names = (
+        serve.SCRIPTS if serve.is_served(replica) else (*SCRIPTS, *((gang.SCRIPT,) if gang.is_gang(replica) else ()))
+    )
+    given = replica.get("scripts", {})
+    return {**replica, "scripts": {name: text for name, text in given.items() if name in names}}
 
 
 def complete(
@@ -114,7 +117,8 @@ def listens(replica: Replica) -> list[dict[str, Any]]:
     between = gang.listens(replica) if gang.is_gang(replica) else []
     if gang.is_worker(replica):
         return between
-    own = [{"address": str(replica["address"]), "port": int(replica[key]), "what": what} for key, what in PORTS]
+    ports = serve.PORTS if serve.is_served(replica) else PORTS
+    own = [{"address": str(replica["address"]), "port": int(replica[key]), "what": what} for key, what in ports]
     return own + between
 
 
@@ -124,7 +128,10 @@ def triton_service(replica: Replica) -> dict[str, Any]:
         raise FleetError(f"{replica['name']} has no repository_dir; give it the model repository that it serves.")
     name = service_name(replica["name"])
     known = release_of(str(replica["release"]))
+    if serve.is_served(replica):
+        serve.check(replica, known)
     worker = gang.is_worker(replica)
+    server = serve.MODE if serve.is_served(replica) else "Ranks of Triton" if worker else "Triton"
     container = {
         "ContainerName": name,
         "Image": replica["image"],
@@ -143,7 +150,11 @@ def triton_service(replica: Replica) -> dict[str, Any]:
         "AddCapability": list(replica.get("capabilities") or []),
         "NoNewPrivileges": True,
         "ReadOnly": True if replica.get("read_only") else None,
-        "Volume": [*(f"{path}:{path}:ro,z" for path in read_only_paths(replica)), *(replica.get("volumes") or [])],
+        "Volume": [
+            *(f"{path}:{path}:ro,z" for path in read_only_paths(replica)),
+            *(serve.volumes(replica) if serve.is_served(replica) else []),
+            *(replica.get("volumes") or []),
+        ],
         **(_waits(replica) if worker else _serves(replica, known.version)),
         "Label": labels(replica),
         "LogDriver": "passthrough",
@@ -152,7 +163,7 @@ def triton_service(replica: Replica) -> dict[str, Any]:
         "name": name,
         "unit": {
             "Unit": {
-                "Description": f"{'Ranks of ' if worker else ''}Triton replica {replica['name']} of {replica['model']} "
+                "Description": f"{server} replica {replica['name']} of {replica['model']} "
                 f"(TensorRT-LLM {known.version})",
                 "Wants": "network-online.target",
                 "After": AFTER,
@@ -163,7 +174,7 @@ def triton_service(replica: Replica) -> dict[str, Any]:
             "Install": {"WantedBy": "multi-user.target"},
         },
         "listen": listens(replica),
-        "load_paths": list(replica.get("engine_dirs") or []),
+        "load_paths": list(replica.get("checkpoint_dirs" if serve.is_served(replica) else "engine_dirs") or []),
         "files": {f"{scripts_dir(replica)}/{name}": f"{text}\n" for name, text in replica["scripts"].items()},
         "record": {
             "release": known.version,
@@ -184,6 +195,14 @@ def triton_service(replica: Replica) -> dict[str, Any]:
 
 def _serves(replica: Replica, release: str) -> dict[str, Any]:
     """The keys of a container that clients ask: the command, its probes, and how long it may take to stop."""
+    if serve.is_served(replica):
+        return {
+            "Environment": {**ENVIRONMENT, **(replica.get("environment") or {})},
+            "Exec": ["sh", f"{scripts_dir(replica)}/run.sh", *serve.command(replica)],
+            "Notify": "healthy",
+            **probes(replica),
+            "StopTimeout": int(replica["stop_timeout"]),
+        }
     launch = launch_of(replica)
     command = triton_launch.command(release, launch)
     runs = ["sh", f"{scripts_dir(replica)}/run.sh"]
@@ -219,6 +238,12 @@ def _gang_environment(replica: Replica) -> dict[str, str]:
 
 def _asked_at(replica: Replica) -> dict[str, Any]:
     """What the release record says of a replica that clients ask."""
+    if serve.is_served(replica):
+        return {
+            "http": f"{host_of(replica['address'])}:{replica['http_port']}",
+            "entry_models": entry_models(replica),
+            "api": serve.API,
+        }
     return {
         "http": f"{host_of(replica['address'])}:{replica['http_port']}",
         "metrics": f"{host_of(replica['address'])}:{replica['metrics_port']}",
@@ -248,6 +273,8 @@ def service_name(replica: str) -> str:
 def launch_of(replica: Replica) -> triton_launch.Launch:
     """What the container runs."""
     mode = str(replica["mode"])
+    if mode == serve.MODE:
+        serve.refuse_elsewhere([replica], "otherwise")
     if mode not in triton_launch.MODES:
         raise FleetError(f"{replica['name']}: mode is {mode!r}; it is one of {', '.join(triton_launch.MODES)}.")
     if mode == triton_launch.LLMAPI and int(replica["world_size"]) != 1:
@@ -324,7 +351,8 @@ def exit_timeout(replica: Replica) -> int:
 def read_only_paths(replica: Replica) -> list[str]:
     """The directories that the container reads, each at its path of the host; nested ones only once."""
     wanted = [scripts_dir(replica), replica["repository_dir"]]
-    wanted += [*(replica.get("engine_dirs") or []), *(replica.get("checkpoint_dirs") or [])]
+    if not serve.is_served(replica):
+        wanted += [*(replica.get("engine_dirs") or []), *(replica.get("checkpoint_dirs") or [])]
     wanted += [gang.secret_dir(service_name(replica["name"]))] if gang.is_gang(replica) else []
     paths = sorted({posixpath.normpath(str(path)) for path in wanted})
     return [path for path in paths if not any(path.startswith(f"{other}/") for other in paths)]
@@ -344,6 +372,8 @@ def entry_models(replica: Replica) -> list[str]:
     given = replica.get("entry_models")
     if given:
         return [str(model) for model in given]
+    if serve.is_served(replica):
+        return [str(replica["model"])]
     return ["tensorrt_llm"] if replica["mode"] == triton_launch.LLMAPI else ["ensemble", "tensorrt_llm_bls"]
 
 
@@ -385,6 +415,8 @@ def http_url(replica: Replica) -> str:
 
 def probe_body(replica: Replica) -> str:
     """The smallest request: one token. The empty word lists are needed up to 0.8."""
+    if serve.is_served(replica):
+        return json.dumps({"model": entry_models(replica)[0], "prompt": "1", "max_tokens": 1})
     if replica["mode"] == triton_launch.LLMAPI:
         return json.dumps({"text_input": "1", "sampling_param_max_tokens": 1})
     return json.dumps({"text_input": "1", "max_tokens": 1, "bad_words": "", "stop_words": ""})
@@ -393,19 +425,21 @@ def probe_body(replica: Replica) -> str:
 def probe_command(replica: Replica, mode: str) -> str:
     """The shell command that judges a replica in its container; *mode* is ``start`` or ``steady``.
 
-    What it does and why is told in the script itself, roles/triton/files/probe.sh.
+    What it does and why is told in the script itself, roles/triton/files/probe.sh or serve_probe.sh.
     """
-    metrics = f"http://{host_of(replica['address'])}:{replica['metrics_port']}"
+    served = serve.is_served(replica)
+    metrics = {} if served else {"metrics_url": f"http://{host_of(replica['address'])}:{replica['metrics_port']}"}
     settings = {
         "url": http_url(replica),
-        "metrics_url": metrics,
+        **metrics,
         "body": f"'{probe_body(replica)}'",
         "token_timeout": int(replica["probe_timeout"]),
         "hang_timeout": int(replica["hang_timeout"]),
         "retries": int(replica["probe_retries"]),
     }
     words = [f"{name}={value}" for name, value in settings.items()]
-    return " ".join([*words, "sh", f"{scripts_dir(replica)}/probe.sh", mode, *probe_models(replica)])
+    script = serve.PROBE if served else "probe.sh"
+    return " ".join([*words, "sh", f"{scripts_dir(replica)}/{script}", mode, *probe_models(replica)])
 
 
 def probes(replica: Replica) -> dict[str, Any]:
@@ -443,8 +477,12 @@ def service_section(name: str, replica: Replica) -> dict[str, Any]:
     # The script comes from the host, as the container that ends may be of a release that has another or none. It needs
     # a right that the container has not, to close a connection of another process.
     end = (
-        f"exec {PODMAN} exec --interactive --privileged {name} python3 -I -S - {stop} {replica['http_port']} "
-        f"< {scripts_dir(replica)}/stop.py"
+        serve.stop(name, scripts_dir(replica), stop)
+        if serve.is_served(replica)
+        else (
+            f"exec {PODMAN} exec --interactive --privileged {name} python3 -I -S - {stop} {replica['http_port']} "
+            f"< {scripts_dir(replica)}/stop.py"
+        )
     )
     section: dict[str, Any] = {
         "Restart": "on-failure",

@@ -93,6 +93,8 @@ def replica(
     """One replica as plain values."""
     known = record.known(text)
     engines = known.get("engines") or []
+    # What a replica without an engine was made from.
+    made_of = engines or ([known["repository"]] if known.get("api") and known.get("repository") else [])
     gpus = known.get("gpus") or []
     used = [memory[gpu.split(":")[0]] for gpu in gpus if gpu.split(":")[0] in memory]
     previous = record.before(text)
@@ -104,11 +106,12 @@ def replica(
         "image": known.get("image", ""),
         "repository": known.get("repository", ""),
         "engines": engines,
-        "fingerprints": [PurePosixPath(engine).name for engine in engines],
+        "fingerprints": [PurePosixPath(path).name for path in made_of],
         "gpus": gpus,
         "http_url": f"http://{known['http']}" if known.get("http") else "",
         "metrics_url": f"http://{known['metrics']}" if known.get("metrics") else "",
         "entry_models": known.get("entry_models") or [],
+        "api": known.get("api") or "triton",
         "gathers": gathered_logits(host, engines[0] if engines else None),
         "active": state.active,
         "sub": state.sub,

@@ -22,7 +22,7 @@ from .._base.errors import FleetError
 from .._base.tables import columns
 from .._base.versions import version_key
 from .._release.releases import LAST_ENGINE_RELEASE
-from .client import GenerateClient, TritonError, TritonServer, requests_served, trt_llm_metrics
+from .client import CompletionsClient, GenerateClient, TritonError, TritonServer, requests_served, trt_llm_metrics
 from .gate import Gate, Prompt, tokens_per_second, too_slow
 
 # The request of the source document, word for word.
@@ -43,6 +43,8 @@ CANCEL_SECONDS = 10.0
 LONGEST_STREAM = 64
 # Requests at once; Triton gives them to the instances of a model in turn.
 MOST_AT_ONCE = 32
+# Of a server that has no instances.
+AT_ONCE = 4
 
 Request = dict[str, Any]
 
@@ -65,7 +67,8 @@ class Target:
 
     *gathers*: which logits the engine gathers (``context``, ``generation``), None for unknown. *streaming*: whether
     the repository streams; asked of Triton when None. *gate*: what the operator expects beside the documents, and
-    alone with *gate_only*. *only_gateway*: nothing but the chat completion is asked for.
+    alone with *gate_only*. *only_gateway*: nothing but the chat completion is asked for. *api*: what the server speaks,
+    ``triton`` or ``openai``.
     """
 
     url: str
@@ -85,6 +88,7 @@ class Target:
     request: Mapping[str, Any] = field(default_factory=lambda: dict(DOCUMENT_REQUEST))
     gate: Gate = field(default_factory=Gate)
     gate_only: bool = False
+    api: str = "triton"
 
     def __post_init__(self) -> None:
         for name in ("url", "entry_models", "release"):
@@ -477,6 +481,73 @@ class Verification:
         if not text:
             raise Failed(f"an empty message, {used} tokens")
         return f"{model}, {used} tokens: {text!r}"
+
+
+class CompletionsVerification(Verification):
+    """The checks of a server that speaks OpenAI's API itself, which Triton and its models have no part in."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self.client = CompletionsClient(target.url, target.timeout)
+        self._streams = True
+
+    def run(self) -> list[Outcome]:
+        """Every check that such a server can be asked."""
+        if self.target.only_gateway:
+            return self._through_gateway()
+        self._check("readiness", "GET /health and /v1/models", "its model is there", self.readiness)
+        self._gate(self.target.gate)
+        if self.target.gate_only:
+            return self.outcomes
+        for model in self.target.entry_models:
+            self._entry_model(model)
+        return self._through_gateway()
+
+    def readiness(self) -> str:
+        """Health, and the models that it names."""
+        self.client.get("/health")
+        named = [str(model["id"]) for model in json.loads(self.client.get("/v1/models"))["data"]]
+        missing = [model for model in self.target.entry_models if model not in named]
+        if missing:
+            raise Failed(f"no model {', '.join(missing)}, but {', '.join(named) or 'none'}")
+        return f"serves {', '.join(named)}"
+
+    def _entry_model(self, model: str) -> None:
+        self._check(f"{model} completion", "the document's prompt, 20 tokens", "text", partial(self.generate, model))
+        ask = f"{AT_ONCE} at once, one token each"
+        self._check(f"{model} at once", ask, "a token each", partial(self.at_once, model))
+        word = "a word of the answer before"
+        stop = partial(self.stop_words, model, "list")
+        self._check(f"{model} stop", word, "the answer ends with it", stop)
+        self._check(f"{model} streaming", "stream: true", "the same text in pieces", partial(self.streaming, model))
+        ask = f"max_tokens: {self.target.early_stop_tokens}, dropped after {self.target.early_stop_ms} ms"
+        self._check(f"{model} early stop", ask, "fewer tokens, and it answers", partial(self.early_stop, model))
+
+    def at_once(self, model: str) -> str:
+        """Several requests that run in one batch."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            problems = [problem for problem in pool.map(self._one_token, [model] * AT_ONCE) if problem]
+        if problems:
+            raise Failed(f"{len(problems)} of {AT_ONCE} requests failed: {problems[0]}")
+        return f"{AT_ONCE} tokens"
+
+    def _model_to_stop(self) -> str:
+        return self.target.entry_models[0]
+
+    def _left_the_server(self, remaining: float) -> str:
+        """Its statistics tell whoever reads them first, so that only an answer tells that it goes on."""
+        problem = self._one_token(self.target.entry_models[0])
+        if problem:
+            raise Failed(f"no token after the connection was dropped: {problem}")
+        return "and it answers the next"
+
+
+VERIFICATIONS = {"triton": Verification, "openai": CompletionsVerification}
+
+
+def verification_of(target: Target) -> Verification:
+    """The checks for what *target* speaks."""
+    return VERIFICATIONS[target.api](target)
 
 
 def values_of(value: Any) -> list[Any]:

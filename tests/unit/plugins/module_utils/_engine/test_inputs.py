@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fingerprint import fingerprint, tree_digest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._engine.inputs import Input, as_told_now, is_read, volumes
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.read import is_read
+from ansible_collections.trtllm.fleet.plugins.module_utils._engine.inputs import Input, as_told_now, volumes
 from unit.engine_fakes import FakeHost, arranged_host, write_checkpoint
 
 AWQ = {"use_weight_only": True, "weight_only_precision": "int4_awq"}

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``trtllm-serve serve MODEL``."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+import uvicorn
+from tensorrt_llm import progress
+from tensorrt_llm.errors import TrtllmError
+
+from .llm_args import LlmArgs, read_args
+from .model import Model
+from .options import parser
+from .server import Server
+
+KEEP_ALIVE = 5  # seconds
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line. Returns the exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    # A first word that is no subcommand means serve.
+    options = parser().parse_args(words[1:] if words[:1] == ["serve"] else words)
+    scratch = Path(tempfile.mkdtemp(prefix="trtllm-serve-"))
+    try:
+        serve(options.model, options.host, options.port, read_args(options), scratch)
+    except (TrtllmError, OSError) as e:
+        progress.log("E", str(e))
+        return 1
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return 0
+
+
+def serve(path: str, host: str, port: int, args: LlmArgs, scratch: Path) -> None:
+    """Take the port, load the model, and serve it until the end is asked for.
+
+    A port that is taken is found at once, and nothing is listened on before the model is there.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        raise TrtllmError(f"{path} is no directory; this image downloads nothing")
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as e:
+            raise TrtllmError(f"Failed to bind socket to {host}:{port}: {e.strerror}") from None
+        model = Model(directory, args, scratch)
+        progress.log("I", f"serves {directory.name} at {host}:{port}")
+        config = uvicorn.Config(Server(model, directory.name).app(), log_level="info", timeout_keep_alive=KEEP_ALIVE)
+        uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,89 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is different about a replica that is trtllm-serve, TensorRT-LLM's own server, and not Triton.
+
+It speaks OpenAI's API on one port, loads the checkpoint itself, starts its own ranks, and calls its model by the name
+of the directory that it is given.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .._base.errors import FleetError
+from .._release.releases import FLOW_SERVE, Release, flow_of
+from .._release.serve import check_arguments
+from .._service.quadlet import PODMAN
+from . import gang
+
+MODE, API = FLOW_SERVE, "openai"
+PORTS = (("http_port", "HTTP"),)
+PROBE, STOP = "serve_probe.sh", "serve_stop.sh"
+SCRIPTS = ("run.sh", PROBE, STOP)
+# Where the checkpoint is in the container, below the name of the model.
+MODELS = "/models"
+LLM_ARGS = "llm_args.yaml"
+
+Replica = Mapping[str, Any]
+
+
+def is_served(replica: Replica) -> bool:
+    """Whether the replica is trtllm-serve."""
+    return replica.get("mode") == MODE
+
+
+def check(replica: Replica, release: Release) -> None:
+    """Raise `FleetError` for what trtllm-serve of *release* cannot do."""
+    name = str(replica["name"])
+    flow_of(release, MODE)
+    if gang.is_gang(replica):
+        raise FleetError(
+            f"{name}: nodes is given, but trtllm-serve runs on one host here; leave nodes out, or set flow: engine."
+        )
+    if len(replica.get("checkpoint_dirs") or []) != 1:
+        raise FleetError(f"{name}: trtllm-serve serves one checkpoint; give the directory of it as checkpoint_dirs.")
+    check_arguments(release, replica.get("extra_args") or [], f"{name}: extra_args")
+
+
+def place(replica: Replica) -> str:
+    """The checkpoint in the container."""
+    return f"{MODELS}/{replica['model']}"
+
+
+def volumes(replica: Replica) -> list[str]:
+    """The checkpoint, where its name is the model's."""
+    return [f"{posixpath.normpath(str(replica['checkpoint_dirs'][0]))}:{place(replica)}:ro,z"]
+
+
+def command(replica: Replica) -> list[str]:
+    """The words that the container runs."""
+    return [
+        "trtllm-serve",
+        "serve",
+        place(replica),
+        f"--host={replica['address']}",
+        f"--port={replica['http_port']}",
+        f"--extra_llm_api_options={replica['repository_dir']}/{LLM_ARGS}",
+        *(str(argument) for argument in replica.get("extra_args") or []),
+    ]
+
+
+def stop(container: str, scripts: str, seconds: int) -> str:
+    """The command of the host that ends the replica, which has so many seconds for what is in flight.
+
+    The script comes from the host, as the container that ends may have another.
+    """
+    return f"exec {PODMAN} exec --interactive {container} sh -s {seconds} < {scripts}/{STOP}"
+
+
+def refuse_elsewhere(replicas: Sequence[Replica], where: str) -> None:
+    """Raise `FleetError` for a replica that is to run *where* trtllm-serve does not run yet."""
+    for replica in replicas:
+        if is_served(replica):
+            raise FleetError(
+                f"{replica['name']}: its flow is {MODE}, which runs as a service of a host (rollout.yml, serve.yml) "
+                f"and not {where} yet; serve it so, or set flow: engine and a release that has it."
+            )
