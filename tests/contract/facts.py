@@ -61,6 +61,15 @@ def openai_frontend_options() -> dict[str, dict[str, Fact]]:
 
 
 @cache
+def serve_options() -> dict[str, Any]:
+    """What trtllm-serve takes: ``flags`` by version (1.0.0, 1.3.0rc3, main), those that are ``bare``, and ``keys`` of
+    the LLM API's file, by the mapping that they stand in and by version.
+    """
+    recorded: dict[str, Any] = _read("serve_options.json")
+    return recorded
+
+
+@cache
 def launch_commands() -> dict[str, dict[str, list[str]]]:
     """tag -> case -> the words that upstream's own launch script would have run."""
     return {

@@ -249,9 +249,7 @@ def check_arguments(release: Release, arguments: Iterable[str], source: str) -> 
             )
 
 
-def crossing(
-    release: Release, options: Mapping[str, Any], parameters: Mapping[str, Any], llm_args: Mapping[str, Any]
-) -> list[dict[str, str]]:
+def crossing(release: Release, options: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[dict[str, str]]:
     """What becomes of each option where a model goes from an engine to trtllm-serve of *release*.
 
     A list of ``option``, ``value``, ``fate`` (survives, changes, goes) and ``becomes``; nothing is raised.

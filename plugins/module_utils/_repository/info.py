@@ -14,7 +14,7 @@ from .._base.errors import FleetError
 from .._checkpoint.tokenizer import read_json
 from .._release.releases import Release, release
 from .pbtxt import PLACEHOLDER, PbtxtError, parse
-from .schema import MODELS, MULTIMODAL, find
+from .schema import MODELS, MULTIMODAL, SERVE, find
 from .schema_values import BOOLS, same
 from .secure import insecure
 from .templates import CONFIG
@@ -31,7 +31,8 @@ def describe(path: Path, version: str | None = None) -> dict[str, Any]:
     version = version or manifest.get("release")
     rel = release(version) if version else None
     models = {place.parent.name: _model(place, rel) for place in sorted(path.glob(f"*/{CONFIG}"))}
-    if not models:
+    # What trtllm-serve is started with has no models of Triton.
+    if not models and manifest.get("layout") != SERVE:
         raise FleetError(f"{path} holds no */{CONFIG}; give the directory that Triton serves.")
     return {
         "path": str(path),

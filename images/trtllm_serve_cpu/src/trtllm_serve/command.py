@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import sys
@@ -52,6 +53,8 @@ def serve(path: str, host: str, port: int, args: LlmArgs, scratch: Path) -> None
             listener.bind(address)
         except OSError as e:
             raise TrtllmError(f"Failed to bind socket to {host}:{port}: {e.strerror}") from None
+        # The server starts its other ranks itself.
+        os.environ["TRTLLM_ORCHESTRATOR"] = "1"
         model = Model(directory, args, scratch)
         progress.log("I", f"serves {directory.name} at {host}:{port}")
         config = uvicorn.Config(Server(model, directory.name).app(), log_level="info", timeout_keep_alive=KEEP_ALIVE)

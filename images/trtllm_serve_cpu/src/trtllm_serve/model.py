@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import threading
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from tensorrt_llm.communicator import join_world
 from tensorrt_llm.convert import convert
 from tensorrt_llm.engine import read_engine_config
 from tensorrt_llm.errors import TrtllmError
-from tensorrt_llm.executor import Executor, Limits, Request, Result
+from tensorrt_llm.executor import Executor, Request, Result
 from tensorrt_llm.loading import load_model
 from tensorrt_llm.mapping import Mapping as Ranks
 from tensorrt_llm.options import CONVERT_OPTIONS
@@ -60,8 +59,6 @@ class Model:
             max_tokens_in_cache=args.kv_cache_tokens,
             chunked_context=args.chunked_prefill,
         )
-        # The server starts its other ranks itself.
-        os.environ["TRTLLM_ORCHESTRATOR"] = "1"
         comm = join_world(Ranks.from_config(read_engine_config(engine).pretrained["mapping"]))
         for rank in range(1, comm.size):
             comm.send(parameters, rank)
@@ -228,6 +225,3 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _warn(text: str) -> None:
     print(f"[TRT-LLM] [W] {text}", flush=True)
-
-
-__all__ = ["Answer", "Limits", "Model"]

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A replica that is trtllm-serve: the same kind of service as Triton's, and what is different about it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from ansible_collections.trtllm.fleet.plugins.filter.units import triton_listen, triton_results
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan, replica_inputs, repository_inputs
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
+from ansible_collections.trtllm.fleet.plugins.module_utils._service import quadlet
+from ansible_collections.trtllm.fleet.plugins.module_utils._slurm.plan import repositories
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton import replica as triton_replica
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import held_ports
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.serve import refuse_elsewhere
+from unit.fleet_fakes import description, model
+from unit.plugins.module_utils._triton.test_replica import SETTINGS, replica
+
+SCRIPTS = {name: name for name in ("run.sh", "probe.sh", "stop.py", "gang.py", "serve_probe.sh", "serve_stop.sh")}
+OWN = {"release": "1.3.0", "image": {"name": "registry.example.com/release:1.3.0"}}
+
+
+def served(**more: Any) -> dict[str, Any]:
+    described = {**replica("m-0", model="m", engine_dirs=[]), "mode": "trtllm-serve", "release": "1.3.0", **more}
+    return triton_replica.triton_services([described], {**SETTINGS, "scripts": SCRIPTS})[0]
+
+
+def test_the_container_runs_the_server_on_the_checkpoint_by_the_name_of_the_model() -> None:
+    service = served(gpus=[0, 1], extra_args=["--log_level=debug"])
+    container = service["unit"]["Container"]
+    scripts = container["Exec"][1].rpartition("/")[0]
+    assert container["Exec"] == [
+        "sh", f"{scripts}/run.sh", "trtllm-serve", "serve", "/models/m", "--host=127.0.0.1", "--port=8000",
+        "--extra_llm_api_options=/var/lib/trtllm/repositories/codellama/1f/llm_args.yaml", "--log_level=debug",
+    ]  # fmt: skip
+    assert "/var/lib/trtllm/checkpoints/codellama:/models/m:ro,z" in container["Volume"]
+    assert container["AddDevice"] == ["nvidia.com/gpu=0", "nvidia.com/gpu=1"]
+    assert sorted(service["files"]) == [f"{scripts}/{name}" for name in ("run.sh", "serve_probe.sh", "serve_stop.sh")]
+    assert service["load_paths"] == ["/var/lib/trtllm/checkpoints/codellama"]
+    assert service["name"] == "triton-m-0" and service["record"]["api"] == "openai"
+    assert not re.search("triton", service["unit"]["Unit"]["Description"], re.I)
+
+
+def test_it_is_asked_for_a_token_and_has_time_for_what_is_in_flight() -> None:
+    unit = served(stop_timeout=90)["unit"]
+    assert re.match(
+        r"""url=http://127\.0\.0\.1:8000 body='\{"model": "m", "prompt": "1", "max_tokens": 1\}' token_timeout=60 """
+        r"hang_timeout=25 retries=2 sh /etc/trtllm/triton/\w+/serve_probe\.sh steady m$",
+        unit["Container"]["HealthCmd"],
+    )
+    assert "serve_probe.sh start m" in unit["Container"]["HealthStartupCmd"]
+    assert "sh -s 90 < " in unit["Service"]["ExecStop"] and unit["Service"]["TimeoutStopSec"] > 180
+
+
+def test_it_listens_on_one_port_and_keeps_it() -> None:
+    described = {**replica("m-0", model="m", engine_dirs=[]), "mode": "trtllm-serve", "release": "1.3.0"}
+    settings = {**SETTINGS, "scripts": SCRIPTS}
+    assert [(listen["port"], listen["what"]) for listen in triton_listen([described], settings)] == [(8000, "HTTP")]
+    found = triton_results([described], settings, {})["m-0"]
+    assert (found["api"], found["metrics_url"], found["entry_models"]) == ("openai", "", ["m"])
+    text = quadlet.render("triton-m-0", served(http_port=8730)["unit"], "5.4.2").text
+    held = held_ports({"triton-m-0": text}, "triton-")
+    assert held == {"m-0": {"http_port": 8730}}
+    # The other two are there for the engine that it may go back to.
+    ports = plan(description({**model("m"), **OWN}, held_ports=held))["replicas"][0]
+    assert [ports[key] for key in ("http_port", "grpc_port", "metrics_port")] == [8730, 8731, 8732]
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"extra_args": ["--tp_size=2"]}, "m-0: extra_args has --tp_size, which the file of the LLM API says"),
+        ({"checkpoint_dirs": []}, "m-0: trtllm-serve serves one checkpoint"),
+        ({"release": "0.20.0"}, "flow is trtllm-serve, which TensorRT-LLM 0.20.0 is not known to have"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(more: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(FleetError) as refused:
+        served(**more)
+    assert sentence in str(refused.value)
+
+
+# -- the plan ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_a_release_without_engines_has_none_in_the_plan() -> None:
+    fleet = plan(description({**model("m", {"tp_size": 2, "max_seq_len": 512}), **OWN}, model("e")))
+    assert [engine["name"] for engine in fleet["engines"]] == ["e"]
+    served, engine = fleet["repositories"]
+    assert served["layout"] == "trtllm-serve" and "layout" not in engine
+    assert served["parameters"]["tensorrt_llm"]["tensor_parallel_size"] == 2
+    assert [replica.get("mode") for replica in fleet["replicas"]] == ["trtllm-serve", None]
+    assert [replica["gpus"] for replica in fleet["replicas"]] == [[0, 1], [2]]
+    engines = {"e": {"engine_dir": "/e"}}
+    assert "engine_dir" not in repository_inputs(fleet["repositories"], engines)[0]
+    repositories = {"m": {"repository_dir": "/r", "mode": "trtllm-serve"}, "e": {"repository_dir": "/s"}}
+    assert [one["engine_dirs"] for one in replica_inputs(fleet["replicas"], repositories, engines)] == [[], ["/e"]]
+
+
+def test_a_release_that_has_both_serves_the_checkpoint_where_that_is_asked_for() -> None:
+    fleet = plan(description({**model("m"), "flow": "trtllm-serve"}))
+    assert fleet["engines"] == [] and fleet["replicas"][0]["mode"] == "trtllm-serve"
+    assert plan(description({**model("m"), "flow": "engine"})) == plan(description(model("m")))
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"flow": "llmapi"}, "m: flow is llmapi, whose repository triton_model_repo renders, but which is not served"),
+        ({"llm_args": {"dtype": "auto"}}, "m: llm_args is for flow trtllm-serve, and flow is engine"),
+        ({**OWN, "flow": "engine"}, f"which TensorRT-LLM 1.3.0 is not known to have (it has trtllm-serve); "
+         f"0.7.1 to {LAST} have it."),
+        ({**OWN, "engine": {"gemm_plugin": "auto"}}, "m: engine.gemm_plugin says how an engine is made"),
+        ({**OWN, "engine_image": {"name": "r.example.com/x:1"}}, "m: engine_image builds engines, and flow"),
+    ],
+)  # fmt: skip
+def test_a_flow_that_cannot_be_is_refused_in_the_plan(more: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(FleetError) as refused:
+        plan(description({**model("m"), **more}))
+    assert sentence in str(refused.value)
+
+
+def test_it_runs_as_a_service_of_a_host_only() -> None:
+    fleet = plan(description({**model("m"), **OWN}))
+    with pytest.raises(FleetError) as refused:
+        refuse_elsewhere(fleet["replicas"], "in a cluster")
+    assert "m-0: its flow is trtllm-serve" in str(refused.value) and "not in a cluster yet" in str(refused.value)
+    with pytest.raises(FleetError) as refused:
+        repositories(fleet["repositories"], [], LAST)
+    assert "not as a job of Slurm yet" in str(refused.value)
