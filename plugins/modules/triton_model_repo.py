@@ -59,8 +59,11 @@ options:
     description:
       - The kind of repository. V(inflight_batcher_llm) serves a TensorRT engine with preprocessing, postprocessing,
         ensemble and BLS. V(llmapi) loads a checkpoint through the LLM API.
+      - V(trtllm-serve) is no repository of Triton, but C(llm_args.yaml), the file of the LLM API that TensorRT-LLM's own
+        server is started with. It takes O(tokenizer_dir), the checkpoint, whose content counts, and under C(tensorrt_llm)
+        of O(parameters) the keys of that file. No templates are needed.
     type: str
-    choices: [inflight_batcher_llm, llmapi]
+    choices: [inflight_batcher_llm, llmapi, trtllm-serve]
     default: inflight_batcher_llm
   image:
     description:
@@ -216,7 +219,7 @@ world_size:
   type: int
 mode:
   description: How Triton has to be started, V(leader) for one engine, V(orchestrator) for several (upstream's
-    multi-model mode), or V(llmapi).
+    multi-model mode), V(llmapi), or V(trtllm-serve) for what is no Triton.
   returned: with O(state=present)
   type: str
 max_batch_size:
