@@ -11,6 +11,7 @@ from typing import Any
 from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import fleet_table
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
     checkpoint_tokens,
+    crossing_table,
     image_inputs,
     plan_table,
     replica_inputs,
@@ -25,6 +26,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "checkpoint_tokens": checkpoint_tokens,
+            "crossing_table": crossing_table,
             "image_inputs": image_inputs,
             "results_by_name": results_by_name,
             "map_table": fleet_table,

@@ -15,12 +15,13 @@ from typing import Any
 
 from ._base.errors import FleetError, nearest
 from ._base.names import MODEL_NAME, check_absolute, check_image, check_name, check_path, check_paths
+from ._base.tables import columns
 from ._hub.request import CONSENTS, SECRETS, TAKEN, request_of
 from ._release.limits import check_options
-from ._release.options import ENGINE_OPTIONS, world_size
+from ._release.options import ENGINE_OPTIONS, RANKS, world_size
 from ._release.releases import FLOW_ENGINE, FLOW_SERVE, flow_of
 from ._release.releases import release as release_of
-from ._release.serve import serve_config
+from ._release.serve import crossing, serve_config
 from ._repository.schema import parameters_of
 from ._triton import options as replica_options
 from ._triton.gang import (
@@ -508,3 +509,22 @@ def plan_table(plans: Mapping[str, Mapping[str, Any]]) -> list[str]:
             rows.append([host, shown, gpus, *(str(replica.get(key, "-")) for key, _what in PORTS)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+
+
+def crossing_table(plans: Mapping[str, Mapping[str, Any]], release: str) -> list[str]:
+    """What becomes of the options of each model where trtllm-serve of *release* serves it instead of an engine.
+
+    The lines of a table, from the plan of each host; models that are served so already have none. Raises `FleetError`
+    for a release whose trtllm-serve is not known.
+    """
+    known = release_of(release)
+    flow_of(known, FLOW_SERVE)
+    rows = [["model", "option", "value", "fate", "becomes"]]
+    for _host, found in sorted(plans.items()):
+        parameters = {item["name"]: item["parameters"] for item in found["repositories"]}
+        for engine in found["engines"]:
+            options = {name: value for name, value in engine["options"].items() if name not in RANKS or value != 1}
+            for line in crossing(known, options, parameters.get(engine["name"]) or {}):
+                row = [engine["name"], *(line[key] for key in ("option", "value", "fate", "becomes"))]
+                rows += [row] if row not in rows else []
+    return columns(rows)

@@ -59,9 +59,9 @@ options:
     description:
       - The kind of repository. V(inflight_batcher_llm) serves a TensorRT engine with preprocessing, postprocessing,
         ensemble and BLS. V(llmapi) loads a checkpoint through the LLM API.
-      - V(trtllm-serve) is no repository of Triton, but C(llm_args.yaml), the file of the LLM API that TensorRT-LLM's own
-        server is started with. It takes O(tokenizer_dir), the checkpoint, whose content counts, and under C(tensorrt_llm)
-        of O(parameters) the keys of that file. No templates are needed.
+      - V(trtllm-serve) is no repository of Triton, but C(llm_args.yaml), the file of the LLM API that TensorRT-LLM's
+        own server is started with. It takes O(tokenizer_dir), the checkpoint, whose content counts, and under
+        C(tensorrt_llm) of O(parameters) the keys of that file. No templates are needed.
     type: str
     choices: [inflight_batcher_llm, llmapi, trtllm-serve]
     default: inflight_batcher_llm

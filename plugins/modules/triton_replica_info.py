@@ -58,6 +58,7 @@ replicas:
       http_url: http://127.0.0.1:8000
       metrics_url: http://127.0.0.1:8002
       entry_models: [ensemble, tensorrt_llm_bls]
+      api: triton
       gathers: []
       active: active
       sub: running

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 from ansible_collections.trtllm.fleet.plugins.filter.units import triton_listen, triton_results
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
-from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan, replica_inputs, repository_inputs
+from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
+    crossing_table,
+    plan,
+    replica_inputs,
+    repository_inputs,
+)
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._service import quadlet
 from ansible_collections.trtllm.fleet.plugins.module_utils._slurm.plan import repositories
@@ -131,3 +136,17 @@ def test_it_runs_as_a_service_of_a_host_only() -> None:
     with pytest.raises(FleetError) as refused:
         repositories(fleet["repositories"], [], LAST)
     assert "not as a job of Slurm yet" in str(refused.value)
+
+
+def test_the_table_of_a_crossing_says_what_becomes_of_each_option_once() -> None:
+    described = description(model("a", {"tp_size": 2, "gemm_plugin": "auto"}), {**model("m"), **OWN})
+    fleet = plan(described)
+    lines = crossing_table({"h1": fleet, "h2": fleet}, "1.3.0")
+    assert lines[0].split() == ["model", "option", "value", "fate", "becomes"]
+    assert [line.split()[:4] for line in lines[1:]] == [
+        ["a", "engine.tp_size", "2", "changes"],
+        ["a", "engine.gemm_plugin", "auto", "goes"],
+    ]
+    with pytest.raises(FleetError) as refused:
+        crossing_table({"h1": fleet}, "0.20.0")
+    assert "1.0.0 to 1.3.0 have it" in str(refused.value)
