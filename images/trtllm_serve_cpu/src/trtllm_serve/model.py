@@ -70,7 +70,7 @@ class Model:
     @property
     def alive(self) -> bool:
         """Whether the executor still works."""
-        return self.executor._thread.is_alive()
+        return bool(self.executor._thread.is_alive())
 
     def iterations(self) -> list[dict[str, Any]]:
         """What was done since this was last asked: upstream's statistics of the latest iteration, or nothing."""
