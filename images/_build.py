@@ -36,6 +36,7 @@ RECIPE = "1"  # part of every key: raise it when this file changes what an image
 DEBIAN_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 # The C library of a suite decides which manylinux wheels run on it.
 GLIBC_MINOR = {"bullseye": 31, "bookworm": 36, "trixie": 41}
+ANSWER_WITHIN = 120  # seconds; a network that swallows what is sent to it must not hold up who can do without
 SLIM_PATHS = ("man", "doc", "locale", "info", "lintian", "bug")
 
 
@@ -76,11 +77,14 @@ def build_image(
     wheels_requirements: Path | None = None,
     python_version: str = "3.11",
     build_args: Mapping[str, str] | None = None,
+    volumes: Mapping[str, Path] | None = None,
     machine: str | None = None,
     rebuild: bool = False,
     log: Path | None = None,
 ) -> BuiltImage:
     """``localhost/<name>:<version>``, building it only if what it is made from has changed.
+
+    *volumes*: directories of this machine by the place that they have while it is built; they are no part of the image.
 
     *files*: paths in *context_dir* (files or directories) that the build needs, the Containerfile included; a
     change in anything else builds nothing. *base_packages* with *suite* and *variant* describe the base that
@@ -114,6 +118,8 @@ def build_image(
         if site:
             shutil.copytree(site, stage / "site", copy_function=_link_or_copy)
         options = [f"--build-arg={key}={value}" for key, value in {**args, "BASE": base_reference}.items()]
+        for place, directory in (volumes or {}).items():
+            options.append(f"--volume={_made(directory)}:{place}")
         # chroot isolation: the RUN steps only move and compile files, and it also works where no user
         # namespace or cgroup can be made for a build container.
         _run(
@@ -124,6 +130,45 @@ def build_image(
             log,
         )
     return _built(reference, inputs, True, started)
+
+
+def fetch_tree(path: Path, commit: str, url: str, variable: str, parts: Sequence[str] = ()) -> Path:
+    """*path* as a git tree at *commit*; what was fetched once is kept.
+
+    It comes from the git address or directory that the environment variable *variable* names, or from *url*: all of it,
+    or of that commit alone no more than *parts*. Raises BuildError.
+    """
+    git = ["git", "-C", str(_made(path))]
+    if not (path / ".git").exists():
+        _run([*git, "init", "--quiet"], f"git could not make {path}")
+    if all((path / part).exists() for part in (".complete", *parts)) and (path / ".complete").read_text() == commit:
+        return path
+    address = os.environ.get(variable) or url
+    failure = f"git could not fetch {address} (or name another one as {variable})"
+    if parts:
+        subprocess.run([*git, "remote", "remove", "given"], capture_output=True, check=False)
+        _run([*git, "remote", "add", "given", address], failure)
+        ask([*git, "fetch", "--quiet", "--depth=1", "--filter=blob:none", "given", commit], failure)
+        ask([*git, "checkout", "--quiet", commit, "--", *parts], failure)
+    else:
+        if subprocess.run([*git, "cat-file", "-e", commit], capture_output=True, check=False).returncode:
+            ask([*git, "fetch", "--quiet", address, "+refs/heads/*:refs/remotes/given/*"], failure)
+        _run([*git, "checkout", "--quiet", "--force", commit], f"{path} lacks the commit {commit}")
+    (path / ".complete").write_text(commit)
+    return path
+
+
+def ask(argv: Sequence[str], failure: str) -> None:
+    """Run a command that asks the network; raise with the last line of what it said."""
+    unattended = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=unattended, timeout=ANSWER_WITHIN)
+    except FileNotFoundError:
+        raise BuildError(f"{failure}: '{argv[0]}' is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"{failure}: it took more than {ANSWER_WITHIN} s") from None
+    if done.returncode:
+        raise BuildError(f"{failure}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
 
 
 def unpack_wheels(requirements: Path, python_version: str, suite: str, machine: str) -> Path:

@@ -16,6 +16,7 @@ from .._base.names import show
 
 GATEWAY, OPENAI_TRTLLM, TRITON_FRONTEND = "gateway", "openai_trtllm", "triton_frontend"
 NO, YES = "no", "yes"
+CARGO_CHEF = "0.1.67"  # which Rust 1.74 compiles
 # In Triton's images.
 FRONTEND = "/opt/tritonserver/python/openai/openai_frontend/main.py"
 
@@ -26,7 +27,8 @@ class Flavour:
 
     *steps*: what the names of its task files begin with. *check*: a command that succeeds in an image that has it.
     *key_variable*: the environment variable that it takes its key from. *source*: what an image is built from, the
-    file, a line of it that is built by a fixed version, and the git trees that belong into one directory.
+    file, a line of it that is built by a fixed version, what its list of ignored files must not have, and the git trees
+    that belong into one directory.
     """
 
     name: str
@@ -55,9 +57,12 @@ FLAVOURS: Mapping[str, Flavour] = {
                 "containerfile": "Dockerfile",
                 # It installs the newest cargo-chef, whose lock file the cargo of its Rust 1.74 cannot read any more.
                 "pin": {
+                    "version": CARGO_CHEF,
                     "line": "cargo install cargo-chef --locked",
-                    "pinned": "cargo install cargo-chef --version 0.1.67 --locked",
+                    "pinned": f"cargo install cargo-chef --version {CARGO_CHEF} --locked",
                 },
+                # It leaves out its own lock file, and the newest crates do not compile with Rust 1.74.
+                "ignored": {"file": ".dockerignore", "but": "Cargo.lock"},
                 "trees": [
                     {
                         "name": "openai_trtllm",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "images"))
 
-from _build import BuildError, build_image
+from _build import BuildError, build_image, fetch_tree
 
 # Remembers the label of the last build and answers inspect with it; the base image "base" is always there.
 PODMAN = """#!/bin/sh
@@ -114,3 +115,41 @@ def test_what_is_missing_is_named(context: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PODMAN", "/nowhere/podman")
     with pytest.raises(BuildError, match="install the package podman"):
         build(context)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> tuple[Path, str]:
+    """A git repository with two files, and its only commit."""
+    home = tmp_path / "upstream"
+    (home / "wanted").mkdir(parents=True)
+    (home / "wanted" / "main.py").write_text("print(1)\n")
+    (home / "large.bin").write_text("0" * 1000)
+    git = ["git", "-C", str(home), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for argv in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=One"]):
+        subprocess.run([*git, *argv], check=True)
+    subprocess.run([*git, "config", "uploadpack.allowFilter", "true"], check=True)
+    found = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    return home, found.stdout.strip()
+
+
+@pytest.mark.parametrize("parts", [(), ("wanted",)])
+def test_a_source_is_fetched_once(
+    repository: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...]
+) -> None:
+    """All of it, or what is wanted alone; where it is there, nobody is asked any more."""
+    home, commit = repository
+    monkeypatch.setenv("THING_SOURCE", f"file://{home}")
+    tree = fetch_tree(tmp_path / "tree", commit, "https://git.invalid/thing.git", "THING_SOURCE", parts)
+    assert (tree / "wanted" / "main.py").read_text() == "print(1)\n"
+    assert (tree / "large.bin").exists() == (not parts)
+    monkeypatch.setenv("THING_SOURCE", str(tmp_path / "nowhere"))
+    assert fetch_tree(tmp_path / "tree", commit, "https://git.invalid/thing.git", "THING_SOURCE", parts) == tree
+
+
+@pytest.mark.parametrize("parts", [(), ("wanted",)])
+def test_a_source_that_cannot_be_had_says_how_to_name_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...]
+) -> None:
+    monkeypatch.delenv("THING_SOURCE", raising=False)
+    with pytest.raises(BuildError, match=r"git could not fetch .*nowhere \(or name another one as THING_SOURCE\)"):
+        fetch_tree(tmp_path / "tree", "0" * 40, str(tmp_path / "nowhere"), "THING_SOURCE", parts)
