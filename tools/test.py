@@ -36,7 +36,10 @@ SANITY = [
 ]  # fmt: skip
 
 # Scenario -> an image that only it needs, made of a source that is not ours, which a machine may not reach.
-OWN_IMAGES = {"openai_trtllm": "localhost/openai_trtllm:0.2.1"}
+OWN_IMAGES = {
+    "openai_trtllm": "localhost/openai_trtllm_base:1.74.0",
+    "triton_frontend": "localhost/triton_frontend:24.11",
+}
 # The longest two, with eight and seven hosts. Others run beside the first, so many that the second begins after it.
 LONGEST = ("rollout", "rollout_faults")
 BESIDE = 3

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Chat through a gateway with OpenAI's client: chat.py URL MODEL. The key comes in OPENAI_API_KEY."""
+"""Chat through a gateway with OpenAI's client: chat.py URL MODEL [NAME=NUMBER]. The key comes in OPENAI_API_KEY.
+
+With NAME=NUMBER the status of a request with this parameter is told, too.
+"""
 
 import json
 import sys
@@ -16,10 +19,11 @@ pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0]
 completion = client.completions.create(prompt="What is machine learning?", **asked)
 
 
-def status(**more: Any) -> int:
-    """The status of a request with *more*."""
+def status(words: str) -> int:
+    """The status of a request with a further parameter."""
+    name, _, number = words.partition("=")
     try:
-        client.chat.completions.create(messages=messages, **{**asked, **more})
+        client.chat.completions.create(messages=messages, **{**asked, name: int(number)})
     except openai.APIStatusError as error:
         return error.status_code
     return 200
@@ -31,7 +35,7 @@ print(
             "whole": whole.choices[0].message.content,
             "streamed": pieces,
             "completion": completion.choices[0].text,
-            "seed": status(seed=7),
+            "statuses": [status(words) for words in sys.argv[3:]],
             "usage": whole.usage.total_tokens if whole.usage else None,
         }
     )
