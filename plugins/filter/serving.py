@@ -48,7 +48,11 @@ def gateway_checks(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What to ask the gateways of a host for: the models that none of its replicas serves."""
     served = {replica["model"] for replica in found.get("replicas") or []}
     return [
-        {"replica": f"gateway, {model}", "model": model, "gateway_url": gateway["url"]}
+        {
+            "replica": f"gateway, {model}",
+            "model": (gateway.get("names") or {}).get(model, model),
+            "gateway_url": gateway["url"],
+        }
         for gateway in found.get("gateways") or []
         for model in gateway["models"]
         if model not in served

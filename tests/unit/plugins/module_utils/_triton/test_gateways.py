@@ -78,3 +78,9 @@ def test_a_gateway_is_asked_for_the_models_that_no_replica_of_its_host_serves() 
         {"replica": "gateway, b", "model": "b", "gateway_url": "http://127.0.0.1:3000"}
     ]
     assert gateway_checks({"unreachable": True}) == []
+
+
+def test_a_gateway_is_asked_by_the_name_that_its_clients_use() -> None:
+    """Other flavours than the collection's own know no name but Triton's."""
+    gateways = [{"url": "http://127.0.0.1:3000", "models": ["a", "b"], "names": {"b": "ensemble"}}]
+    assert [check["model"] for check in gateway_checks({"gateways": gateways})] == ["a", "ensemble"]
