@@ -89,9 +89,9 @@ def build_image(
     *files*: paths in *context_dir* (files or directories) that the build needs, the Containerfile included; a
     change in anything else builds nothing. *base_packages* with *suite* and *variant* describe the base that
     mmdebstrap makes; *base* names an existing image instead (it is pulled if absent). The Containerfile says
-    ``ARG BASE`` / ``FROM ${BASE}``. *wheels_requirements* (complete, every line pinned: dependencies are not
-    followed) is unpacked by pip for *python_version* into ``site/`` of the build context. *machine* is a
-    kernel's name for an architecture (x86_64, aarch64), this machine's by default.
+    ``ARG BASE`` / ``FROM ${BASE}``. *wheels_requirements* (complete, every line pinned with the sums of its files:
+    dependencies are not followed) is unpacked by pip for *python_version* into ``site/`` of the build context.
+    *machine* is a kernel's name for an architecture (x86_64, aarch64), this machine's by default.
     """
     machine = machine or platform.machine()
     if machine not in DEBIAN_ARCH:
@@ -186,7 +186,7 @@ def unpack_wheels(requirements: Path, python_version: str, suite: str, machine: 
         platforms.append(f"manylinux2014_{machine}")
         _run(
             [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
-            + ["--only-binary=:all:", "--target", str(partial), "--implementation", "cp"]
+            + ["--only-binary=:all:", "--require-hashes", "--target", str(partial), "--implementation", "cp"]
             + ["--python-version", python_version]
             + [f"--abi={abi}" for abi in (f"cp{tag}", "abi3", "none")]
             + [f"--platform={p}" for p in platforms]
@@ -250,12 +250,12 @@ def _context_files(context: Path, files: Sequence[str]) -> Iterator[tuple[str, i
 
 
 def _requirement_lines(requirements: Path) -> str:
-    """The pins without comments: a comment must not fetch anything again."""
-    lines = (line.split("#", 1)[0].strip() for line in requirements.read_text().splitlines())
+    """The pins and their sums without comments: a comment must not fetch anything again."""
+    lines = (line.split("#", 1)[0].strip() for line in requirements.read_text().replace("\\\n", "").splitlines())
     pins = [line for line in lines if line]
     for pin in pins:
-        if "==" not in pin:
-            raise BuildError(f"{requirements}: '{pin}' is not pinned; write NAME==VERSION")
+        if "==" not in pin or "--hash=sha256:" not in pin:
+            raise BuildError(f"{requirements}: '{pin[:80]}' is not pinned; write NAME==VERSION --hash=sha256:SUM")
     return "\n".join(sorted(pins))
 
 

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import controllers
 import demo
 from _stages import REPO, VENV, StageError, Stages, cache_dir, main_guard
 
@@ -137,11 +138,16 @@ def lint_stages() -> list[Stage]:
         Stage("yamllint", [str(BIN / "yamllint"), "-s", "."]),
         Stage("ansible-lint", [str(BIN / "ansible-lint"), "--offline", "-q"]),
         Stage("ansible-test sanity", [str(PYTHON), __file__, "sanity"]),
+        *(
+            Stage(f"{OTHER_CORE} {release}", [str(PYTHON), "tools/controllers.py", release])
+            for release in controllers.others()
+        ),
     ]
 
 
-# a minute each, and about what CI and a review look at
-SLOW_LINTERS = ("ansible-lint", "ansible-test sanity")
+# a minute or more each, and about what CI and a review look at
+OTHER_CORE = "with ansible-core"
+SLOW_LINTERS = ("ansible-lint", "ansible-test sanity", OTHER_CORE)
 
 
 def pytest_stage(name: str, *paths: str) -> Stage:
@@ -315,8 +321,8 @@ def run(what: str, scenarios: list[str]) -> int:
     unit = pytest_stage("unit tests", "tests/unit", "images")
     contract = pytest_stage(CONTRACT, "tests/contract")
     quick = pytest_stage("quick unit tests", "-m", "not slow", "tests/unit", "images")
-    fast = [stage for stage in lint_stages() if stage.name not in SLOW_LINTERS]
-    slow = [stage for stage in lint_stages() if stage.name in SLOW_LINTERS]
+    fast = [stage for stage in lint_stages() if not stage.name.startswith(SLOW_LINTERS)]
+    slow = [stage for stage in lint_stages() if stage.name.startswith(SLOW_LINTERS)]
     if what in ("all", "molecule"):
         demo.preflight()
     hosts = molecule_stages(scenarios or all_scenarios())
