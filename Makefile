@@ -7,7 +7,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export MOLECULE_GLOB := molecule/*/molecule.yml
 unexport ANSIBLE_INVENTORY ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH
 
-.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution bench-checkpoint bench-fleet bench-scale images docs changelog build clean
+.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution bench-checkpoint bench-fleet bench-scale images sbom docs changelog build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ molecule: setup-hosts ## molecule scenarios on real systemd hosts (SCENARIO=name
 
 images: setup-hosts ## build the images triton_cpu and openai_gateway
 	@.venv/bin/python tools/demo.py images
+
+sbom: images ## what is in these images, and what they were made from (CycloneDX, in-toto)
+	@.venv/bin/python tools/sbom.py
 
 bench: setup-hosts ## time the demo's stages, cold and warm, and count remote module calls
 	@.venv/bin/python tools/bench.py
