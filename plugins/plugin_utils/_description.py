@@ -32,6 +32,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._repository.schema im
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import options as replica_options
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gang import check_address
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import limit
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._role_values import LOADER
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 SPECS = ROLES / "fleet" / "meta" / "argument_specs.yml"
@@ -49,6 +50,8 @@ SAID_ELSEWHERE = (
     "name", "model", "world_size", "repository_dir", "engine_dirs", "checkpoint_dirs", "fingerprint", "gpus",
     "http_port", "grpc_port", "metrics_port", "nodes", "node", "gang_port",
 )  # fmt: skip
+# Far more than a host with eight GPUs takes, which has some hundred values.
+MOST_VALUES, MOST_CHARACTERS = 100_000, 1_000_000
 # Not a user's to write: the host and the inventory are asked.
 ASKED: dict[str, dict[str, Any]] = {
     "held_ports": {"type": "dict", "default": {}},
@@ -63,7 +66,9 @@ ASKED: dict[str, dict[str, Any]] = {
 
 def load_spec() -> dict[str, Any]:
     """The options of the role ``fleet``, with the engine's own options in their place."""
-    spec: dict[str, Any] = yaml.safe_load(SPECS.read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
+    spec: dict[str, Any] = yaml.load(SPECS.read_text(encoding="utf-8"), Loader=LOADER)["argument_specs"]["main"][
+        "options"
+    ]
     engine = {"options": argument_spec(ENGINE_OPTIONS), "listed_in": "`ansible-doc trtllm.fleet.trtllm_engine`"}
     spec["trtllm_models"]["options"]["engine"].update(engine)
     for image in MODEL_IMAGES:
@@ -76,7 +81,8 @@ def load_spec() -> dict[str, Any]:
 
 
 def _image_spec() -> dict[str, Any]:
-    role = yaml.safe_load((ROLES / "triton_image" / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+    path = ROLES / "triton_image" / "meta" / "argument_specs.yml"
+    role = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
     options: dict[str, Any] = role["argument_specs"]["main"]["options"]
     found = {key: dict(options[f"triton_image_{key}"]) for key in (*IMAGE_KEYS, *IMAGE_KEYS_OF_FLEET)}
     for key in IMAGE_KEYS_OF_FLEET:
@@ -91,6 +97,7 @@ def described(
 
     *nodes*: see `nodes_told`.
     """
+    refuse_too_much(given)
     spec = load_spec()
     refuse_unknown_keys(given, spec)
     only_gateway = _only_gateway(given)
@@ -123,6 +130,29 @@ def described(
         if checkpoint["source"] == "path" and checkpoint["location"] == "controller":
             inspect_checkpoint(Path(os.path.expanduser(checkpoint["path"])))
     return found
+
+
+def refuse_too_much(given: Mapping[str, Any]) -> None:
+    """Refuse what nobody has written: a file read into a value, or YAML aliases that repeat each other.
+
+    What aliases repeat is counted as often as it would be written; the count ends where it is too much.
+    """
+    left = [(name, value) for name, value in given.items() if name not in ASKED]
+    values = characters = 0
+    while left:
+        name, value = left.pop()
+        values += 1
+        if isinstance(value, (str, bytes)):
+            characters += len(value)
+        elif isinstance(value, Mapping):
+            left += [(name, part) for pair in value.items() for part in pair]
+        elif isinstance(value, (list, tuple)):
+            left += [(name, part) for part in value]
+        if values > MOST_VALUES or characters > MOST_CHARACTERS:
+            raise FleetError(
+                f"The description of this host has more than {MOST_VALUES} values or {MOST_CHARACTERS} characters, "
+                f"in {name} at least; look for a file read into a value, or for aliases that repeat each other."
+            )
 
 
 def refuse_other_shapes(value: Any, spec: Mapping[str, Any], path: str = "") -> None:

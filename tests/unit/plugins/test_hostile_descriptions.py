@@ -101,6 +101,29 @@ def test_it_is_refused_in_a_sentence_or_served_as_it_is(value: Any) -> None:
             assert_nothing_came_in(text, where)
 
 
+def repeated(depth: int) -> list[Any]:
+    """What YAML aliases make of a few lines: ten times ten times ten..."""
+    value: list[Any] = ["x"] * 10
+    for _level in range(depth):
+        value = [value] * 10
+    return value
+
+
+TOO_MUCH = {
+    "text": "x" * 10_000_000, "list": ["x"] * 300_000, "keys": dict.fromkeys(map(str, range(100_000)), "x"),
+    "aliases": repeated(8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", TOO_MUCH.values(), ids=TOO_MUCH)
+@pytest.mark.parametrize(
+    "path", [path for path in PATHS if path[-1] in ("trtllm_models", "prompt", "load_models", "parameters", "name")]
+)
+def test_what_nobody_has_written_is_refused_before_it_is_worked_with(path: Path, value: Any) -> None:
+    with pytest.raises(FleetError, match=rf"more than \d+ values or \d+ characters, in {path[0]} at least; look for"):
+        _description.described(given(path, value))
+
+
 SCRIPTS = {"run.sh": "", "probe.sh": "", "stop.py": ""}
 
 
