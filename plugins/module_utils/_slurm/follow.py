@@ -38,7 +38,8 @@ def moved(jobs: Sequence[Mapping[str, str]]) -> dict[str, str]:
             address = ipaddress.ip_address(Path(job["file"]).read_text(encoding="ascii").strip())
         except (OSError, ValueError):
             continue
-        url = f"http://{address}:{urlsplit(job['url']).port}"
+        host = f"[{address}]" if address.version == 6 else str(address)
+        url = f"http://{host}:{urlsplit(job['url']).port}"
         if url != job["url"]:
             found[job["url"]] = url
     return found

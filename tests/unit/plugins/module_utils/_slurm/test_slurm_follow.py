@@ -61,6 +61,12 @@ def test_a_job_that_moved_is_found_and_others_stay(place: Place) -> None:
     assert place.config.read_text() == CONFIG
 
 
+def test_an_address_of_ipv6_stands_in_brackets(place: Place) -> None:
+    place.starts(7, "fd00::9")
+    assert follow.follow(place.spec) == {"http://10.0.0.1:8000": "http://[fd00::9]:8000"}
+    assert follow.follow(place.spec) == {}
+
+
 def test_two_jobs_that_change_places_are_not_taken_for_each_other(place: Place) -> None:
     place.starts(7, "10.0.0.2")
     place.starts(8, "10.0.0.1")
