@@ -1,7 +1,13 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Transfers a checkpoint of the controller; on the host the module of the same name does the rest."""
+"""Transfers a checkpoint of the controller; on the host the module of the same name does the rest.
+
+Through ssh it goes as a checkpoint goes from host to host: the controller hands it out to this host alone, through a
+port that its ssh opens there meanwhile, and the host receives it in verified pieces, takes up what a broken transfer
+left, writes once and reads nothing again. Where only little of it differs, or ssh may forward no port, single files go
+the way that every connection has.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +15,49 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+import random
+import secrets
+import shlex
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fingerprint import TreeDigest, tree_digest
+from ansible_collections.trtllm.fleet.plugins.action.trtllm_checkpoint_fetch import line
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fingerprint import TreeDigest
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.serve import Sender
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.sizes import MB
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.handed import KIND, Local, local
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import inspect_checkpoint
+from ansible_collections.trtllm.fleet.plugins.module_utils._host.base import memory
+from ansible_collections.trtllm.fleet.plugins.module_utils._host.system import System
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._cache import cache_dir
 
 MODULE = "trtllm.fleet.trtllm_checkpoint"
+FETCH, ARTIFACT = "trtllm.fleet.trtllm_artifact_fetch", "trtllm.fleet.trtllm_checkpoint_artifact"
 # What ssh's programs for files take besides; both have the option -l, in kilobits (of 1024) a second.
 LIMITED = ("sftp_extra_args", "scp_extra_args")
 KILOBIT = 1024 // 8  # bytes
+HERE = "127.0.0.1"
+PORTS = range(18900, 32768)  # of the host, below those that a kernel gives to connections
+TRIES = 3  # ports
+# A connection of its own, which ends with what it is for. What -C costs is more than it saves of weights, and of the
+# ciphers that every OpenSSH has this one is the fastest where the processor knows AES.
+ALONE = ("ControlMaster=no", "ControlPath=none", "Compression=no", "Ciphers=^aes128-gcm@openssh.com",
+         "ExitOnForwardFailure=yes")  # fmt: skip
+REFUSED = "forwarding failed"  # what ssh says of a port
+MUCH = 0.5  # the share of a checkpoint's bytes from which on it is sent as a whole
+SHOWN, LOOK = 100 * 1024 * 1024, 5.0  # bytes from which on lines tell how far it is; seconds between them
 display = Display()
+
+
+class NoForwarding(Exception):
+    """ssh opens no port of the host."""
 
 
 def local_index(source: Path) -> Path:
@@ -36,12 +67,15 @@ def local_index(source: Path) -> Path:
     return directory / f"{hashlib.sha256(os.fsencode(source)).hexdigest()[:32]}.json"
 
 
-def local_tree(source: Path) -> TreeDigest:
-    """The digests of *source*. The hosts of a run ask at once; all but the first wait for what that reads."""
+def local_checkpoint(source: Path) -> Local:
+    """What *source* holds. The hosts of a run ask at once; all but the first wait for what that reads."""
     index = local_index(source)
+    size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+    # It is sent next, so it is read from the disk once where there is memory for it.
+    stays = size < (memory(System())["available_bytes"] or 0) // 2
     with open(index.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return tree_digest(source, index)
+        return local(source, index, stays)
 
 
 class ActionModule(ActionBase):
@@ -66,18 +100,126 @@ class ActionModule(ActionBase):
         source = Path(os.path.expanduser(str(args["path"]))).absolute()
         try:
             inspect_checkpoint(source)
-            tree = local_tree(source)
+            found = local_checkpoint(source)
         except (FleetError, OSError) as error:
             raise AnsibleActionFail(sentence(error, str(source))) from error
-        args.update(path=str(source), wanted=tree.contents())
+        args.update(path=str(source), wanted=found.tree.contents())
         result = self._module(args, task_vars)
         if args.get("ask"):
-            return {**result, "asked": tree.digest}
+            return {**result, "asked": found.tree.digest, "pieces": found.pieces.identity}
         if result.get("failed") or "missing" not in result:
             return result
+        if self._connection.transport == "ssh" and is_much(result["missing"], found.tree):
+            try:
+                return self._hand_out(found, int(rate), args, result, task_vars or {})
+            except NoForwarding as error:
+                display.warning(f"{args.get('name')} is sent file by file and read again on the host, as {error}.")
         with self._held_to(int(rate)):
             self._transfer(source, result["staging"], result["missing"])
         return self._module({**args, "publish": True}, task_vars)
+
+    # -- as a whole ----------------------------------------------------------------------------------------
+
+    def _hand_out(
+        self, found: Local, rate: int, args: Mapping[str, Any], asked: dict[str, Any], task_vars: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Have the host receive it from here, and make it the checkpoint; the module's result."""
+        token = str(args.get("token") or secrets.token_urlsafe(32))
+        which = {"name": args["name"], **({"root": args["root"]} if args.get("root") else {})}
+        hands_on = {key: args[key] for key in ("address", "port", "time_limit") if args.get(key)}
+        wanted = {
+            **which, **hands_on, "kind": KIND, "fingerprint": found.tree.digest, "pieces": found.pieces.identity,
+            "token": token, "rate": rate,
+        }  # fmt: skip
+        with self._sender(found, token, rate) as sender, self._told(sender, found.pieces.size, task_vars):
+            got = self._received(sender, wanted, task_vars)
+            if got.get("failed") and hands_on.pop("address", None) and not sender.sent:
+                # Its address or port may be no good to others; it is brought all the same.
+                display.warning(f"{args['name']} is not handed on while it arrives: {got.get('msg')}")
+                got = self._received(sender, {**wanted, "address": ""}, task_vars)
+        if got.get("failed"):
+            return {**got, "invocation": asked.get("invocation")}  # the other one is of a module that nobody named
+        taken = {**which, "state": "adopted", "digest": found.tree.digest, "keep": bool(hands_on.get("address"))}
+        put = self._execute_module(module_name=ARTIFACT, module_args=taken, task_vars=task_vars)
+        if put.get("failed") or not put.get("there"):
+            said = put.get("msg") or f"{args['name']} arrived on the host and is not there; run again."
+            return {**asked, "failed": True, "changed": False, "msg": said}
+        kept = {key: value for key, value in asked.items() if key not in ("missing", "staging")}
+        return {**kept, "digest": found.tree.digest}
+
+    @contextlib.contextmanager
+    def _sender(self, found: Local, token: str, rate: int) -> Iterator[Sender]:
+        sender = Sender(found.offer(), HERE, 0, token, rate * MB)
+        try:
+            yield sender
+        finally:
+            sender.stop()
+
+    def _received(self, sender: Sender, wanted: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """The result of the module that receives, which reaches *sender* through the connection that it runs by."""
+        said = ""
+        for port in random.sample(PORTS, TRIES):
+            try:
+                with self._forwarding(port, sender.url):
+                    arguments = {**wanted, "sources": [f"http://{HERE}:{port}"]}
+                    result: dict[str, Any] = self._execute_module(
+                        module_name=FETCH, module_args=arguments, task_vars=task_vars
+                    )
+                    return result
+            except AnsibleConnectionFailure as error:
+                if REFUSED not in str(error):
+                    raise
+                said = str(error).strip().splitlines()[-1]
+        raise NoForwarding(f"ssh cannot forward a port there ({said})")
+
+    @contextlib.contextmanager
+    def _forwarding(self, port: int, url: str) -> Iterator[None]:
+        """Meanwhile ssh opens *port* of the host, which leads to *url*."""
+        connection = self._connection
+        before = connection.get_option("ssh_args")
+        options = [*ALONE, f"RemoteForward={HERE}:{port} {url.removeprefix('http://')}"]
+        words = [word for option in options for word in ("-o", option)]
+        words += [word for word in shlex.split(before or "") if word != "-C"]
+        connection.set_option("ssh_args", shlex.join(words))
+        try:
+            yield
+        finally:
+            connection.set_option("ssh_args", before)
+
+    @contextlib.contextmanager
+    def _told(self, sender: Sender, total: int, task_vars: Mapping[str, Any]) -> Iterator[None]:
+        """Meanwhile lines tell how far it is."""
+        host, name = str(task_vars.get("inventory_hostname", "")), str(self._task.args.get("name"))
+        over, begun = threading.Event(), time.monotonic()
+
+        def tell() -> None:
+            last = 0
+            while not over.wait(LOOK):
+                sent = min(sender.sent, total)
+                speed = sent / (time.monotonic() - begun)
+                left = (total - sent) / speed if speed else None
+                if sent != last:
+                    progress = {
+                        "phase": "sending",
+                        "bytes_total": total,
+                        "bytes_done": sent,
+                        "rate": speed,
+                        "left": left,
+                    }
+                    display.display(line(host, name, progress))
+                last = sent
+
+        thread = threading.Thread(target=tell, daemon=True)
+        if total > SHOWN:
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if total > SHOWN:
+                thread.join()
+
+    # -- file by file --------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _held_to(self, rate: int) -> Iterator[None]:
@@ -98,7 +240,7 @@ class ActionModule(ActionBase):
         done = 0
         for path in paths:
             size = (source / path).stat().st_size
-            if total > 100 * 1024 * 1024:
+            if total > SHOWN:
                 display.display(f"{host}: {path} ({size / 1e9:.1f} GB, {done / total:.0%} done)")
             self._connection.put_file(str(source / path), os.path.join(staging, path))
             done += size
@@ -106,3 +248,9 @@ class ActionModule(ActionBase):
     def _module(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars)
         return result
+
+
+def is_much(missing: list[str], tree: TreeDigest) -> bool:
+    """Whether so much of it is missing that all of it is sent."""
+    lacking = sum(tree.files[path].size for path in missing)
+    return lacking > MUCH * sum(record.size for record in tree.files.values())

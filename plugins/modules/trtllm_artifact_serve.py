@@ -135,7 +135,7 @@ def started(unit: TransferUnit, params: dict[str, Any], check_mode: bool) -> dic
     """The result of O(state=started)."""
     address, port = params["address"], params["port"]
     spec = unit.spec(params["token"], params["time_limit"], address=address, port=port, rate=params["rate"] * MB)
-    changed = not unit.runs(spec)
+    changed = not unit.hands_out(spec)
     result = {"changed": changed, "url": url_of(address, port), "pieces": "", "size": 0}
     if check_mode:
         return result

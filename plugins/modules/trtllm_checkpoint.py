@@ -18,6 +18,9 @@ description:
     git-lfs pointers in place of weights is refused before anything is changed.
   - Files arrive beside the checkpoint's place, are verified by sha256 and published by a rename. An interrupted
     transfer is continued by the next run.
+  - A checkpoint of the controller goes through ssh in pieces that are verified as they arrive. Where less than half of
+    it differs from what the host has, where sshd forwards no port (C(AllowTcpForwarding)), or with another connection,
+    single files are copied and read again on the host.
 extends_documentation_fragment:
   - trtllm.fleet.attributes
   - trtllm.fleet.attributes.actiongroup_fleet
@@ -65,6 +68,27 @@ options:
         needs a connection by ssh, whose C(sftp) or C(scp) keeps to it.
     type: int
     default: 0
+  address:
+    description:
+      - With O(location=controller), the address of this host on which it hands the checkpoint on while it arrives, to
+        hosts that know O(token), and goes on doing so until M(trtllm.fleet.trtllm_artifact_serve) with C(state=stopped)
+        ends it; nothing is encrypted. It needs a connection by ssh. None, and nobody receives it from here.
+    type: str
+    default: ""
+  port:
+    description:
+      - The port for that.
+    type: int
+    default: 18850
+  token:
+    description:
+      - With O(address), the secret that both sides know.
+    type: str
+  time_limit:
+    description:
+      - Seconds after which a transfer ends by itself.
+    type: int
+    default: 7200
   state:
     description:
       - Whether the checkpoint should be on the host.
@@ -119,6 +143,10 @@ asked:
   description: What is the same for hosts that ask for the same directory of the controller.
   returned: with O(location=controller) and O(ask=true)
   type: str
+pieces:
+  description: The sha256 of the list of its pieces, by which M(trtllm.fleet.trtllm_artifact_fetch) knows them.
+  returned: with O(location=controller) and O(ask=true)
+  type: str
 missing:
   description: The files that the controller has to transfer.
   returned: with O(location=controller), before the transfer
@@ -151,6 +179,10 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "verify": {"type": "str", "choices": ["stat", "full"], "default": "stat"},
     "rate": {"type": "int", "default": 0},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "address": {"type": "str", "default": ""},
+    "port": {"type": "int", "default": 18850},
+    "token": {"type": "str", "no_log": True},
+    "time_limit": {"type": "int", "default": 7200},
     "ask": {"type": "bool", "default": False},
     "wanted": {"type": "dict"},
     "publish": {"type": "bool", "default": False},

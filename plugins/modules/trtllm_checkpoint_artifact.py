@@ -46,6 +46,11 @@ options:
     description: With O(state=adopted), the RV(origin) of the host that offers it.
     type: dict
     default: {}
+  keep:
+    description:
+      - With O(state=adopted), leave the artefact where it is, for hosts that still receive it from this one.
+    type: bool
+    default: false
 seealso:
   - module: trtllm.fleet.trtllm_artifact_serve
   - module: trtllm.fleet.trtllm_artifact_fetch
@@ -99,6 +104,7 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "state": {"type": "str", "choices": ["offered", "adopted", "absent"], "default": "offered"},
     "digest": {"type": "str"},
     "origin": {"type": "dict", "default": {}},
+    "keep": {"type": "bool", "default": False},
     "root": {"type": "path", "default": DEFAULT_ROOT},
 }
 
@@ -120,7 +126,7 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
         elif params["state"] == "absent":
             handed.clear()
         else:
-            handed.adopt(wanted, params["origin"])
+            handed.adopt(wanted, params["origin"], params["keep"])
     digest = handed.digest(not check)
     there = digest == wanted if params["state"] == "adopted" else bool(digest)
     return {

@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What it costs to bring a checkpoint from the controller to one host and to four: a table, and JSON with --json.
 
-    tests/bench/bench_checkpoint.py [--size 1024] [--rate 32] [--hosts 4] [--json FILE] [--keep]
+    tests/bench/bench_checkpoint.py [--size 1024] [--rate 32] [--hosts 4] [--alone] [--json FILE] [--keep]
 
-The role checkpoint sends it to one host, and the others receive it from host to host, verified; beside it stand
-ansible.builtin.copy, scp and rsync, which send it to each host from the controller, and the least that there is: the
-same bytes by `cat` through ssh. For each: seconds, seconds of the processor of the whole machine (all hosts are on it,
-and what else runs counts too), bytes that the controller's processes read for each byte that a host has afterwards
-(what ssh reads of its own pipe counts as well), and the largest process of the controller. Then the role once more with
-every sender held to --rate, such that the cores, which all hosts share, are not the limit: what of that rate it
-reaches, and how much longer four hosts take than one.
+The role checkpoint sends it to one host, and the others receive it from host to host while it arrives there, verified;
+beside it stand ansible.builtin.copy, scp and rsync, which send it to each host from the controller, and the least that
+there is: the same bytes by `cat` through ssh. For each: seconds, seconds of the processor of the whole machine (all
+hosts are on it, and what else runs counts too), how often the controller's processes read each byte of the checkpoint
+from the disk, whose page cache has none of it when they begin, and the largest process of the controller. Then the
+role once more with every sender held to --rate, such that the cores, which all hosts share, are not the limit: what of
+that rate it reaches, and how much longer four hosts take than one. With --alone nothing else is measured.
 
 Needs about (--hosts + 2) times --size of disk. rsync is installed on the hosts; where the controller has none, it is
 left out and named.
@@ -33,10 +33,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPO / "tools"), str(Path(__file__).resolve().parent)]
+sys.path[:0] = [str(REPO / "tools"), str(REPO / "collections"), str(Path(__file__).resolve().parent)]
 
 import demo
 from _stages import VENV, StageError, Stages, main_guard
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pagecache import forget
 from bench_distribution import MB, Row, table
 
 NET, FIRST = "10.200.0.", 204
@@ -66,7 +67,7 @@ class Cost:
 
     def words(self, size: int) -> str:
         return (
-            f"{self.seconds:.1f} s, {self.cpu:.0f} CPU s, {self.read / size:.2f} bytes read for each, "
+            f"{self.seconds:.1f} s, {self.cpu:.0f} CPU s, {self.read / size:.2f} times from disk, "
             f"{self.largest / MB:.0f} MiB"
         )
 
@@ -78,9 +79,9 @@ def busy() -> float:
 
 
 def read() -> int:
-    """Bytes that this process and its ended children have read, of files and of pipes."""
+    """Bytes that this process and its ended children have had from disks."""
     lines = Path("/proc/self/io").read_text(encoding="utf-8").splitlines()
-    return int(dict(line.split(": ") for line in lines)["rchar"])
+    return int(dict(line.split(": ") for line in lines)["read_bytes"])
 
 
 def checkpoint(place: Path, size: int) -> int:
@@ -170,6 +171,8 @@ class Bench:
                 self.on(host, f"rm -rf {PLACE}; mkdir -p {PLACE}/{'big' if plain else ''}")
             shutil.rmtree(self.scratch / "cache", ignore_errors=True)
         os.sync()
+        for path in self.source.iterdir():
+            forget(path)
         environment = {
             **os.environ,
             "TRTLLM_FLEET_CACHE": str(self.scratch / "cache"),
@@ -199,18 +202,21 @@ class Bench:
         return cost
 
 
-def measure(bench: Bench, size: int, rate: int) -> list[Row]:
-    """All ways, to one host and to all of them."""
+def measure(bench: Bench, size: int, rate: int, alone: bool) -> list[Row]:
+    """All ways, to one host and to all of them; the role *alone*, where the network is the limit."""
     total = checkpoint(bench.source, size)
     names = list(bench.hosts)
     role = bench.play("role")
+    if alone:
+        bench.measured(role, names[:1])
+        return throttled(bench, total, rate, bench.measured(role, names[:1], again=True))
     one, many = bench.measured(role, names[:1]), bench.measured(role, names)
     nothing = bench.measured(role, names, again=True)
     least = bench.measured(bench.cat, names[:1])
     rows = [
         Row("role checkpoint, verified, one host", one.words(total), f"{total / MB:.0f} MiB"),
-        Row(f"  {len(names)} hosts", many.words(total * len(names)), "one host", many.seconds / one.seconds),
-        Row("  again, nothing to do", nothing.words(total * len(names))),
+        Row(f"  {len(names)} hosts", many.words(total), "one host", many.seconds / one.seconds),
+        Row("  again, nothing to do", nothing.words(total)),
         Row("  of what ssh can send", f"{total / MB / one.seconds:.0f} MiB/s",
             f"cat through ssh, one host: {least.words(total)}", least.seconds / one.seconds, ">= 0.95",
             least.seconds / one.seconds >= 0.95),
@@ -223,7 +229,7 @@ def measure(bench: Bench, size: int, rate: int) -> list[Row]:
         other, others = bench.measured(way, names[:1]), bench.measured(way, names)
         rows += [
             Row(f"{name}, one host", other.words(total), "the role, one host", other.seconds / one.seconds),
-            Row(f"  {len(names)} hosts", others.words(total * len(names)), "one host", others.seconds / other.seconds),
+            Row(f"  {len(names)} hosts", others.words(total), "one host", others.seconds / other.seconds),
             Row("", "", f"the role, {len(names)} hosts", others.seconds / many.seconds),
         ]
     return rows + (throttled(bench, total, rate, nothing) if rate else [])
@@ -245,12 +251,13 @@ def throttled(bench: Bench, total: int, rate: int, nothing: Cost) -> list[Row]:
             share >= 0.95,
         ),
         Row("", "", "the rate, without what a run takes that does nothing", moving),
-        Row(f"  {len(names)} hosts", many.words(total * len(names)), "one host", ratio, "< 1.5", ratio < 1.5),
+        Row(f"  {len(names)} hosts", many.words(total), "one host", ratio, "< 1.5", ratio < 1.5),
     ]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--alone", action="store_true", help="measure nothing but the role, held to --rate")
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="where the checkpoint is made (a real disk)")
     parser.add_argument("--hosts", type=int, default=4, help="test hosts")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
@@ -266,7 +273,7 @@ def main() -> int:
         if not arguments.keep:
             held.callback(bench.down)
         bench.up()
-        rows = measure(bench, arguments.size * MB, arguments.rate)
+        rows = measure(bench, arguments.size * MB, arguments.rate, arguments.alone)
     print(table(rows))
     if arguments.json:
         facts = {"cores": len(os.sched_getaffinity(0)), "size": arguments.size, "rows": [asdict(row) for row in rows]}

@@ -35,6 +35,12 @@ def of_other_ranks(names: Iterable[str], ranks: Collection[int]) -> list[str]:
     return [name for name, match in found if ranks and match and int(match.group(1)) not in ranks]
 
 
+def manifest_text(manifest: Mapping[str, Any], held: Mapping[str, tuple[int, str]]) -> str:
+    """The manifest of an artefact with the files *held*, each with its size and its sha256."""
+    files_of = {path: {"size": size, "sha256": sha256} for path, (size, sha256) in held.items()}
+    return json.dumps({**manifest, "files": files_of}, indent=1, sort_keys=True) + "\n"
+
+
 class ArtifactStore(Store):
     """The artefacts below one root directory, e.g. ``<root>/engines``."""
 
@@ -92,9 +98,8 @@ class ArtifactStore(Store):
         if not sizes:
             raise FleetError(f"{partial} holds no file; nothing is published.")
         digests = tree_digest(partial, None, ignore=()).contents() if known is None else known
-        held = {path: {"size": sizes[path], "sha256": digests[path]} for path in sorted(sizes)}
-        text = json.dumps({**manifest, "files": held}, indent=1, sort_keys=True)
-        (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        text = manifest_text(manifest, {path: (sizes[path], digests[path]) for path in sizes})
+        (partial / MANIFEST).write_text(text, encoding="utf-8")
         files.sync_tree(partial)
 
     def publish(

@@ -82,6 +82,7 @@ def checkpoint_offer(
             "ranks": [],
             "shared": bool(result.get("asked")),
             "port": port + number,
+            "pieces": result.get("pieces", ""),
         }
     return {"address": address, "root": root, "serves": False, "checkpoints": found}
 
@@ -142,6 +143,8 @@ def elect(
                     "first": receivers[0],
                     "ranks": list(ranks),
                     "source": _place(offers[builder], goods.key, name),
+                    # What is known of it before the builder has it, so that it is handed on while it arrives there.
+                    "sent": _sent(about[builder]) if builds else {},
                     "sources": [_url(offers[at], goods.key, name) for at in dict.fromkeys([before, builder])],
                     **_place(offers[host], goods.key, name),
                 }
@@ -160,6 +163,12 @@ def _rank(offered: Mapping[str, Any], key: str, name: str, is_builder: bool, loa
 
 def _place(offered: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
     return {"address": offered["address"], "port": offered[key][name]["port"], "root": offered["root"]}
+
+
+def _sent(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What the controller sends is known by its pieces; of what comes from elsewhere nothing is known."""
+    pieces = about.get("pieces")
+    return {"digest": about["fingerprint"], "origin": {}, "pieces": pieces} if pieces else {}
 
 
 def _url(offered: Mapping[str, Any], key: str, name: str) -> str:

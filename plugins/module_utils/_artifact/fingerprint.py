@@ -36,6 +36,8 @@ INDEX_VERSION = 1
 RACY_NS = 2_000_000_000
 # Metadata of the download tools: it differs between two downloads of the same revision.
 IGNORED_DIRECTORIES = frozenset({".git", ".cache", ".huggingface"})
+# Is told what was read of a file, one part after the other; each is there only for the time of the call.
+Told = Callable[[memoryview], None]
 
 
 class FileRecord(NamedTuple):
@@ -106,15 +108,18 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def _hash_open_file(descriptor: int, block: int) -> tuple[str, int]:
-    """(sha256, bytes) of an open file, giving back the pages that were not cached before."""
-    cache = CacheState.of(descriptor, os.fstat(descriptor).st_size)
+def _hash_open_file(descriptor: int, block: int, told: Told | None = None, stays: bool = False) -> tuple[str, int]:
+    """(sha256, bytes) of an open file, giving back the pages that were not cached before, unless it *stays*."""
+    size = os.fstat(descriptor).st_size
+    cache = CacheState(size) if stays else CacheState.of(descriptor, size)
     sha, buffer, position, released = hashlib.sha256(), memoryview(bytearray(block)), 0, 0
     while True:
         count = os.readv(descriptor, [buffer])
         if not count:
             break
         sha.update(buffer[:count])
+        if told is not None:
+            told(buffer[:count])
         position += count
         if position - released >= CACHE_WINDOW:
             cache.release(descriptor, released, position)
@@ -200,7 +205,7 @@ def _unchanged(record: FileRecord | None, status: os.stat_result) -> bool:
     )
 
 
-def _read_record(path: str, block: int) -> tuple[FileRecord, int]:
+def _read_record(path: str, block: int, told: Told | None, stays: bool) -> tuple[FileRecord, int]:
     """Hash one file and return (record, bytes read); a file being written is an error, not a digest."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -209,7 +214,7 @@ def _read_record(path: str, block: int) -> tuple[FileRecord, int]:
     try:
         read_ns = time.time_ns()
         before = os.fstat(descriptor)
-        digest, count = _hash_open_file(descriptor, block)
+        digest, count = _hash_open_file(descriptor, block, told, stays)
         after = os.fstat(descriptor)
     except OSError as error:
         raise FleetError(f"{path} cannot be read: {error.strerror}.") from error
@@ -226,13 +231,16 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _read_records(root: Path, paths: list[str]) -> tuple[dict[str, FileRecord], int]:
+def _read_records(
+    root: Path, paths: list[str], listener: Callable[[str], Told] | None, stays: bool
+) -> tuple[dict[str, FileRecord], int]:
     """Hash *paths* (largest first) on all cores: hashlib and reads release the GIL, so threads are enough."""
     threads = max(1, min(usable_cpus(), MAX_THREADS, len(paths)))
     block = min(BLOCK, BUFFER_BUDGET // threads)
     records, total = {}, 0
     with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(lambda path: _read_record(os.path.join(root, path), block), paths)
+        told = [listener(path) if listener else None for path in paths]
+        results = pool.map(lambda path, to: _read_record(os.path.join(root, path), block, to, stays), paths, told)
         for path, (record, count) in zip(paths, results):
             records[path] = record
             total += count
@@ -246,12 +254,16 @@ def tree_digest(
     verify: str = "stat",
     write_index: bool = True,
     ignore: Collection[str] = IGNORED_DIRECTORIES,
+    listener: Callable[[str], Told] | None = None,
+    stays: bool = False,
 ) -> TreeDigest:
     """Digest of all files below *root*; directories named in *ignore* do not count.
 
     Where *root* is a file, its content alone makes the digest: neither its name nor what stands beside it counts.
     *verify* ``stat`` reads only files whose size, times or inode differ from *index* (or that are as young as
-    their record); ``full`` reads all. *index* is written, atomically, only when it changed and *write_index*.
+    their record); ``full`` reads all. *index* is written, atomically, only when it changed and *write_index*. What
+    *listener* returns for the path of a file that is read is told all that is read of it. With *stays*, what is read
+    is left in the page cache, for who reads it again at once.
     """
     if verify not in ("stat", "full"):
         raise FleetError(f"verify is '{verify}'; expected 'stat' or 'full'.")
@@ -262,7 +274,7 @@ def tree_digest(
     base, found = (root.parent, {root.name: root.stat()}) if single else (root, dict(walk(root, ignore)))
     kept = {} if verify == "full" else {p: known[p] for p, s in found.items() if _unchanged(known.get(p), s)}
     reread = sorted((p for p in found if p not in kept), key=lambda p: (-found[p].st_size, p))
-    records, bytes_read = _read_records(base, reread) if reread else ({}, 0)
+    records, bytes_read = _read_records(base, reread, listener, stays) if reread else ({}, 0)
     files = {path: records[path] if path in records else kept[path] for path in sorted(found)}
     if index is not None and write_index and files != known:
         _write_index(index, root, files)

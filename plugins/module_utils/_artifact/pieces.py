@@ -117,6 +117,33 @@ def _file(name: str, about: Any, piece: int) -> PieceFile:
     return PieceFile(size, mode & 0o777, about["sha256"], pieces)
 
 
+class PieceDigests:
+    """The sha256 of each piece of a file that is told to it, one part after the other."""
+
+    def __init__(self, piece: int = PIECE) -> None:
+        self.piece, self._done, self._left = piece, list[str](), piece
+        self._hash = hashlib.sha256()
+
+    def told(self, part: memoryview) -> None:
+        """The next part of the file."""
+        while part:
+            self._hash.update(part[: self._left])
+            taken = min(len(part), self._left)
+            part, self._left = part[taken:], self._left - taken
+            if not self._left:
+                self._end()
+
+    def _end(self) -> None:
+        self._done.append(self._hash.hexdigest())
+        self._hash, self._left = hashlib.sha256(), self.piece
+
+    def digests(self) -> tuple[str, ...]:
+        """Those of all that was told; the last piece may be a short one."""
+        if self._left < self.piece:
+            self._end()
+        return tuple(self._done)
+
+
 def hash_span(descriptor: int, start: int, size: int, whole: Any = None) -> str:
     """sha256 of one piece of an open file; what is read is added to *whole* too, a hash in the making."""
     cache = CacheState.of(descriptor, start + size, start)

@@ -126,6 +126,13 @@ class TransferUnit:
         said = self.status().get("state")
         return said not in (None, "failed") and files.read_object(self.directory / SPEC) == spec and self.running()
 
+    def hands_out(self, spec: dict[str, Any]) -> bool:
+        """Whether a process hands out as *spec* says, be it that it has received what it hands out."""
+        received = {key: spec[key] for key in ("sources", "pieces", "threads")}
+        now = files.read_object(self.directory / SPEC)
+        said = self.status().get("state")
+        return said in ("serving", "published") and {**now, **received} == spec and self.running()
+
     def failed(self, spec: dict[str, Any]) -> bool:
         """Whether a process that did this failed, and nobody was told so far."""
         return self.status().get("state") == "failed" and files.read_object(self.directory / SPEC) == spec

@@ -164,8 +164,9 @@ class CheckpointStore(Store):
             files.remove(made)
             raise FleetError(f"{name}: what arrived is not the checkpoint with digest {digest}; run again.")
         staging = self.staging(name)
-        files.remove(staging)
-        made.rename(staging)
+        if made != staging:
+            files.remove(staging)
+            made.rename(staging)
         self._put(self.home(name))
 
     def write_record(self, name: str, source: Mapping[str, Any]) -> None:

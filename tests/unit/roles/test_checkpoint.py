@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.handed import local
 from recorder import Recording, record
+from unit.plugins.module_utils._hub.hub_files import files
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +74,7 @@ def test_one_brings_it_and_the_others_receive_it(tmp_path: Path) -> None:
     assert (started["fingerprint"], started["pieces"], started["root"]) == (D, SERVED["pieces"], "/srv/llm")
     assert found.output.count("checkpoint m (aaaaaaaaaaaa): h1 brings it, for h2, h3\n") == 1
     assert len(started["token"]) == 43 and started["token"] not in found.output
+    assert "Record what the controller is about to send" not in found.output, "nothing is known of it before"
 
 
 def test_where_all_have_it_each_is_asked_once(tmp_path: Path) -> None:
@@ -126,3 +129,37 @@ def test_check_mode_says_who_would_bring_it_and_asks_nobody_to(tmp_path: Path) -
     assert "checkpoint m (aaaaaaaaaaaa): h1 brings it, for h2" in found.output
     assert all(call.check_mode for name in found.calls for call in found.calls[name])
     assert all(found.of(name, "trtllm_artifact_fetch") == [] for name in found.calls)
+
+
+def test_what_the_controller_sends_is_handed_on_while_it_arrives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRTLLM_FLEET_CACHE", str(tmp_path / "cache"))
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for name, body in files().items():
+        (weights / name).write_bytes(body)
+    found = local(weights, tmp_path / "index.json")
+    digest, pieces = found.tree.digest, found.pieces.identity
+    missing = {"changed": False, "reasons": ["config.json: added"], "digest": "", "path": "/srv/llm/checkpoints/m"}
+    brought = {**missing, "changed": True, "digest": digest}
+    offered, served = {**OFFERED, "digest": digest, "origin": {}}, {**SERVED, "pieces": pieces}
+    first, later = [offered, NOT_YET, offered, offered], [NOT_YET, offered]
+    answers = {"h1": ([missing, brought], first), "h2": ([missing], first), "h3": ([missing], later)}
+    hosts = {
+        name: host(number, trtllm_checkpoint=said, artifact=artifact, trtllm_artifact_serve=[served])
+        for number, (name, (said, artifact)) in enumerate(answers.items(), 1)
+    }
+    ran = run(tmp_path, hosts, checkpoint_models=[{"name": "m", "path": str(weights)}])
+    asked = {name: [call.args for call in ran.of(name, "trtllm_checkpoint")] for name in hosts}
+    assert {name: [args["ask"] for args in calls] for name, calls in asked.items()} == {
+        "h1": [True, False], "h2": [True], "h3": [True]
+    }  # fmt: skip
+    sent = asked["h1"][1]
+    assert (asked["h1"][0]["address"], sent["address"], sent["port"]) == ("", "10.0.0.1", 18850)
+    begun, *after = (call.args for call in ran.of("h3", "trtllm_artifact_fetch"))
+    assert (begun["wait"], begun["pieces"], begun["fingerprint"]) == (False, pieces, digest)
+    assert begun["token"] == sent["token"] and len(sent["token"]) == 43
+    assert after and all({**call, "wait": False} == begun for call in after), "what runs is not begun anew"
+    order = [call.module for call in ran.calls["h2"]]
+    assert order.index("trtllm_artifact_fetch") < order.index("trtllm_artifact_serve"), "they wait for it to arrive"

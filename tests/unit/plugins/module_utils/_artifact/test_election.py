@@ -7,7 +7,13 @@ import time
 from typing import Any
 
 import pytest
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.election import elect, having, offer
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.election import (
+    CHECKPOINTS,
+    checkpoint_offer,
+    elect,
+    having,
+    offer,
+)
 
 A, B = "a" * 64, "b" * 64
 
@@ -41,7 +47,7 @@ def test_the_first_builds_and_the_others_receive_in_a_chain() -> None:
     }
     (received,) = found["hosts"]["h3"]["receives"]
     assert received == {
-        "name": "m", "fingerprint": A, "builder": "h1", "first": "h2", "ranks": [],
+        "name": "m", "fingerprint": A, "builder": "h1", "first": "h2", "ranks": [], "sent": {},
         "source": {"address": "10.0.0.1", "port": 18800, "root": "/var/lib/trtllm"},
         "sources": ["http://10.0.0.2:18800", "http://10.0.0.1:18800"],
         "address": "10.0.0.3", "port": 18800, "root": "/var/lib/trtllm",
@@ -168,3 +174,16 @@ def test_a_large_fleet_takes_no_time() -> None:
     assert time.monotonic() - begun < 2
     assert len(found["receivers"]) == 2000, "two builders, each of which receives the other's"
     assert found["table"][0] == "engine m (aaaaaaaaaaaa): h0 builds it, for h1, h2, h3 and 1996 more"
+
+
+def test_what_the_controller_sends_is_announced_and_what_comes_from_elsewhere_is_not() -> None:
+    def host(number: int, **more: str) -> dict[str, Any]:
+        wanted = [{"item": {"name": "m", **more}, "asked": A, "reasons": ["config.json: added"], **more}]
+        return checkpoint_offer(wanted, f"10.0.0.{number}", 18850, "/var/lib/trtllm")
+
+    def sent(**more: str) -> list[Any]:
+        found = elect({f"h{number}": host(number, **more) for number in (1, 2)}, ["h1", "h2"], goods=CHECKPOINTS)
+        return [entry["sent"] for entry in found["hosts"]["h2"]["receives"]]
+
+    assert sent(pieces=B) == [{"digest": A, "origin": {}, "pieces": B}]
+    assert sent() == [{}]
