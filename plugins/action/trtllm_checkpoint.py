@@ -19,7 +19,6 @@ import random
 import secrets
 import shlex
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -190,15 +189,15 @@ class ActionModule(ActionBase):
     def _told(self, sender: Sender, total: int, task_vars: Mapping[str, Any]) -> Iterator[None]:
         """Meanwhile lines tell how far it is."""
         host, name = str(task_vars.get("inventory_hostname", "")), str(self._task.args.get("name"))
-        over, begun = threading.Event(), time.monotonic()
+        over = threading.Event()
 
         def tell() -> None:
             last = 0
             while not over.wait(LOOK):
                 sent = min(sender.sent, total)
-                speed = sent / (time.monotonic() - begun)
-                left = (total - sent) / speed if speed else None
-                if sent != last:
+                speed = (sent - last) / LOOK
+                if speed > 0:
+                    left = (total - sent) / speed
                     progress = {
                         "phase": "sending",
                         "bytes_total": total,
