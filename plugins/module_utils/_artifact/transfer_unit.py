@@ -52,6 +52,7 @@ ARCHIVE = "transfer.pyz"
 PROPERTIES = {"NoNewPrivileges": "yes", "TimeoutStopSec": "10"}
 BEGIN = 20.0  # seconds within which a process says that it listens, or why it does not
 SHORT = 12
+FIRST_POLL, GROWTH = 0.1, 1.3  # seconds; by how much the next pause is longer
 
 
 def archive() -> bytes:
@@ -180,14 +181,19 @@ class TransferUnit:
             )
 
     def waited(self, poll: float) -> dict[str, Any]:
-        """Its status, once the artefact is published, or nobody but this host could make it."""
+        """Its status, once the artefact is published, or nobody but this host could make it.
+
+        It is looked at every *poll* seconds, and more often at first, as what is small is there soon.
+        """
+        pause = min(FIRST_POLL, poll)
         while True:
             said = self.status()
             state = said.get("state")
             if state in ("published", "free") or (state == "holding" and not self.is_there):
                 return said
             self.refuse_failure()
-            time.sleep(poll)
+            time.sleep(pause)
+            pause = min(pause * GROWTH, poll)
 
     def stop(self) -> dict[str, Any] | None:
         """End it and remove its directory; what was received stays. Its last status, None if it did not run."""
