@@ -144,7 +144,8 @@ def test_what_the_controller_sends_is_handed_on_while_it_arrives(
     missing = {"changed": False, "reasons": ["config.json: added"], "digest": "", "path": "/srv/llm/checkpoints/m"}
     brought = {**missing, "changed": True, "digest": digest}
     offered, served = {**OFFERED, "digest": digest, "origin": {}}, {**SERVED, "pieces": pieces}
-    first, later = [offered, NOT_YET, offered, offered], [NOT_YET, offered]
+    # What is announced is made the checkpoint once, at the end, as it goes on from here until then.
+    first, later = [offered, offered, offered], [offered]
     answers = {"h1": ([missing, brought], first), "h2": ([missing], first), "h3": ([missing], later)}
     hosts = {
         name: host(number, trtllm_checkpoint=said, artifact=artifact, trtllm_artifact_serve=[served])
@@ -161,5 +162,8 @@ def test_what_the_controller_sends_is_handed_on_while_it_arrives(
     assert (begun["wait"], begun["pieces"], begun["fingerprint"]) == (False, pieces, digest)
     assert begun["token"] == sent["token"] and len(sent["token"]) == 43
     assert after and all({**call, "wait": False} == begun for call in after), "what runs is not begun anew"
+    states = [call.args.get("state") for call in ran.of("h3", "trtllm_checkpoint_artifact")]
+    stopped = [call.args["name"] for call in ran.of("h3", "trtllm_artifact_serve")]
+    assert (states, stopped) == (["adopted"], ["m"])
     order = [call.module for call in ran.calls["h2"]]
     assert order.index("trtllm_artifact_fetch") < order.index("trtllm_artifact_serve"), "they wait for it to arrive"
