@@ -51,11 +51,13 @@ ERROR_PATTERNS = [
     r"^ERROR\b",
     r"mpirun (has exited|noticed|was unable)",
 ]
-# Noise that every server without some device or option prints, and the sums after the first error.
+# Noise that every server without some device or option prints, the sums after the first error, and the last words of
+# the server before this one, which are in the journal too.
 NOT_THE_ERROR = [
     r"unable to (create|allocate) .*(stream|pinned)",
     r"NVML|DCGM|CudaDriverHelper|pinned system memory",
     r"creating server: Internal - failed to load all models",
+    r"failed to stop server: Internal - Exit timeout expired",
     r"healthcheck|health_status",
 ]
 

@@ -331,6 +331,11 @@ def test_a_rollback_to_what_is_no_longer_there_is_refused(host: FakeHost) -> Non
             ["E1120 13:00:00.5 1 m.cc:1] \"Failed: RuntimeError: no tokenizer\\n\\nAt:\\n  model.py(1)\\n\""],
             'E1120 13:00:00.5 1 m.cc:1] "Failed: RuntimeError: no tokenizer',
         ),
+        (
+            ['E1120 13:00:00.5 7 main.cc:5] "failed to stop server: Internal - Exit timeout expired. Exiting..."',
+             "probe: tensorrt_llm_bls gave no token"],
+            "probe: tensorrt_llm_bls gave no token",
+        ),
         (["Error: unable to find image"], "Error: unable to find image"),
         (
             ["I1 fine", "probe: tensorrt_llm_bls has 7 of its 8 Python processes", "mpirun has exited"],
