@@ -26,6 +26,7 @@ from typing import Any
 
 import yaml
 from _stages import REPO, StageError, cache_dir, main_guard
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.versions import version_key
 
 MATRIX = REPO / ".ci" / "controllers.yml"
 TESTS = ["tests/unit/test_collection.py", "tests/unit/playbooks", "tests/unit/plugins/action"]
@@ -50,10 +51,6 @@ def others() -> list[str]:
     return [release for release in matrix() if release != here]
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))
-
-
 def pythons() -> Iterator[str]:
     """Commands that may be a newer Python: by name, and those that pyenv keeps."""
     if named := os.environ.get("PYTHON"):
@@ -71,7 +68,7 @@ def python_for(least: str) -> str | None:
         except (OSError, subprocess.CalledProcessError):
             continue
         executable, major, minor = asked.stdout.split()
-        if numbers(least) <= (int(major), int(minor)) < (3, 15):
+        if version_key(least) <= (int(major), int(minor)) < (3, 15):
             return executable
     return None
 
@@ -80,7 +77,7 @@ def packages(release: str) -> list[str]:
     """What is installed, each as our own requirements name it; ansible-core at *release*."""
     lines = [line for name in REQUIREMENTS for line in (REPO / name).read_text(encoding="utf-8").splitlines()]
     named = {re.split(r"[\[<>=~]", line)[0]: line for line in lines if line and not line.startswith(("#", "-r"))}
-    wanted = re.split(r"\n", (REPO / "requirements.txt").read_text(encoding="utf-8"))
+    wanted = (REPO / "requirements.txt").read_text(encoding="utf-8").splitlines()
     controller = [line for line in wanted if line and not line.startswith(("#", "ansible-core"))]
     return [f"ansible-core=={release}.*", *controller, *(named[name] for name in FOR_TESTS)]
 
