@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -93,12 +94,32 @@ def up(timings: Path | None) -> int:
     return 0
 
 
+def other_hosts() -> list[str]:
+    """The test hosts that are not the demo's: they may pull from its registry and read its checkpoint."""
+    listed = subprocess.run([TESTBED, "list"], check=True, capture_output=True, text=True).stdout
+    return other_hosts_in(listed)
+
+
+def other_hosts_in(listed: str) -> list[str]:
+    """The same, from what `testbed list` prints: one line for each container, its kind at the end."""
+    rows = [line.split() for line in listed.splitlines()]
+    return [row[0] for row in rows if row[-1:] == ["host"] and row[0] != HOST]
+
+
 def down() -> int:
-    """Remove the demo's host, the registry, and the checkpoint; downloads and images stay cached."""
+    """Remove the demo's host, the registry, and the checkpoint; downloads and images stay cached.
+
+    Where other test hosts are up, a run of `make test` among them, registry and checkpoint stay for them.
+    """
     stages = Stages("demo")
     preflight()
-    stages.run("host", [TESTBED, "down", HOST, "bed-registry"], "removing the test host and the registry")
-    shutil.rmtree(cache_dir() / "demo", ignore_errors=True)
+    users = other_hosts()
+    if users:
+        stages.run("host", [TESTBED, "down", HOST], "removing the test host")
+        stages.say(f"the registry and the checkpoint stay: other test hosts use them ({', '.join(users)})")
+    else:
+        stages.run("host", [TESTBED, "down", HOST, "bed-registry"], "removing the test host and the registry")
+        shutil.rmtree(cache_dir() / "demo", ignore_errors=True)
     stages.say(f"removed; what was downloaded and built stays in {cache_dir()} for the next time")
     return 0
 
