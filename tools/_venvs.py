@@ -12,23 +12,31 @@ from pathlib import Path
 
 from _stages import StageError, cache_dir
 
-__all__ = ["environment"]
+__all__ = ["environment", "made"]
 
 
 def environment(name: str, requirements: Path) -> Path:
     """The directory of the programs of an environment with *requirements*; it is made where it is not there yet."""
-    given = requirements.read_bytes() + f"{sys.version}{sys.base_prefix}".encode()
-    root = cache_dir() / "venv"
-    root.mkdir(parents=True, exist_ok=True)
-    path = root / f"{name}-{hashlib.sha256(given).hexdigest()[:16]}"
+    path = _place(name, requirements)
+    path.parent.mkdir(parents=True, exist_ok=True)
     complete = path / ".complete"
-    with (root / f".{name}.lock").open("w") as lock:
+    with (path.parent / f".{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not complete.exists():
             shutil.rmtree(path, ignore_errors=True)
             _make(path, requirements)
             complete.touch()
     return path / "bin"
+
+
+def made(name: str, requirements: Path) -> bool:
+    """Whether that environment is there already."""
+    return (_place(name, requirements) / ".complete").exists()
+
+
+def _place(name: str, requirements: Path) -> Path:
+    given = requirements.read_bytes() + f"{sys.version}{sys.base_prefix}".encode()
+    return cache_dir() / "venv" / f"{name}-{hashlib.sha256(given).hexdigest()[:16]}"
 
 
 def _make(path: Path, requirements: Path) -> None:
