@@ -7,7 +7,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export MOLECULE_GLOB := molecule/*/molecule.yml
 unexport ANSIBLE_INVENTORY ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH
 
-.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution bench-checkpoint bench-fleet bench-scale images sbom docs changelog build clean
+.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution bench-checkpoint bench-fleet bench-scale images sbom docs site changelog build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ conformance: setup ## the conformance suite for the demo's gateway, and for Lite
 docs: setup ## write what comes from one source: references, documentation of options, platforms
 	@.venv/bin/python tools/docs.py
 
+site: setup ## make the documentation site: site/index.html
+	@.venv/bin/python tools/website.py
+
 changelog: setup ## write CHANGELOG.md from changelogs/fragments
 	@.venv/bin/python tools/changelog.py
 
@@ -83,4 +86,4 @@ build: setup ## build the collection's archive
 	@ansible-galaxy collection build --force
 
 clean: ## remove what tests left in the checkout
-	@rm -rf .ansible .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/output trtllm-fleet-*.tar.gz
+	@rm -rf .ansible .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/output site .cache/site trtllm-fleet-*.tar.gz
