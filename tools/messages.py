@@ -125,9 +125,9 @@ def said_in_tasks(path: Path) -> Iterator[Message]:
 
     text = path.read_text(encoding="utf-8")
     for said in tasks(yaml.safe_load(text)):
-        # The longest of its words between gaps, as they stand on one line of the file.
-        own = max((part for gap in re.split(r"\{\{.*?\}\}", said, flags=re.S) for part in gap.splitlines()), key=len)
-        line = next((number for number, line in enumerate(text.splitlines(), 1) if own.strip()[:25] in line), 1)
+        own = max(re.split(r"\{\{.*?\}\}", said, flags=re.S), key=len).split()  # as it may be wrapped in the file
+        found = re.search(r"\s+".join(map(re.escape, own)), text)
+        line = text.count("\n", 0, found.start()) + 1 if found else 1
         yield Message(
             plain(re.sub(r"\{\{.*?\}\}|\{%.*?%\}", GAP, said, flags=re.S)), path.relative_to(REPO).as_posix(), line
         )
