@@ -79,8 +79,10 @@ def looked_at(browser: Browser, page: str, widths: list[int], options: argparse.
                 found += [finding(where, "text", f"does not show '{t}'") for t in options.must_say if t not in shown]
                 if options.screenshots:
                     picture(opened, options.screenshots, page, f"{width}-{scheme}")
-            with browser.new_context(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme) as context:
-                found += [finding(where, "axe", words) for words in axe(context, page)]
+        # Once narrow and light, once wide and dark: colours and places are what these change.
+        width = widths[SCHEMES.index(scheme) * -1]
+        with browser.new_context(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme) as context:
+            found += [finding(f"{width} px, {scheme}", "axe", words) for words in axe(context, page)]
     if options.screenshots:
         with browser.new_context(viewport={"width": 794, "height": 1123}, java_script_enabled=False) as context:
             opened, _outside = open_page(context, page)

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._report import Fleet, report
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._report_page import page
+from unit import report_fakes
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
@@ -40,3 +43,17 @@ def test_a_good_page_has_no_findings_and_each_fault_is_found(tmp_path: Path) -> 
     assert "axe: image-alt (critical)" in said
     # what JavaScript would write is not there for who has none
     assert [one["kind"] for one in browser.check([bad], must_say=["written"], widths=[360])].count("text") == 2
+
+
+def test_the_report_of_a_fleet_is_read_by_everybody(tmp_path: Path) -> None:
+    """Of one where much is amiss, and of one with names that have no place to break."""
+    long = "a-name-without-a-place-to-break-it-" * 3
+    named = {f"{long}{number}": report_fakes.host(report_fakes.code(replica=f"{long}-0")) for number in range(2)}
+    fleets = {
+        "amiss": ("mysite", report_fakes.found(), report_fakes.LOST, report_fakes.BENCHMARKS),
+        "long": (long, named, {}, report_fakes.BENCHMARKS),
+    }
+    for name, fleet in fleets.items():
+        (tmp_path / f"{name}.html").write_text(page(report(Fleet(*fleet, now=report_fakes.NOW))))
+    said = ["Needs a look", "18,211", "passed its gate", "Latency against throughput"]
+    assert browser.check([tmp_path / f"{name}.html" for name in fleets], must_say=said) == []

@@ -258,6 +258,31 @@ def test_what_only_looks_has_a_host_that_does_not_answer_in_its_report(
     assert [line for line in lines(text, "h2") if " : ok=" not in line]
 
 
+def test_the_report_has_lost_hosts_and_virgin_ones_and_is_written_where_none_answers(
+    fleet: Fleet, closed_port: int
+) -> None:
+    page, told = fleet.tmp / "out" / "fleet.html", fleet.tmp / "out" / "fleet.json"
+    fleet.variables["trtllm_root"] = str(fleet.tmp / "root")
+    files = ["-e", f"report_file={page}", "-e", f"report_json={told}", "-e", "report_benchmarks=/nonexistent"]
+    status, text = fleet.run("report.yml", {"h1": unreachable(closed_port), "h2": {}}, "--check", *files)
+    assert status == 2 and "Connection refused" in lines(text, "h1 is lost:")[-1]
+    found = json.loads(told.read_text())
+    assert {host["name"]: host["state"] for host in found["hosts"]} == {"h1": "lost", "h2": "bad"}
+    assert sorted({one["host"] for one in found["attention"]}) == ["h1", "h2"]
+    assert "it is described, but not on the host" in page.read_text()
+    assert "changed=0" in lines(text, "h2 ")[-1] and not (fleet.tmp / "root").exists()
+    page.unlink()
+    status, text = fleet.run("report.yml", {"h1": unreachable(closed_port)}, *files)
+    assert status == 2 and "The host does not answer." in page.read_text()
+
+
+def test_the_report_of_a_description_that_is_none(fleet: Fleet) -> None:
+    fleet.variables["trtllm_models"] = [{"name": "m", "engin": {}}]
+    status, text = fleet.run("report.yml", {"h1": {}}, "-e", f"report_file={fleet.tmp}/fleet.html")
+    assert status == 0, text
+    assert "engin is not an option" in (fleet.tmp / "fleet.html").read_text()
+
+
 @pytest.mark.parametrize("playbook", ["preflight.yml", "verify.yml"])
 def test_a_host_that_an_earlier_stage_lost_is_in_the_report_too(fleet: Fleet, closed_port: int, playbook: str) -> None:
     fleet.variables["trtllm_max_lost"] = "100%"
