@@ -49,17 +49,17 @@ class ActionModule(ActionBase):
         try:
             _errors, args = self.validate_argument_spec(
                 {
-                    "page": {"type": "path", "required": True},
-                    "json": {"type": "path"},
+                    "page": {"type": "str", "required": True},
+                    "json": {"type": "str"},
                     "name": {"type": "str"},
-                    "benchmarks": {"type": "path"},
+                    "benchmarks": {"type": "str"},
                 }
             )
             made = report(self._fleet(variables, args))
-            written = [Path(os.path.abspath(args["page"]))]
+            written = [_file(args["page"])]
             write_atomically(written[0], page(made).encode("utf-8", "replace"))
             if args["json"]:
-                written.append(Path(os.path.abspath(args["json"])))
+                written.append(_file(args["json"]))
                 write_atomically(written[1], (json.dumps(made, indent=1, sort_keys=True) + "\n").encode())
         except (FleetError, OSError) as error:
             raise AnsibleActionFail(sentence(error, "The controller")) from error
@@ -76,7 +76,7 @@ class ActionModule(ActionBase):
         lost = {name: why for name in names if (why := _lost(raw[name], name in alive))}
         found = {name: _told(raw[name], hostvars, name) for name in names if name not in lost}
         refused = next((str(told["report_refused"]) for told in raw.values() if told.get("report_refused")), "")
-        runs = _runs(Path(args["benchmarks"] or cache_dir() / "benchmarks"))
+        runs = _runs(_file(args["benchmarks"]) if args["benchmarks"] else cache_dir() / "benchmarks")
         addresses = [str(host_value(hostvars, name, "ansible_host") or name) for name in names]
         return Fleet(
             name=args["name"] or fleet_name(variables.get("ansible_inventory_sources") or []),
@@ -87,6 +87,11 @@ class ActionModule(ActionBase):
             by=operator(),
             now=time.time(),
         )
+
+
+def _file(given: str) -> Path:
+    """A file of the controller; one that is not absolute is in the directory in which ansible-playbook was started."""
+    return Path(os.path.abspath(os.path.expanduser(given)))
 
 
 def fleet_name(sources: Sequence[str]) -> str:

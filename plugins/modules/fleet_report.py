@@ -26,17 +26,17 @@ extends_documentation_fragment:
 options:
   page:
     description: The file of the page, on the controller.
-    type: path
+    type: str
     required: true
   json:
     description: A file for the same as JSON.
-    type: path
+    type: str
   name:
     description: What the fleet is called; by default as its inventory.
     type: str
   benchmarks:
     description: The directory where C(playbooks/benchmark.yml) left its runs; by default that in the cache directory.
-    type: path
+    type: str
 """
 
 EXAMPLES = r"""
