@@ -66,9 +66,12 @@ def gateway_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]
     )
 
 
-def fronts(config: Any) -> dict[str, list[str]]:
-    """By model the URLs of its replicas; empty where the configuration does not tell."""
-    return {model["name"]: model["urls"] for model in (gateway_config(config) or {"models": []})["models"]}
+def fronts(config: Any) -> dict[str, dict[str, int]]:
+    """By model the URLs of its replicas and the weight of each; empty where the configuration does not tell."""
+    return {
+        model["name"]: {url: (model.get("weights") or {}).get(url, 1) for url in model["urls"]}
+        for model in (gateway_config(config) or {"models": []})["models"]
+    }
 
 
 class FilterModule:

@@ -115,12 +115,23 @@ def fleet_map(hosts: Found, gateways: Found) -> Item:
             ]
         else:
             models = [_with_length(model, [hosts[name]]) for model in own if model["urls"]]
+        for model in models:
+            _refuse_no_weight(name, model)
         fronted[name] = {"models": models, "tokenizers": _lacking(models, own, hosts)}
     return {
         "hosts": {name: _host(name, host, served[name], gateways) for name, host in hosts.items()},
         "gateways": fronted,
         "tokenizers": _tokenizers(hosts, wide),
     }
+
+
+def _refuse_no_weight(gateway: str, model: Mapping[str, Any]) -> None:
+    weights = model.get("weights") or {}
+    if all(weights.get(url) == 0 for url in model["urls"]):
+        raise FleetError(
+            f"{model['name']}: every replica that the gateway on {gateway} fronts has the weight 0, which is for those "
+            "that are asked where no other can be; give one of them more."
+        )
 
 
 def _refuse_contradictions(hosts: Found) -> None:
@@ -234,6 +245,7 @@ def _served(name: str, host: Mapping[str, Any], wide: Sequence[str], known: Sequ
             "metrics_url": "" if serve.is_served(replica) else f"{url.rpartition(':')[0]}:{replica['metrics_port']}",
             "gpus": replica["gpus"],
             **({"nodes": node_names(replica)} if is_gang(replica) else {}),
+            **_weight(_item(host["plan"], "gateway_models", replica["model"]), http_url(replica)),
         }
         for replica in host["plan"]["replicas"]
         if not is_worker(replica)
@@ -255,7 +267,23 @@ def _served(name: str, host: Mapping[str, Any], wide: Sequence[str], known: Sequ
         return replicas
     expected = {(replica["model"], replica["url"]): replica for replica in replicas}
     unnamed = {"name": "", "metrics_url": "", "gpus": []}
-    return [expected.get(pair) or {**unnamed, "model": pair[0], "url": pair[1]} for pair in sorted(have)]
+    # What they have of it is its weight too.
+    weights = {pair: _weight(model, pair[1]) for config in known for model in config["models"] for pair in have
+               if pair[0] == model["name"] and pair[1] in model["urls"]}  # fmt: skip
+    found = [expected.get(pair) or {**unnamed, "model": pair[0], "url": pair[1]} for pair in sorted(have)]
+    return [
+        {
+            **{key: value for key, value in replica.items() if key != "weight"},
+            **weights[replica["model"], replica["url"]],
+        }
+        for replica in found
+    ]
+
+
+def _weight(model: Mapping[str, Any], url: str) -> Item:
+    """What a gateway's model says of the weight of one replica."""
+    weight = (model.get("weights") or {}).get(url, 1)
+    return {"weight": weight} if weight != 1 else {}
 
 
 def _url(name: str, replica: Mapping[str, Any], reached_at: str, others: Sequence[str]) -> str:
@@ -283,9 +311,11 @@ def _models(
     found = []
     for name in names:
         serving = [host for host, values in hosts.items() if _has(values, name)]
-        urls = [replica["url"] for host in serving for replica in served[host] if replica["model"] == name]
+        replicas = [replica for host in serving for replica in served[host] if replica["model"] == name]
+        urls = [replica["url"] for replica in replicas]
         if not urls:
             continue
+        weights = {replica["url"]: replica["weight"] for replica in replicas if "weight" in replica}
         asked = [hosts[host] for host in serving if hosts[host]["planned"]]
         now = _present(name, known)
         model: Item = {
@@ -293,6 +323,7 @@ def _models(
             "entry_model": _item(hosts[serving[0]]["plan"], "gateway_models", name)["entry_model"],
             "tokenizer_dir": directories.get(name) or _tokenizer_dir(name, gateway, asked),
             "urls": urls,
+            **({"weights": weights} if weights else {}),
             "release": min((_release(hosts[host], name) for host in serving), key=version_key),
         }
         # What is not known of hosts that are not asked is what gateways were told before.
@@ -391,7 +422,8 @@ def fleet_table(found: Mapping[str, Any]) -> list[str]:
         models: dict[str, list[str]] = {}
         for replica in host["replicas"]:
             nodes = f" on {' + '.join(replica['nodes'])}" if replica.get("nodes") else ""
-            models.setdefault(replica["model"], []).append(replica["url"].partition("//")[2] + nodes)
+            weight = f" (weight {replica['weight']})" if "weight" in replica else ""
+            models.setdefault(replica["model"], []).append(replica["url"].partition("//")[2] + nodes + weight)
         for model, urls in models.items():
             note = "" if host["planned"] else " (not asked in this run)"
             rows.append([name, model, ", ".join(urls) + note, ", ".join(host["gateways"]) or "-"])

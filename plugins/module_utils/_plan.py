@@ -58,6 +58,8 @@ REPLICA_SPEC = replica_options.argument_spec()
 BACKEND_MODEL, NODES_PARAMETER = "tensorrt_llm", "num_nodes"
 # More keys than these are not listed in a sentence.
 LISTED_KEYS = 12
+# A replica gets at most so many requests for each one that another gets.
+MOST_WEIGHT = 1000
 
 
 def refuse_unknown_keys(value: Any, spec: Spec, path: str = "", listed_in: str = "docs/reference.md") -> None:
@@ -109,6 +111,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
     _check_engines(models)
     for model in models:
         parse_gate(model.get("gate") or {}, f"{model['name']}: gate")
+        _check_weights(model)
     release = str(description["trtllm_release"])
     own = {model["name"]: _own(model, release) for model in models}
     models = _of_host(models, description)
@@ -176,6 +179,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
                     for replica in replicas
                     if replica["model"] == model["name"] and not is_worker(replica)
                 ],
+                **_weights(model, replicas),
                 **{key: value for key, value in own[model["name"]].items() if key == "release"},
             }
             for model in models
@@ -276,6 +280,33 @@ def _flow(model: Item, release: str) -> str:
         if model.get("engine_image"):
             raise FleetError(f"{name}: engine_image builds engines, and flow {FLOW_SERVE} has none; leave it out.")
     return flow
+
+
+def _check_weights(model: Item) -> None:
+    given = {"serving.weight": model["serving"].get("weight")}
+    for index, replica in enumerate(model["serving"]["replicas"]):
+        given[f"serving.replicas[{index}].weight"] = replica.get("weight")
+    for where, weight in given.items():
+        if weight is not None and not 0 <= weight <= MOST_WEIGHT:
+            raise FleetError(f"{model['name']}: {where} is {weight}; give a whole number from 0 to {MOST_WEIGHT}.")
+
+
+def _weights(model: Item, replicas: list[Item]) -> Item:
+    """By address the replicas that get more or fewer requests than one of weight 1."""
+    given = {
+        f"{model['name']}-{replica['index']}": model["serving"].get("weight")
+        if replica.get("weight") is None
+        else replica["weight"]
+        for replica in model["serving"]["replicas"]
+    }
+    found = {
+        http_url(replica): weight
+        for replica in replicas
+        if replica["model"] == model["name"] and not is_worker(replica)
+        for weight in [given[replica["name"]]]
+        if weight not in (None, 1)
+    }
+    return {"weights": found} if found else {}
 
 
 def _parameters(model: Item, flow: str, replica: Item, release: str) -> dict[str, Any]:
@@ -405,7 +436,7 @@ def _described(models: list[Item], held: Mapping[str, list[str]]) -> list[Item]:
             "name": f"{model['name']}-{replica['index']}",
             "model": model["name"],
             "world_size": world_size(model["engine"]),
-            **{key: value for key, value in replica.items() if key not in ("options", "index")},
+            **{key: value for key, value in replica.items() if key not in ("options", "index", "weight")},
             **{key: value for key, value in (replica.get("options") or {}).items() if value is not None},
         }
         for model in models

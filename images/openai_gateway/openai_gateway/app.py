@@ -124,6 +124,8 @@ class Gateway:
                 self.metrics.outstanding.labels(model.name, replica.url).set(replica.own)
                 self.metrics.failures.labels(model.name, replica.url).set(replica.failures)
                 self.metrics.draining.labels(model.name, replica.url).set(model.replicas.drains(replica))
+                self.metrics.weight.labels(model.name, replica.url).set(model.replicas.weight(replica))
+                self.metrics.answered.labels(model.name, replica.url).inc(replica.take_answered())
 
     async def look_each_second(self) -> None:
         """Take over what changes while this runs, and tell the other workers what was counted."""

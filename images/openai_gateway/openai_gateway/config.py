@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from openai_gateway.errors import ConfigError
 from openai_gateway.interface import parse_release
@@ -19,6 +27,7 @@ from openai_gateway.interface import parse_release
 Text = Annotated[str, Field(strict=True, min_length=1)]
 Whole = Annotated[int, Field(strict=True)]  # neither "5" nor true is a number
 Seconds = Annotated[float, Field(strict=True, gt=0)]
+Weight = Annotated[int, Field(strict=True, ge=0, le=1000)]
 
 
 # What pydantic says of these does not suit a reader of YAML.
@@ -41,6 +50,9 @@ class ModelConfig(_Settings):
     name: Text
     entry_model: Text  # ensemble or tensorrt_llm_bls
     urls: Annotated[tuple[Text, ...], Field(min_length=1)]  # http://host:port of every replica
+    # Address of a replica -> how many requests it gets for each one that a replica of weight 1 gets, 1 for those not
+    # named. One of weight 0 is asked where no other can be.
+    weights: Mapping[Text, Weight] = {}
     tokenizer_dir: Path  # the checkpoint: tokenizer.json, tokenizer_config.json, chat template
     release: Text  # TensorRT-LLM version: decides the names of tensors
     # Tokens of prompt and answer together; None: the checkpoint's own limit.
@@ -61,6 +73,18 @@ class ModelConfig(_Settings):
             if parts.scheme not in ("http", "https") or not parts.netloc:
                 raise ValueError(f"'{url}' is not an address; write http://HOST:PORT")
         return tuple(url.rstrip("/") for url in urls)
+
+    @field_validator("weights")
+    @classmethod
+    def _of_replicas(cls, weights: dict[str, int], info: ValidationInfo) -> dict[str, int]:
+        urls = info.data.get("urls", ())  # none where they were refused themselves
+        given = {url.rstrip("/"): weight for url, weight in weights.items()}
+        for url in given:
+            if urls and url not in urls:
+                raise ValueError(f"{url} is none of urls; name replicas of the model")
+        if urls and all(given.get(url, 1) == 0 for url in urls):
+            raise ValueError("every replica has 0; give one more, or leave weights out")
+        return given
 
     @field_validator("release")
     @classmethod

@@ -118,7 +118,7 @@ class ServedModel:
         if before and (before.config.entry_model, before.config.release) == (config.entry_model, config.release):
             known = {replica.url: replica for replica in before.replicas.replicas}
         self.replicas: ReplicaSet = ReplicaSet(
-            config.urls, draining=draining, shared=shared, model=config.name, known=known
+            config.urls, draining=draining, shared=shared, model=config.name, known=known, weights=config.weights
         )
         self.max_seq_len = config.max_seq_len or self.tokenizer.max_positions
         # Set when the event loop runs.
@@ -146,6 +146,7 @@ class ServedModel:
                     async with aclosing(self.on_replica(replica, request)) as pieces:
                         async for piece in pieces:
                             shown = True
+                            replica.answered += isinstance(piece, Finish)
                             yield piece
                 self.replicas.succeeded(replica)
                 return

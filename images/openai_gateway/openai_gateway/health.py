@@ -75,6 +75,7 @@ def replica_states(models: Sequence[ServedModel], draining: Draining) -> list[di
             "outstanding": uses[0][1].outstanding,
             "draining": draining.everywhere(url),
             "resting": any(model.replicas.resting(replica) for model, replica in uses),
+            "weights": {model.name: model.replicas.weight(replica) for model, replica in uses},
         }
         for url, uses in served.items()
     ]

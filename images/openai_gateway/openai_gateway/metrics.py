@@ -97,6 +97,14 @@ class Metrics:
         self.draining = Gauge(
             "replica_draining", "Whether a replica gets no new requests.", replica, multiprocess_mode="livemax", **given
         )
+        self.weight = Gauge(
+            "replica_weight",
+            "Requests for each one that a replica of weight 1 gets.",
+            replica,
+            multiprocess_mode="livemax",
+            **given,
+        )
+        self.answered = Counter("replica_answers", "Requests answered by replica.", replica, **given)
 
         self._of: dict[tuple[str, str], EndpointMetrics] = {}
 
@@ -113,7 +121,7 @@ class Metrics:
 
     def forget_replica(self, model: str, replica: str) -> None:
         """It serves no more: what was told of it stands at nothing."""
-        for gauge in (self.outstanding, self.failures, self.draining):
+        for gauge in (self.outstanding, self.failures, self.draining, self.weight):
             gauge.labels(model, replica).set(0)
 
     def counted(self, model: str, endpoint: str, status: int) -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which of a model's replicas gets the next request: the least busy one that has not just failed."""
+"""Which of a model's replicas gets the next request: the least busy one that has not just failed, or, where they have
+weights, the one whose share of the requests is due."""
 
 from __future__ import annotations
 
@@ -22,6 +23,8 @@ LONGEST_PAUSE = 30.0
 # A replica that has read a prompt before is preferred until it has so many requests more than the least busy one.
 AFFINITY_SLACK = 4
 EMPTY: Mapping[str, Replica] = {}
+EVEN: Mapping[str, int] = {}
+NOWHERE: Mapping[str, int] = {}
 
 
 class Replica:
@@ -30,6 +33,7 @@ class Replica:
     def __init__(self, url: str, shared: Shared, model: str = "") -> None:
         self.url = url
         self.own = 0  # requests of one model that it is working on for this worker
+        self.answered = 0  # requests of one model, since they were counted last
         self.failures = 0  # in a row
         self.last_success: float | None = None  # on the clock of its set
         self.probing = asyncio.Lock()  # one question for readiness at a time
@@ -65,6 +69,11 @@ class Replica:
         finally:
             self.own -= 1
             self._working.mine -= 1
+
+    def take_answered(self) -> int:
+        """How many requests of one model it has answered for this worker since this was asked last."""
+        found, self.answered = self.answered, 0
+        return found
 
     def renewed(self) -> None:
         """It may have been replaced, so nothing that was known of it holds."""
@@ -127,6 +136,28 @@ def _drain_line(line: str) -> tuple[str, float]:
     return url.rstrip("/"), float(int(until[0])) if until else math.inf
 
 
+class Shares:
+    """Whose turn it is where some get more than others: smooth weighted round-robin.
+
+    Each gains its own share with every turn, and the one that has most pays for all. Of any so many turns as the shares
+    add up to, each has exactly its share, spread evenly.
+    """
+
+    def __init__(self) -> None:
+        self._shares: dict[int, int] = {}
+        self._credit: dict[int, int] = {}
+
+    def next(self, shares: dict[int, int]) -> int:
+        """Whose turn it is, of those in *shares*; another choice of them begins anew."""
+        if shares != self._shares:
+            self._shares, self._credit = shares, dict.fromkeys(shares, 0)
+        for key, share in shares.items():
+            self._credit[key] += share
+        chosen = max(self._credit, key=lambda key: (self._credit[key], key))
+        self._credit[chosen] -= sum(shares.values())
+        return chosen
+
+
 class ReplicaSet:
     """The replicas of one model. Passive health: a failure is noticed by the request that met it."""
 
@@ -138,12 +169,18 @@ class ReplicaSet:
         shared: Shared | None = None,
         model: str = "",
         known: Mapping[str, Replica] = EMPTY,
+        weights: Mapping[str, int] = EVEN,
     ) -> None:
-        """*known*: replicas of which something is known already, by address."""
+        """*known*: replicas of which something is known already, by address. *weights*: by address, 1 by default."""
         shared = shared or Shared()
         self.replicas = [known.get(url) or Replica(url, shared, model) for url in urls]
         self._clock, self._draining = clock, draining or Draining()
         self._turn = itertools.count()
+        self._weights, self._shares = weights, Shares()
+
+    def weight(self, replica: Replica) -> int:
+        """How many requests *replica* gets for each one that a replica of weight 1 gets."""
+        return self._weights.get(replica.url, 1)
 
     def order(self, prefix: str = "") -> list[Replica]:
         """The replicas in the order in which to try them, without those that drain.
@@ -151,6 +188,9 @@ class ReplicaSet:
         Those at rest come last instead of being left out: when all have failed, trying is better than
         refusing. Equally busy ones take turns. *prefix*: requests with the same one go to the same replica while that
         is not much busier than the others, as its engine has computed it already.
+
+        Where weights differ, those of one weight share a part of the requests, which is theirs however busy they are;
+        in it the same rules hold. One of weight 0 is asked where no other can be.
         """
         draining = self._draining.urls
         open_ = [replica for replica in self.replicas if replica.url not in draining]
@@ -158,15 +198,31 @@ class ReplicaSet:
             return open_
         now, turn, count = self._clock(), next(self._turn), len(open_)
         busy = {replica.url: replica.outstanding for replica in open_}
-        preferred = max(open_, key=lambda replica: _weight(prefix, replica.url)) if prefix else None
-        if preferred is not None and busy[preferred.url] >= min(busy.values()) + AFFINITY_SLACK:
+        behind = self._behind(open_, now)
+        due = [replica for replica in open_ if not behind.get(replica.url)]
+        preferred = max(due, key=lambda replica: _affinity(prefix, replica.url)) if prefix else None
+        if preferred is not None and busy[preferred.url] >= min(busy[r.url] for r in due) + AFFINITY_SLACK:
             preferred = None
         ranked = [
-            (r.rests_until > now, r.rests_until if r.rests_until > now else 0.0, r is not preferred, busy[r.url])
-            + ((i - turn) % count, r)
+            (r.rests_until > now, r.rests_until if r.rests_until > now else 0.0, behind.get(r.url, 0))
+            + (r is not preferred, busy[r.url], (i - turn) % count, r)
             for i, r in enumerate(open_)
         ]
         return [entry[-1] for entry in sorted(ranked, key=lambda entry: entry[:-1])]
+
+    def _behind(self, open_: Sequence[Replica], now: float) -> Mapping[str, int]:
+        """By address how far a replica stands behind those whose share is due; nothing where all weigh the same."""
+        if not self._weights or len({self.weight(replica) for replica in open_}) < 2:
+            return NOWHERE
+        shares: dict[int, int] = {}
+        for replica in open_:
+            weight = self.weight(replica)
+            if weight and replica.rests_until <= now:
+                shares[weight] = shares.get(weight, 0) + weight
+        if not shares:
+            return {replica.url: int(not self.weight(replica)) for replica in open_}
+        due = self._shares.next(shares)
+        return {r.url: 0 if self.weight(r) == due else 1 if self.weight(r) else 2 for r in open_}
 
     def drains(self, replica: Replica) -> bool:
         """Whether *replica* gets no new requests."""
@@ -199,6 +255,6 @@ class ReplicaSet:
         return replica.last_success is not None and self._clock() - replica.last_success <= seconds
 
 
-def _weight(prefix: str, url: str) -> bytes:
+def _affinity(prefix: str, url: str) -> bytes:
     """A number of its own for each pair, so that a replica that comes or goes moves only its own prefixes."""
     return hashlib.blake2b(f"{url}\0{prefix}".encode(), digest_size=8).digest()

@@ -117,7 +117,9 @@ def test_what_is_known_of_a_replica_ends_with_its_drain(checkpoint: Path, tmp_pa
     send.run(asyncio.sleep(1.2))
     send.gateway.models["tiny"].replicas.failed(replica)
     assert send("/health/replicas").json() == {
-        "replicas": [{"url": A, "models": ["tiny"], "outstanding": 0, "draining": True, "resting": True}]
+        "replicas": [
+            {"url": A, "models": ["tiny"], "outstanding": 0, "draining": True, "resting": True, "weights": {"tiny": 1}}
+        ]
     }
     drain.unlink()
     send.run(asyncio.sleep(1.2))

@@ -8,6 +8,7 @@ import contextlib
 import json
 import socket
 import threading
+from collections import Counter
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -22,7 +23,7 @@ from openai_gateway.chat import ChatTemplate
 from openai_gateway.config import ModelConfig, parse_config
 from openai_gateway.errors import ApiError, ConfigError
 from openai_gateway.interface import describe, release_row
-from openai_gateway.replicas import LONGEST_PAUSE, ReplicaSet
+from openai_gateway.replicas import LONGEST_PAUSE, Draining, ReplicaSet
 from openai_gateway.tokenizer import CheckpointTokenizer
 from openai_gateway_fakes import make_checkpoint, model_entry
 
@@ -119,6 +120,9 @@ def test_a_checkpoint_without_a_usable_tokenizer_is_named(tmp_path: Path) -> Non
         ({"urls": ["localhost:8000"]}, "write http://HOST:PORT"),
         ({"urls": ["http://a:1", 2]}, r"'urls\[1\]' is 2; it should be a text"),
         ({"release": "newest"}, "is no TensorRT-LLM version"),
+        ({"weights": {"http://b:1": 2}}, "'weights': http://b:1 is none of urls"),
+        ({"weights": {"http://x:1": -1}}, r"'weights\[http://x:1\]' is -1; it should be greater than or equal to 0"),
+        ({"weights": {"http://x:1": 0}}, "'weights': every replica has 0; give one more"),
         ({"release": 1.2}, "'release' is 1.2; it should be a text"),
         ({"max_seq_len": 1}, "'max_seq_len' is 1; it should be greater than or equal to 2"),
         ({"max_seq_len": "5k"}, "'max_seq_len' is '5k'; it should be a whole number"),
@@ -212,6 +216,61 @@ def test_prompts_that_begin_alike_go_to_the_same_replica_while_it_is_not_much_bu
         assert replicas.order("0")[0] is not busy
     replicas.failed(busy)
     assert replicas.order("0")[0] is not busy
+
+
+@pytest.mark.parametrize(
+    ("weights", "requests", "shares"),
+    [
+        ({"b": 9}, 100, {"a": 10, "b": 90}),
+        ({"b": 0}, 10, {"a": 10}),
+        ({"a": 9, "b": 9, "c": 2}, 200, {"b": 180, "c": 20}),  # a and b share a part, of which a is busier
+        ({"a": 7, "b": 2, "c": 1}, 1000, {"a": 700, "b": 200, "c": 100}),
+    ],
+)
+def test_each_replica_gets_its_share_however_busy_they_are(
+    weights: dict[str, int], requests: int, shares: dict[str, int]
+) -> None:
+    replicas = ReplicaSet(["a", "b", *(["c"] if "c" in weights else [])], Clock(), weights=weights)
+    with contextlib.ExitStack() as at_work:
+        for _ in range(5):
+            at_work.enter_context(replicas.replicas[0].working())
+        assert Counter(_ask(replicas) for _ in range(requests)) == shares
+
+
+def _ask(replicas: ReplicaSet) -> str:
+    return replicas.order()[0].url
+
+
+def test_a_small_share_is_spread_over_the_requests() -> None:
+    replicas = ReplicaSet(["a", "b"], Clock(), weights={"a": 9})
+    asked = [_ask(replicas) for _ in range(40)]
+    assert [asked.index("b", start) - start for start in (0, 10, 20, 30)] == [asked.index("b")] * 4
+
+
+def test_the_share_of_a_replica_that_fails_or_drains_goes_to_the_others(tmp_path: Path) -> None:
+    clock = Clock()
+    drains = tmp_path / "draining"
+    draining = Draining(drains)
+    replicas = ReplicaSet(["a", "b", "c"], clock, draining, weights={"a": 8, "c": 0})
+    a, b, c = replicas.replicas
+    replicas.failed(a)
+    assert [replica.url for replica in replicas.order()] == ["b", "c", "a"]
+    replicas.failed(b)
+    assert replicas.order()[0] is c, "one of weight 0 is asked where no other can be"
+    clock.now = 2.0
+    assert Counter(_ask(replicas) for _ in range(9)) == {"a": 8, "b": 1}
+    drains.write_text("a\n")
+    draining.look()
+    assert Counter(_ask(replicas) for _ in range(9)) == {"b": 9}
+    drains.write_text("a\nb\n")
+    draining.look()
+    assert _ask(replicas) == "c"
+
+
+def test_prompts_that_begin_alike_stay_together_in_their_share() -> None:
+    replicas = ReplicaSet(["a", "b", "c"], Clock(), weights={"a": 4, "b": 4, "c": 2})
+    asked = Counter(replicas.order("the same")[0].url for _ in range(100))
+    assert asked["c"] == 20 and sorted((asked["a"], asked["b"])) == [0, 80]
 
 
 def test_the_probe_says_what_the_gateway_says() -> None:

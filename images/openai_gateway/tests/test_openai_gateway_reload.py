@@ -116,6 +116,24 @@ def test_a_replica_is_added_and_taken_away(tmp_path: Path, checkpoint: Path, tri
         assert f'replica_failures{{model="tiny",replica="{dead}"}} 0.0' in httpx.get(f"{address}/metrics").text
 
 
+def test_shares_are_taken_over_and_told(tmp_path: Path, checkpoint: Path, triton: FakeTriton, backend: str) -> None:
+    with serving(FakeTriton(checkpoint).app) as other:
+        models = [model_entry(checkpoint, backend, other)]
+        with running(tmp_path, {"models": models}) as (process, address):
+            gateway = Running(tmp_path, address)
+            ask = {"model": "tiny", "prompt": "Hi"}
+            assert gateway.serves_by(gateway.write(models=[{**models[0], "weights": {backend: 3}}]))
+            told = {one["url"]: one["weights"] for one in httpx.get(f"{address}/health/replicas").json()["replicas"]}
+            assert told == {backend: {"tiny": 3}, other: {"tiny": 1}}
+            assert all(httpx.post(f"{address}/v1/completions", json=ask).is_success for _ in range(12))
+            metrics = httpx.get(f"{address}/metrics").text
+            for url, weight, answers in ((backend, 3, 9), (other, 1, 3)):
+                labels = f'{{model="tiny",replica="{url}"}}'
+                assert f"replica_weight{labels} {weight}.0" in metrics
+                assert f"replica_answers_total{labels} {answers}.0" in metrics
+            assert process.poll() is None
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_wrong_file_is_told_and_changes_nothing(tmp_path: Path, checkpoint: Path, backend: str, workers: int) -> None:
     first = {"models": [model_entry(checkpoint, backend)], "workers": workers}

@@ -126,6 +126,7 @@ ABILITIES: Sequence[Ability] = (
     Ability("a model's name", ("of your choice", "Triton's, as `tensorrt_llm_bls`", "Triton's, as `tensorrt_llm_bls`")),
     Ability("several models", (YES, "no: those of one repository", "no: those of one repository")),
     Ability("several replicas, draining one of them", (YES, NO, NO)),
+    Ability("a share of the requests for each replica", (YES, NO, NO), of_model=("weights",)),
     Ability("replicas by prefix", (YES, NO, NO), {"prefix_affinity": None}, ("prefix_affinity",)),
     Ability("the checkpoint's chat template", (YES, NO, YES)),
     Ability("another chat template", (YES, "no: a history template", "from Triton 25.05"), of_model=("chat_template",)),

@@ -94,6 +94,7 @@ def render(
         if image or what != "fetch":
             check_image(image, f"The image of {what}")
     _refuse_none(plan["gateway_models"])
+    _refuse_weights(plan["gateway_models"])
     stages: Stages = {stage: [] for stage in STAGES}
     first = FETCH if published is None else SERVE
     stages[first] += namespace(settings)
@@ -124,6 +125,15 @@ def render(
                          "models, or let Jobs make them in a volume.")  # fmt: skip
     stages[SERVE] += gateway(settings, str(images["gateway"]), fronted, everywhere)
     return settings, _each_once(stages)
+
+
+def _refuse_weights(models: Sequence[Mapping[str, Any]]) -> None:
+    for model in models:
+        if model.get("weights"):
+            raise FleetError(
+                f"{model['name']}: weight is given, but in a cluster the gateway reaches all replicas of a model as "
+                "one Service, which shares evenly; leave weight out, or serve the model on hosts (rollout.yml)."
+            )
 
 
 def _refuse_none(models: Sequence[Mapping[str, Any]]) -> None:

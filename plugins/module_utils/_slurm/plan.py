@@ -82,7 +82,9 @@ def serving(plan: Mapping[str, Any], jobs: Mapping[str, Mapping[str, Any]]) -> I
         **plan,
         "replicas": replicas,
         "gateway_models": [
-            {**model, "urls": urls[model["name"]]} for model in plan["gateway_models"] if urls[model["name"]]
+            {**_without(model, "weights"), "urls": urls[model["name"]], **_weights(model, plan["replicas"], replicas)}
+            for model in plan["gateway_models"]
+            if urls[model["name"]]
         ],
     }
 
@@ -90,6 +92,17 @@ def serving(plan: Mapping[str, Any], jobs: Mapping[str, Mapping[str, Any]]) -> I
 def _served(replica: Mapping[str, Any], job: Mapping[str, Any]) -> Item:
     ports = {key: int(replica[key]) + PORTS_PER_SLOT * int(job["slot"]) for key, _what in PORTS}
     return {**replica, "address": job["address"], **ports}
+
+
+def _weights(model: Mapping[str, Any], planned: Sequence[Mapping[str, Any]], served: Sequence[Item]) -> Item:
+    """The weights of a model's replicas, which stand at other addresses than planned."""
+    given, by_name = model.get("weights") or {}, {replica["name"]: http_url(replica) for replica in planned}
+    found = {http_url(replica): given[url] for replica in served if (url := by_name[replica["name"]]) in given}
+    return {"weights": found} if found else {}
+
+
+def _without(item: Mapping[str, Any], key: str) -> Item:
+    return {name: value for name, value in item.items() if name != key}
 
 
 def _urls(replicas: Sequence[Mapping[str, Any]], model: str) -> list[str]:

@@ -217,14 +217,18 @@ def _with_nodes(item: dict[str, Any], workers: dict[str, list[dict[str, Any]]]) 
 
 
 def gateway_table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """The gateways of the fleet and what they front, each with ``fronts``: by model the URLs of its replicas."""
+    """The gateways of the fleet, each with ``fronts``: by model the URLs of its replicas, and the weight of each."""
     rows = [["host", "gateway", "state", "model", "replicas"]]
     for host, items in sorted(found.items()):
         for item in items:
             for model, urls in (item["fronts"] or dict.fromkeys(item["models"] or ["-"])).items():
-                shown = ", ".join(url.partition("//")[2] for url in urls or []) or "-"
+                shown = ", ".join(_weighed(*one) for one in (urls or {}).items()) or "-"
                 rows.append([host, str(item["service"]), str(item["active"]), str(model), shown])
     return columns(rows)
+
+
+def _weighed(url: str, weight: int) -> str:
+    return url.partition("//")[2] + (f" (weight {weight})" if weight != 1 else "")
 
 
 def _row(host: str, item: dict[str, Any]) -> list[str]:

@@ -363,3 +363,29 @@ def test_nodes_reach_each_other_where_the_inventory_does(given: Any, reached_at:
     except FleetError as error:
         found = str(error)
     assert expected in found
+
+
+def test_a_replica_has_its_weight_at_every_gateway() -> None:
+    hosts = {"g1": host("g1", model("a", weight=9)), "g2": host("g2", model("a", replicas=[{}, {"weight": 0}]))}
+    found = fleet_map(hosts, {"w1": gateway()})
+    (fronted,) = found["gateways"]["w1"]["models"]
+    assert fronted["weights"] == {"http://10.0.0.1:8000": 9, "http://10.0.0.2:8010": 0}
+    assert "10.0.0.1:8000 (weight 9)" in "\n".join(fleet_table(found))
+
+
+def test_a_replica_of_a_host_that_is_not_asked_keeps_the_weight_that_gateways_have() -> None:
+    hosts = {"g1": host("g1", model("a", weight=9), planned=False), "g2": host("g2", model("a"))}
+    now = config(("a", ["http://10.0.0.1:8000"]), weights={"http://10.0.0.1:8000": 3})
+    (fronted,) = fleet_map(hosts, {"w1": gateway(now), "g2": gateway()})["gateways"]["w1"]["models"]
+    assert fronted["weights"] == {"http://10.0.0.1:8000": 3}
+    (fronted,) = fleet_map(hosts, {"w1": gateway(config(("a", ["http://10.0.0.1:8000"])))})["gateways"]["w1"]["models"]
+    assert "weights" not in fronted
+
+
+def test_a_model_of_which_no_replica_has_weight_is_refused() -> None:
+    hosts = {"g1": host("g1", model("a", weight=0)), "g2": host("g2", model("a"))}
+    assert fleet_map(hosts, {"w1": gateway()})
+    with pytest.raises(
+        FleetError, match="a: every replica that the gateway on g1 fronts has the weight 0, which is for"
+    ):
+        fleet_map(hosts, {"g1": gateway(fronts="host")})

@@ -112,6 +112,13 @@ def test_no_device_is_handed_over_where_none_is_asked_for() -> None:
     assert fleet["replicas"][0]["world_size"] == 2
 
 
+def test_the_gateway_is_told_of_weights_that_say_something() -> None:
+    found = plan(description(model("a", weight=5, replicas=[{}, {"weight": 1}, {"weight": 0}]), model("b")))
+    (a, b) = found["gateway_models"]
+    assert a["weights"] == {"http://127.0.0.1:8000": 5, "http://127.0.0.1:8020": 0} and "weights" not in b
+    assert not any("weight" in replica for replica in found["replicas"]), "nothing of a replica depends on it"
+
+
 def test_a_gateway_reaches_triton_where_it_listens() -> None:
     urls = plan(description(model("a"), trtllm_triton_address="::1"))["gateway_models"][0]["urls"]
     assert urls == ["http://[::1]:8000"]
@@ -153,6 +160,8 @@ def test_a_checkpoint_used_in_place_is_not_looked_for_elsewhere() -> None:
         ),
         ([model("a", {}, replicas=[{"gpus": ["all"]}, {}])], "GPU 0 of replica a-1 is already given to a-0 (as all)"),
         ([model("a", {}, replicas=[{"http_port": 70000}])], "a port is a number from 1 to 65535"),
+        ([model("a", weight=-1)], "a: serving.weight is -1; give a whole number from 0 to 1000"),
+        ([model("a", replicas=[{}, {"weight": 1001}])], "a: serving.replicas[1].weight is 1001; give a whole number"),
     ],
 )
 def test_contradictions_are_refused_in_a_sentence(models: list[dict[str, Any]], sentence: str) -> None:

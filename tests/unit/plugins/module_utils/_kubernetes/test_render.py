@@ -347,6 +347,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (with_model(serving={"replicas": [{"gpus": [0, 1]}]}), "1 ranks"),
     (with_model(serving={"replicas": [{"options": {"volumes": ["named:/x"]}}]}), "absolute path"),
     (with_model(engine={"unknown": 1}), "unknown"),
+    (with_model(serving={"replicas": [{"gpus": [0], "weight": 2}]}), "reaches all replicas of a model as one Service"),
     (with_model(checkpoint=ON_HOST), "in_place"),
     (with_model(checkpoint={**ON_HOST, "in_place": True}), "below trtllm_root"),
     (with_model(checkpoint={**HUB, "cache": "/srv/cache"}), "cache is a path of a host"),

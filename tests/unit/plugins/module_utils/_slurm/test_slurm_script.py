@@ -191,6 +191,16 @@ def test_gateways_get_the_ports_and_the_address_of_the_job() -> None:
     assert found["gateway_models"] == [{"name": "m", "urls": ["http://10.0.0.7:8005"]}]
 
 
+def test_weights_go_with_replicas_to_their_jobs() -> None:
+    other = {**REPLICA, "name": "m-1", "http_port": 8010, "grpc_port": 8011, "metrics_port": 8012}
+    weights = {plan.http_url(REPLICA): 9, plan.http_url(other): 0}
+    given = {"replicas": [REPLICA, other], "gateway_models": [{"name": "m", "urls": [], "weights": weights}]}
+    found = plan.serving(given, {"m-0": {"address": "10.0.0.7", "slot": 1}})
+    assert found["gateway_models"] == [
+        {"name": "m", "urls": ["http://10.0.0.7:8005"], "weights": {"http://10.0.0.7:8005": 9}}
+    ]
+
+
 def test_the_gate_is_told_where_to_ask() -> None:
     found = plan.result(job(), {"action": "submit", "reason": "r"}, {"address": "10.0.0.7", "slot": 1, "id": 3})
     assert (found["http_url"], found["metrics_url"]) == ("http://10.0.0.7:8005", "http://10.0.0.7:8007")

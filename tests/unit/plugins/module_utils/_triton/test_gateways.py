@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,13 @@ def test_gateways_are_shown_with_what_they_front() -> None:
         "w1    openai-gateway  active  a      10.0.0.1:8000, 10.0.0.2:8000",
         "w2    openai-gateway  failed  a      -",
     ]
+
+
+def test_weights_that_say_something_are_shown() -> None:
+    urls = ["http://10.0.0.1:8000", "http://10.0.0.2:8000"]
+    config = json.dumps({"models": [{"name": "a", "urls": urls, "weights": {urls[0]: 9}}]})
+    found = {"w1": [{"service": "openai-gateway", "active": "active", "models": ["a"], "config": config}]}
+    assert gateway_table(found)[1].endswith("a      10.0.0.1:8000 (weight 9), 10.0.0.2:8000")
 
 
 def test_a_gateway_is_asked_for_the_models_that_no_replica_of_its_host_serves() -> None:
