@@ -14,6 +14,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT
 from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import ALL, OWN, fleet_map
+from ansible_collections.trtllm.fleet.plugins.module_utils._gateway.flavours import GATEWAY
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gang import node_names
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import described, host_value, nodes_told
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._gateway import gateway_config
@@ -75,6 +76,7 @@ class Fleet:
             name: {
                 "asked": name in self.alive and "gateway_config" in self._told(name, "__fleet_held"),
                 "fronts": ALL if self.group else str(self._value(name, "trtllm_gateway_fronts", OWN)),
+                "flavour": str(self._value(name, "openai_gateway_flavour", GATEWAY)),
                 "root": (self._plan(name) or {}).get("root") or str(self._value(name, "trtllm_root", DEFAULT_ROOT)),
                 "config": gateway_config(self._told(name, "__fleet_held").get("gateway_config")),
             }

@@ -19,6 +19,7 @@ from ._base.names import show
 from ._base.tables import columns
 from ._base.versions import version_key
 from ._checkpoint.tokenizer_files import short, tokenizer_store
+from ._gateway.flavours import GATEWAY
 from ._triton import serve
 from ._triton.gang import check_address, is_gang, is_worker, node_names
 from ._triton.replica import ANY_ADDRESS, host_of, http_url, is_loopback
@@ -117,6 +118,7 @@ def fleet_map(hosts: Found, gateways: Found) -> Item:
             models = [_with_length(model, [hosts[name]]) for model in own if model["urls"]]
         for model in models:
             _refuse_no_weight(name, model)
+            _refuse_other_front(name, gateway, model, hosts if gateway["fronts"] == ALL else {name: hosts[name]})
         fronted[name] = {"models": models, "tokenizers": _lacking(models, own, hosts)}
     return {
         "hosts": {name: _host(name, host, served[name], gateways) for name, host in hosts.items()},
@@ -132,6 +134,19 @@ def _refuse_no_weight(gateway: str, model: Mapping[str, Any]) -> None:
             f"{model['name']}: every replica that the gateway on {gateway} fronts has the weight 0, which is for those "
             "that are asked where no other can be; give one of them more."
         )
+
+
+def _refuse_other_front(name: str, gateway: Mapping[str, Any], model: Mapping[str, Any], hosts: Found) -> None:
+    """Only the collection's own gateway speaks to trtllm-serve."""
+    flavour = gateway.get("flavour") or GATEWAY
+    for host, values in hosts.items():
+        for replica in values["plan"]["replicas"]:
+            if flavour != GATEWAY and replica["model"] == model["name"] and serve.is_served(replica):
+                raise FleetError(
+                    f"{replica['name']} on {host} is served by {serve.MODE}, but openai_gateway_flavour of {name} is "
+                    f"{flavour}, which speaks to Triton alone; set openai_gateway_flavour: {GATEWAY}, or flow: engine "
+                    "and a release that has it."
+                )
 
 
 def _refuse_contradictions(hosts: Found) -> None:

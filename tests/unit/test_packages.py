@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_rollout",
     },
     "_plan": {"_base", "_hub", "_release", "_repository", "_triton"},
-    "_fleet": {"_base", "_checkpoint", "_triton"},
+    "_fleet": {"_base", "_checkpoint", "_gateway", "_triton"},
     "_kubernetes": {
         "_base",
         "_release",

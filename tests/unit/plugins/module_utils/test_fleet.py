@@ -389,3 +389,15 @@ def test_a_model_of_which_no_replica_has_weight_is_refused() -> None:
         FleetError, match="a: every replica that the gateway on g1 fronts has the weight 0, which is for"
     ):
         fleet_map(hosts, {"g1": gateway(fronts="host")})
+
+
+@pytest.mark.parametrize("fronts", ["fleet", "host"])
+def test_only_the_collections_own_gateway_fronts_trtllm_serve(fronts: str) -> None:
+    served = {**model("a"), "release": "1.3.0", "image": {"name": "r/i:1"}}
+    hosts = {"g1": host("g1", served)}
+    assert fleet_map(hosts, {"g1": gateway(fronts=fronts)})
+    with pytest.raises(FleetError) as refusal:
+        fleet_map(hosts, {"g1": {**gateway(fronts=fronts), "flavour": "openai_trtllm"}})
+    assert str(refusal.value).startswith(
+        "a-0 on g1 is served by trtllm-serve, but openai_gateway_flavour of g1 is openai"
+    )
