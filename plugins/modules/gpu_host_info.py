@@ -150,7 +150,8 @@ host:
     podman:
       description:
         - V(null) where it is not installed. Else C(version), C(cdi) and C(quadlet) (what it can do),
-          C(runtime), C(network_backend), C(graph_root) and C(error), why C(podman info) failed.
+          C(runtime), C(network_backend), C(graph_root) and C(error), why podman does not
+          answer; C(version) is empty where it does not even tell that.
       type: dict
     cgroups:
       description: C(version) of the mounted hierarchy, V(1) or V(2), and its C(controllers).

@@ -13,6 +13,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import F
 
 MAX_LOST = "10%"
 LONGEST = 400
+# How a process ends that got SIGKILL; Ansible itself only tells then that it cannot read what the module left.
+KILLED = 137
 
 
 def limit(max_lost: Any, total: int) -> int:
@@ -33,7 +35,13 @@ def reason(result: Mapping[str, Any], task: str, hidden: bool = False) -> str:
     if hidden or result.get("_ansible_no_log") or "censored" in result:
         return f"'{task}' failed; its output is hidden, as it may hold a secret"
     failed = [item for item in result.get("results") or [] if isinstance(item, Mapping) and item.get("failed")]
-    return f"{_line((failed or [result])[0].get('msg') or 'no message')} (at '{task}')"
+    first = (failed or [result])[0]
+    if first.get("rc") == KILLED and "module_stdout" in first:
+        return (
+            "the module was killed on the host, as the kernel does where memory is short; see `journalctl -k` there, "
+            f"and run again (at '{task}')"
+        )
+    return f"{_line(first.get('msg') or 'no message')} (at '{task}')"
 
 
 def unreachable(variables: Mapping[str, Any]) -> str:

@@ -131,18 +131,23 @@ def disks(system: System, paths: Sequence[str]) -> dict[str, dict[str, Any]]:
 def podman(system: System) -> Optional[dict[str, Any]]:
     """Version, runtime, network backend and storage of podman; None where it is not installed."""
     answer = system.run(["podman", "--version"])
-    match = re.search(r"(\d+\.\d+\.\d+\S*)", answer.out)
-    if answer.rc != 0 or match is None:
+    if answer.rc == 127:
         return None
+    match = re.search(r"(\d+\.\d+\.\d+\S*)", answer.out) if answer.rc == 0 else None
+    # One that does not even say its version, as with settings that it cannot read, is not one that is missing.
+    version = match.group(1) if match else ""
     found: dict[str, Any] = {
-        "version": match.group(1),
-        "cdi": version_key(match.group(1)) >= (4, 1),
+        "version": version,
+        "cdi": bool(version) and version_key(version) >= (4, 1),
         "quadlet": any(system.exists(path) for path in QUADLET_GENERATORS),
         "runtime": None,
         "network_backend": None,
         "graph_root": None,
         "error": None,
     }
+    if not version:
+        found["error"] = " ".join(answer.err.split()) or "podman --version told no version"
+        return found
     answer = system.run(["podman", "info", "--format", "json"])
     try:
         info = json.loads(answer.out)

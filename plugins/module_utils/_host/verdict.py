@@ -258,10 +258,10 @@ def _check_podman(host: Mapping[str, Any], want: Wanted, found: _Findings) -> No
     podman = host["podman"]
     if podman is None:
         found.todo.append("install podman")
-    elif version_key(podman["version"]) < OLDEST_PODMAN_WITH_CDI:
-        found.reasons.append(f"podman {podman['version']} cannot hand over CDI devices; 4.1 or newer is needed")
     elif podman["error"]:
         found.reasons.append(f"podman does not answer: {podman['error']}")
+    elif version_key(podman["version"]) < OLDEST_PODMAN_WITH_CDI:
+        found.reasons.append(f"podman {podman['version']} cannot hand over CDI devices; 4.1 or newer is needed")
 
 
 def _check_room(host: Mapping[str, Any], want: Wanted, found: _Findings) -> None:
@@ -289,7 +289,7 @@ def _cells(host: Mapping[str, Any]) -> dict[str, str]:
         "driver": str(host["driver"]["version"] or host["driver"]["userspace"] or "none"),
         "CC": ", ".join(capabilities) or "-",
         "CDI": str(len(gpu_devices)) if gpu_devices else "none",
-        "podman": host["podman"]["version"] if host["podman"] else "none",
+        "podman": (host["podman"]["version"] or "unknown") if host["podman"] else "none",
     }
 
 

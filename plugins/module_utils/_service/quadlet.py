@@ -315,9 +315,14 @@ def _service_sections(
     after: Lines = []
     sdnotify = "--sdnotify=conmon"
     startup = str(unit["Container"].get("HealthStartupCmd") or "")
+    group = next((values[-1] for name, _key, values in container if name == "Group"), "")
     for name, key, values in container:
         if name == "Image":
             image = values[-1]
+        elif name == "User" and group:
+            options.append(f"{key.option}={values[-1]}:{group}")
+        elif name == "Group" and unit["Container"].get("User"):
+            continue  # with the user, as the generator has it
         elif name == "Exec":
             command = values
         elif name == "ContainerName":

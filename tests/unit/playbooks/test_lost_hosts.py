@@ -395,3 +395,13 @@ def test_what_is_no_number_and_no_share_is_refused(max_lost: Any) -> None:
 def test_the_reason_of_a_loop_is_that_of_its_first_failure() -> None:
     result = {"msg": "One or more items failed", "results": [{"msg": "fine"}, {"failed": True, "msg": "no\n  room"}]}
     assert reason(result, "Copy") == "no room (at 'Copy')"
+
+
+def test_a_module_that_was_killed_is_told_as_that() -> None:
+    words = "Module result deserialization failed: No start of json char found"
+    result = {"failed": True, "rc": 137, "msg": words, "module_stdout": "", "module_stderr": "Killed"}
+    assert reason(result, "Copy") == (
+        "the module was killed on the host, as the kernel does where memory is short; see `journalctl -k` there, "
+        "and run again (at 'Copy')"
+    )
+    assert reason({**result, "rc": 1}, "Copy") == f"{words} (at 'Copy')"

@@ -220,6 +220,18 @@ def test_podman_that_does_not_answer(host: FakeHost) -> None:
     assert podman["error"] == "Error: no" and podman["runtime"] is None
 
 
+def test_podman_that_cannot_read_its_settings_is_not_missing(host: FakeHost) -> None:
+    host.answer("podman --version", "", 125, "Error: decode configuration 60-broken.conf: unexpected end\n")
+    podman = facts(host)["podman"]
+    assert (podman["version"], podman["cdi"]) == ("", False)
+    assert podman["error"] == "Error: decode configuration 60-broken.conf: unexpected end"
+
+
+def test_podman_that_hangs_is_not_missing(host: FakeHost) -> None:
+    host.answer("podman --version", "", 124, "podman gave no answer within 60 s")
+    assert facts(host)["podman"]["error"] == "podman gave no answer within 60 s"
+
+
 def test_debian_packages_with_holds(host: FakeHost) -> None:
     host.packages({"nvidia-utils-580": "580.95.05-0ubuntu1", "podman": "4.9.3+ds1-1build2"}, held=["nvidia-utils-580"])
     found = facts(host)["packages"]

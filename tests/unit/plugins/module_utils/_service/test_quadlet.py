@@ -251,3 +251,9 @@ def test_systemd_accepts_the_plain_service(tmp_path: Path) -> None:
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", path], capture_output=True, text=True)
     about_us = [line for line in done.stderr.splitlines() if "triton-x" in line]
     assert about_us == []
+
+
+def test_user_and_group_are_one_option_of_a_podman_without_quadlet() -> None:
+    given = unit()
+    given["Container"] |= {"User": "65532", "Group": "65532"}
+    assert " --user=65532:65532 " in quadlet.render("x", given, "4.3.1").text
