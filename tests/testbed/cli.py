@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     up = verb("up", "bring hosts up and wait until systemd and ssh answer")
     up.add_argument("hosts", nargs="*", metavar="NAME[=IP]")
     up.add_argument("--from", dest="source", metavar="FILE", help="hosts from a JSON list of {name, ip, gpu, volumes, "
-                    "tmpfs}; - is standard input")  # fmt: skip
+                    "tmpfs, suite}; - is standard input")  # fmt: skip
     up.add_argument("--volume", "-v", action="append", default=[], metavar="SRC:DST[:ro]")
     up.add_argument("--tmpfs", action="append", default=[], metavar="DST[:OPTIONS]")
     up.add_argument("--no-gpu", dest="gpu", action="store_false", help="without nvidia-smi and CDI devices")
@@ -135,6 +135,7 @@ def _host(settings: Settings, entry: dict[str, Any], options: dict[str, Any]) ->
     return hosts.parse(
         text, settings, gpu=bool(entry.get("gpu", options["gpu"])),
         volumes=(*options["volumes"], *entry.get("volumes", ())), tmpfs=(*options["tmpfs"], *entry.get("tmpfs", ())),
+        suite=str(entry.get("suite", hosts.SUITE)),
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from . import engine, files, network, outer, rootfs
 from .errors import TestbedError
-from .settings import DYNAMIC_RANGE, LABEL, NETWORK, REGISTRY_HOST, REGISTRY_VOLUME, Settings
+from .settings import DYNAMIC_RANGE, LABEL, NETWORK, REGISTRY_HOST, REGISTRY_VOLUME, SUITE, SUITES, Settings
 
 # A host has started what it serves before it counts as booted, and others use the processors meanwhile.
 BOOT_SECONDS = 300
@@ -35,6 +35,8 @@ class Host:
     tmpfs: tuple[str, ...] = ()
     """DST[:OPTIONS]."""
     registry: bool = field(default=False, repr=False)
+    suite: str = SUITE
+    """Release of Debian."""
 
     @property
     def storage(self) -> str:
@@ -43,7 +45,8 @@ class Host:
 
     def spec(self) -> str:
         """What is compared with a host that runs already; no address asked for is any address."""
-        return json.dumps({k: v for k, v in asdict(self).items() if k != "ip"}, sort_keys=True)
+        # The image says of which release a host is.
+        return json.dumps({k: v for k, v in asdict(self).items() if k not in ("ip", "suite")}, sort_keys=True)
 
 
 @dataclass
@@ -65,6 +68,8 @@ def parse(text: str, settings: Settings, **options: Any) -> Host:
     valid = name.replace("-", "").replace("_", "").isalnum() and name.isascii() and len(name) <= 63
     if not valid or not name[0].isalnum():
         raise TestbedError(f"{name!r} cannot be a host's name; use letters, digits, - and _ (NAME or NAME=IP).")
+    if options.get("suite", SUITE) not in SUITES:
+        raise TestbedError(f"{options['suite']!r} is no release that a host can be made of; use {' or '.join(SUITES)}.")
     for volume in options.get("volumes", ()):
         _check_volume(volume)
     return Host(name, settings.address(ip) if ip else None, **options)
@@ -81,9 +86,10 @@ def _check_volume(text: str) -> None:
 
 def up(settings: Settings, hosts: Sequence[Host], recreate: bool = False) -> list[Boot]:
     """Bring the hosts up together. If one fails, those that this call made are removed again."""
-    image = rootfs.current_image(settings)
-    if not rootfs.exists(settings, image):
+    if not rootfs.exists(settings, rootfs.current_image(settings)):
         raise TestbedError("the image of the test hosts is missing or older than this checkout; run `testbed prepare`.")
+    for suite in {host.suite for host in hosts} - {SUITE}:
+        rootfs.prepare(settings, suite=suite)
     client = engine.connect(settings)
     outer.ensure_inotify()
     boots: list[Boot] = []
@@ -93,6 +99,7 @@ def up(settings: Settings, hosts: Sequence[Host], recreate: bool = False) -> lis
             existing = {c.name: c for c in client.containers.list(all=True)}
             for host in hosts:
                 (settings.off / host.name).unlink(missing_ok=True)
+                image = rootfs.current_image(settings, host.suite)
                 boots.append(_place(settings, client, host, image, existing, recreate))
         with ThreadPoolExecutor(max_workers=max(len(boots), 1)) as pool:
             for _ in pool.map(_boot, boots):

@@ -59,24 +59,30 @@ def digest(parts: Iterable[str | bytes]) -> str:
     return sha.hexdigest()[:12]
 
 
-def base_key() -> str:
+def base_key(suite: str = SUITE) -> str:
     """Name of the root file system by what it is made from."""
-    return digest([SUITE, *base_options()])
+    return digest([suite, *base_options()])
 
 
-def host_key(settings: Settings, context: dict[str, tuple[bytes, int]]) -> str:
+def host_key(settings: Settings, context: dict[str, tuple[bytes, int]], suite: str = SUITE) -> str:
     """Name of the image by its base and every file laid over it."""
-    parts: list[str | bytes] = [base_key()]
+    parts: list[str | bytes] = [base_key(suite)]
     for name, (content, mode) in sorted(context.items()):
         parts += [name, oct(mode), content]
     return digest(parts)
 
 
-def context(settings: Settings) -> dict[str, tuple[bytes, int]]:
-    """The build context: path -> content and mode."""
+def context(settings: Settings, suite: str = SUITE) -> dict[str, tuple[bytes, int]]:
+    """The build context: path -> content and mode. What a release has of its own finds the common file beside it."""
     found: dict[str, tuple[bytes, int]] = {}
     for path in sorted(p for p in HOST_FILES.rglob("*") if p.is_file()):
         found[str(path.relative_to(HOST_FILES))] = (path.read_bytes(), path.stat().st_mode & 0o755)
+    own = HOST_FILES.with_name(f"{HOST_FILES.name}-{suite}")
+    for path in sorted(p for p in own.rglob("*") if p.is_file()):
+        name = str(path.relative_to(own))
+        if name in found:
+            found[f"files/usr/local/lib/testbed/common/{path.name}"] = found[name]
+        found[name] = (path.read_bytes(), path.stat().st_mode & 0o755)
     public = Path(f"{settings.key}.pub").read_bytes()
     found["files/root/.ssh/authorized_keys"] = (public, 0o600)
     found["files/etc/ssh/ssh_host_ed25519_key"] = (settings.host_key.read_bytes(), 0o600)
@@ -94,11 +100,11 @@ def machine_apt() -> str:
     return "".join(f"{line}\n" for line in dump.splitlines() if line.startswith(wanted))
 
 
-def current_image(settings: Settings) -> str:
+def current_image(settings: Settings, suite: str = SUITE) -> str:
     """Reference of the image that the checkout asks for. Raises TestbedError if `prepare` has not made the keys yet."""
     if not settings.key.exists() or not settings.host_key.exists():
         raise TestbedError("there are no test hosts on this machine yet; run `testbed prepare` first.")
-    return f"{IMAGE}:{host_key(settings, context(settings))}"
+    return f"{IMAGE}:{host_key(settings, context(settings, suite), suite)}"
 
 
 def exists(settings: Settings, image: str) -> bool:
@@ -106,7 +112,7 @@ def exists(settings: Settings, image: str) -> bool:
     return outer.podman(settings, "image", "exists", image, check=False).returncode == 0
 
 
-def prepare(settings: Settings, refresh: bool = False) -> None:
+def prepare(settings: Settings, refresh: bool = False, suite: str = SUITE) -> None:
     """Make everything that `testbed up` needs; what is there already is kept."""
     settings.logs.mkdir(parents=True, exist_ok=True)
     with files.lock(settings.cache / "prepare.lock") as held:
@@ -116,9 +122,9 @@ def prepare(settings: Settings, refresh: bool = False) -> None:
         tools.require_podman()
         outer.forget_lost(settings)
         _keys(settings)
-        if refresh or not exists(settings, current_image(settings)):
+        if refresh or not exists(settings, current_image(settings, suite)):
             files.empty_directory(settings.tmp)
-            _build(settings, held, refresh)
+            _build(settings, held, refresh, suite)
 
 
 def _keys(settings: Settings) -> None:
@@ -137,25 +143,25 @@ def _keys(settings: Settings) -> None:
     files.write(settings.known_hosts, f"* {' '.join(public.split()[:2])}\n")
 
 
-def _build(settings: Settings, held: int, refresh: bool) -> None:
-    base = f"{BASE_IMAGE}:{base_key()}"
-    archive = settings.cache / f"base-{base_key()}.tar.zst"
+def _build(settings: Settings, held: int, refresh: bool, suite: str) -> None:
+    base = f"{BASE_IMAGE}:{base_key(suite)}"
+    archive = settings.cache / f"base-{base_key(suite)}.tar.zst"
     if refresh or not exists(settings, base):
         tools.require_space(settings.cache, BASE_MEGABYTES)
         tools.require_space(Path("/var/lib/containers"), BASE_MEGABYTES)
         if refresh or not archive.exists():
-            _debootstrap(settings, held, archive)
+            _debootstrap(settings, held, archive, suite)
         archive.touch()
         _import(settings, archive, base)
     started = time.monotonic()
     staged = settings.tmp / "context"
-    for name, (content, mode) in context(settings).items():
+    for name, (content, mode) in context(settings, suite).items():
         target = staged / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
         target.chmod(mode)
     (staged / "files/root/.ssh").chmod(0o700)
-    image = current_image(settings)
+    image = current_image(settings, suite)
     # the CLI, because the API has no way to choose the isolation
     outer.podman(
         settings, "build", "-q", "--layers=false", "--build-arg", f"BASE={base}", "--label", f"{LABEL}=image",
@@ -166,17 +172,17 @@ def _build(settings: Settings, held: int, refresh: bool) -> None:
     print(f"image of the test hosts made in {time.monotonic() - started:.1f} s", flush=True)
 
 
-def _debootstrap(settings: Settings, held: int, archive: Path) -> None:
+def _debootstrap(settings: Settings, held: int, archive: Path, suite: str) -> None:
     """Make the root file system. No mirror is named: mmdebstrap takes Debian's, by the machine's apt settings.
 
     mmdebstrap is given the lock `held`: if we are killed it works on for a while, and nobody should interfere.
     """
-    print(f"making a Debian {SUITE} root file system with mmdebstrap (about half a minute)", flush=True)
+    print(f"making a Debian {suite} root file system with mmdebstrap (about half a minute)", flush=True)
     started = time.monotonic()
     log = settings.logs / "mmdebstrap.log"
     partial = settings.tmp / "base.tar.zst"
     fail_soon = ['--aptopt=Acquire::Retries "1"', '--aptopt=Acquire::http::Timeout "20"']
-    argv = ["mmdebstrap", *base_options(), *fail_soon, SUITE, "-"]
+    argv = ["mmdebstrap", *base_options(), *fail_soon, suite, "-"]
     env = {**os.environ, "TMPDIR": str(settings.tmp), "LC_ALL": "C"}
     with open(log, "w") as errors:
         maker = subprocess.Popen(

@@ -22,6 +22,8 @@ LABEL = "trtllm.testbed"
 IMAGE = "localhost/testbed/host"
 BASE_IMAGE = "localhost/testbed/base"
 SUITE = "trixie"
+# What a host may be made of beside it.
+SUITES = (SUITE, "bookworm")
 # Named before the testbed had its name; hosts and volumes that are there are found by it.
 REGISTRY_HOST = "bed-registry"
 REGISTRY_VOLUME = "bed-registry"

@@ -458,6 +458,18 @@ class TestImage:
         Path(f"{config.key}.pub").write_text("ssh-ed25519 BBBB testbed")
         assert rootfs.current_image(config) != before
 
+    def test_another_release_has_an_image_of_its_own_and_its_own_files(self, config: settings.Settings) -> None:
+        self.keys(config)
+        assert rootfs.current_image(config, "bookworm") != rootfs.current_image(config)
+        common, other = rootfs.context(config), rootfs.context(config, "bookworm")
+        shim = "files/usr/local/sbin/bed-crun"
+        assert other["files/usr/local/lib/testbed/common/bed-crun"] == common[shim] != other[shim]
+        assert hosts.parse("n1", config, suite="bookworm").spec() == hosts.parse("n1", config).spec()
+
+    def test_a_release_that_nobody_knows_is_refused(self, config: settings.Settings) -> None:
+        with pytest.raises(TestbedError, match=r"'sid' is no release that a host can be made of; use trixie or"):
+            hosts.parse("n1", config, suite="sid")
+
     def test_keys_are_private(self, config: settings.Settings) -> None:
         self.keys(config)
         found = rootfs.context(config)
