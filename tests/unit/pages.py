@@ -100,7 +100,12 @@ def planned(repo: Path, inventory: Path) -> str:
     book = inventory.parent / "planned.yml"
     book.write_text(PLANNED)
     argv = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(inventory), str(book)]
-    env = {**os.environ, "ANSIBLE_CONFIG": str(repo / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    env = {
+        **os.environ,
+        "ANSIBLE_CONFIG": str(repo / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+        "TRTLLM_FLEET_CACHE": str(inventory.parent / "cache"),
+    }
     done = subprocess.run(argv, cwd=repo, env=env, capture_output=True, text=True, check=False)
     return " ".join((done.stdout + done.stderr).split())
 
@@ -113,12 +118,24 @@ def put(inventory: Path, block: Block, repo: Path) -> None:
         common.symlink_to(repo / "group_vars" / "all.yml")
     path = inventory / block.file
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(block.text)
+    # Directories of the controller that a page speaks of have to be there.
+    carried = inventory.parent / "carried"
+    for name in re.findall(r"path: /srv/carried/([\w.-]+)", block.text):
+        _checkpoint(repo, carried / name)
+    if "demo_cache" in block.text:
+        _checkpoint(repo, inventory.parent / "cache" / "demo" / "tiny-llama")  # as `make demo` leaves it there
+    path.write_text(block.text.replace("/srv/carried", str(carried)))
     if block.file == "hosts.yml":
         # Names of examples mean nothing here, and gateways want to know where replicas are.
         bare = sorted(set(_without_address(yaml.safe_load(block.text))))
         addresses = {name: {"ansible_host": f"192.0.2.{number}"} for number, name in enumerate(bare, 1)}
         (inventory / "addresses.yml").write_text(yaml.safe_dump({"all": {"hosts": addresses}}))
+
+
+def _checkpoint(repo: Path, where: Path) -> None:
+    """A small one, of the project's own tool."""
+    if not where.exists():
+        subprocess.run([sys.executable, str(repo / "tools" / "tiny_checkpoint.py"), str(where)], cwd=repo, check=True)
 
 
 def _without_address(groups: Any) -> Iterator[str]:
