@@ -55,6 +55,7 @@ def test_inventories_of_a_page_are_planned(page: Path, tmp_path: Path) -> None:
                 plan_rest()
                 shutil.rmtree(inventory, ignore_errors=True)
                 shutil.copytree(REPO / copied[1], inventory)
+                changed = False
             if not CHECK.match(command) or not (inventory / "hosts.yml").exists():
                 continue
             changed = False
