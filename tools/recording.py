@@ -5,7 +5,7 @@
     make demo 2>&1 | tee demo.log; tools/recording.py demo.log
 
 Lines are those of the log; what is left out is tasks that say nothing, and digests are cut. Whoever has asked for less
-movement, and whoever prints it, sees the whole at once. When lines came is worked out from the stages' times at the end.
+movement, and whoever prints it, sees the whole at once. When a line came is worked out from the stages' times.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ WIDTH, LINE, LEFT, TOP, COLUMNS = 880, 18, 18, 48, 104
 PLAYS_FOR = 12.0  # seconds that the whole takes in the picture
 # What is shown of the log, and in which colour class.
 SHOWN = (
-    (re.compile(r"^demo: (?!.*(try next|run it again))"), "say"),
+    (re.compile(r"^demo: (?!.*(try next|run it again|-\d+$))"), "say"),
     (re.compile(r"^root file system made|^localhost/\S+ sha256:.* built"), "dim"),
     (re.compile(r"^PLAY \["), "play"),
     (re.compile(r"^(host  system|demo  debian|batch  host  replica|-      demo  \S+-0|  +no engine of)"), "table"),
-    (re.compile(r"^(ok|--|FAIL)  (chat completion|\S+ early stop)"), "table"),
     (re.compile(r"^\w+ +: ok=\d+"), "good"),
     (re.compile(r"^  (you:|\S+: |usage:|streamed:)"), "chat"),
     (re.compile(r"^  [a-z.]+ +[\d.]+ s$"), "dim"),
@@ -43,9 +42,10 @@ BEGINS = {
     "chat": "demo: asking the gateway",
 }
 STYLE = """
-text { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace; fill: #d6deeb; white-space: pre }
-.say { fill: #8ecbff } .dim { fill: #a8b3c2 } .play { fill: #c3a6ff } .table { fill: #d6deeb }
-.good { fill: #9be27d; font-weight: bold } .chat { fill: #ffd479 } .title { fill: #a8b3c2 } .typed { fill: #ffffff; font-weight: bold }
+text { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace; fill: #d6deeb }
+text { white-space: pre }
+.say { fill: #8ecbff } .dim, .title { fill: #a8b3c2 } .play { fill: #c3a6ff } .table { fill: #d6deeb }
+.good { fill: #9be27d; font-weight: bold } .chat { fill: #ffd479 } .typed { fill: #ffffff; font-weight: bold }
 .line { opacity: 1 }
 @media (prefers-reduced-motion: no-preference) {
   .line { animation: come .01s linear both; }
@@ -70,7 +70,7 @@ def times(log: list[str]) -> dict[str, float]:
 
 
 def shown(log: list[str]) -> list[Line]:
-    """The lines of the picture, each with its time: stages begin one after the other, and lines are spread over a stage."""
+    """The lines of the picture, each with its time: stages follow one another, and lines are spread over a stage."""
     seconds = times(log)
     if not seconds:
         raise StageError("the log has no table of stages at its end; give one of a run of `make demo` that ended well.")
@@ -82,6 +82,7 @@ def shown(log: list[str]) -> list[Line]:
         if kind is None:
             continue
         text = re.sub(r" \*{3,}$", "", re.sub(r"sha256:[0-9a-f]{64}", "sha256:…", line.rstrip()))
+        text = " ".join(text.split()) if kind == "good" else text
         picked += [(part, kind, stage) for part in wrapped(text)]
     lines: list[Line] = []
     begun = 0.0
@@ -111,7 +112,7 @@ def picture(lines: list[Line], seconds: float) -> str:
     rows = [
         f'<text class="typed" x="{LEFT}" y="{TOP}">$ make demo</text>',
         *(
-            f'<text class="line {line.kind}" style="animation-delay:{line.at / seconds * PLAYS_FOR:.2f}s" '
+            f'<text class="line {line.kind}" style="animation-delay:{line.at / seconds * PLAYS_FOR:.2f}s"'
             f'x="{LEFT}" y="{TOP + LINE * number}">{escape(line.text, quote=False)}</text>'
             for number, line in enumerate(lines, 1)
         ),
@@ -120,8 +121,9 @@ def picture(lines: list[Line], seconds: float) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="t d">\n'
         f'<title id="t">make demo</title>\n<desc id="d">{escape(told)}</desc>\n<style>{STYLE}</style>\n'
         f'<rect width="{WIDTH}" height="{height}" rx="8" fill="#16202c"/>\n'
-        '<g fill="#4a5666"><circle cx="20" cy="18" r="5"/><circle cx="38" cy="18" r="5"/><circle cx="56" cy="18" r="5"/></g>\n'
-        f'<text class="title" x="{WIDTH - LEFT}" y="22" text-anchor="end">{seconds:.0f} s on a fresh machine, '
+        '<g fill="#4a5666"><circle cx="20" cy="18" r="5"/><circle cx="38" cy="18" r="5"/>'
+        '<circle cx="56" cy="18" r="5"/></g>\n'
+        f'<text class="title" x="{WIDTH - LEFT}" y="22" text-anchor="end">{seconds:.0f} s of stages, a fresh machine, '
         f"shown in {PLAYS_FOR:.0f}</text>\n" + "\n".join(rows) + "\n</svg>\n"
     )
 
