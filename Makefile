@@ -30,7 +30,7 @@ test: setup-hosts ## lint, unit and contract tests, molecule; exit 0 only if all
 test-quick: setup ## under five minutes, for daily work: linters and unit tests, without the slow ones of both
 	@.venv/bin/python tools/test.py quick
 
-lint: setup ## ruff, mypy, yamllint, ansible-lint, ansible-test sanity
+lint: setup ## ruff, mypy, yamllint, ansible-lint, ansible-test sanity, the site, Galaxy's importer
 	@.venv/bin/python tools/test.py lint
 
 unit: setup ## unit tests

@@ -112,7 +112,7 @@ def picture(lines: list[Line], seconds: float) -> str:
     rows = [
         f'<text class="typed" x="{LEFT}" y="{TOP}">$ make demo</text>',
         *(
-            f'<text class="line {line.kind}" style="animation-delay:{line.at / seconds * PLAYS_FOR:.2f}s"'
+            f'<text class="line {line.kind}" style="animation-delay:{line.at / seconds * PLAYS_FOR:.2f}s" '
             f'x="{LEFT}" y="{TOP + LINE * number}">{escape(line.text, quote=False)}</text>'
             for number, line in enumerate(lines, 1)
         ),

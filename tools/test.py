@@ -145,6 +145,7 @@ def lint_stages() -> list[Stage]:
         Stage("ansible-lint", [str(BIN / "ansible-lint"), "--offline", "-q"]),
         Stage("ansible-test sanity", [str(PYTHON), __file__, "sanity"]),
         Stage("site", [str(PYTHON), "tools/website.py", "--look"]),
+        Stage("galaxy", [str(PYTHON), "tools/release.py", "galaxy"]),
         *(
             Stage(f"{OTHER_CORE} {release}", [str(PYTHON), "tools/controllers.py", release])
             for release in controllers.others()
@@ -154,7 +155,7 @@ def lint_stages() -> list[Stage]:
 
 # a minute or more each, and about what CI and a review look at
 OTHER_CORE = "with ansible-core"
-SLOW_LINTERS = ("ansible-lint", "ansible-test sanity", "site", OTHER_CORE)
+SLOW_LINTERS = ("ansible-lint", "ansible-test sanity", "site", "galaxy", OTHER_CORE)
 
 
 def pytest_stage(name: str, *paths: str) -> Stage:

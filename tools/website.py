@@ -30,7 +30,7 @@ BUILD = REPO / ".cache" / "site"
 OUT = REPO / "site"
 COLLECTION = "trtllm.fleet"
 # One page of each kind.
-LOOKED_AT = ("index", "concepts", "plugins/trtllm_image_module", "playbooks", "search")
+LOOKED_AT = ("index", "by-hand", "tutorials/two-models", "troubleshooting", "plugins/trtllm_image_module", "search")
 # What stands outside of docs/, and how its page is called.
 NAMED = {
     "README.md": "index",

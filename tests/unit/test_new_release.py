@@ -25,8 +25,8 @@ EXAMPLES = [
     "roles/*", "plugins/filter/*.yml",
     # What an image holds and says, and what calls it by its tag.
     "images/*", "tools/demo.py", "tests/testbed/README.md", "tests/gpu/*", "tests/bench/*",
-    # Recorded.
-    "tests/data/*", "tests/contract/data/*",
+    # Recorded, and versions of other packages.
+    "tests/data/*", "tests/contract/data/*", "docs/pictures/*", "tools/site/requirements.txt",
 ]  # fmt: skip
 # What the last release calls the option, and the next one.
 OLD = next(iter(find_all(BUILD_TOOL, "max_num_tokens", RELEASES[LAST]))).name

@@ -73,7 +73,7 @@ def test_texts_are_found_wherever_they_are_put_together(
 
 
 # What begins like a variable of ours and is one of something else.
-OTHERS = {"history_llama3"}
+OTHERS = {"history_llama3", "history_template_llama3"}
 OURS = (
     "trtllm|triton|openai_gateway|gpu_driver|gpu_host|container_toolkit|podman|checkpoint|engine|kubernetes|slurm|rollout"
     "|preflight|rollback|prune|history|status|verify|model_repository|tokenizer|fleet"
