@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import fleet_table
+from ansible_collections.trtllm.fleet.plugins.module_utils._migrate import Wanted
+from ansible_collections.trtllm.fleet.plugins.module_utils._migrate import migration as planned_migration
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
     checkpoint_tokens,
     crossing_table,
@@ -18,6 +21,19 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._plan import (
     repository_inputs,
     results_by_name,
 )
+
+
+def migration(
+    plans: dict[str, Any], described: dict[str, Any], fleet: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """What is described of each host in a phase of a migration; or ``refused``, why there is none."""
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        serving = {host: described[host] for host, found in plans.items() if found["serves"]}
+        return {"refused": "", **planned_migration(plans, serving, fleet, Wanted(**given))}
+    except FleetError as error:
+        # Told by a task of its own, as descriptions are not shown.
+        return {"refused": str(error)}
 
 
 class FilterModule:
@@ -30,6 +46,7 @@ class FilterModule:
             "image_inputs": image_inputs,
             "results_by_name": results_by_name,
             "map_table": fleet_table,
+            "migration": migration,
             "plan_table": plan_table,
             "replica_inputs": replica_inputs,
             "repository_inputs": repository_inputs,

@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "_plan": {"_base", "_hub", "_release", "_repository", "_triton"},
     "_fleet": {"_base", "_checkpoint", "_gateway", "_triton"},
+    "_migrate": {"_base", "_release", "_plan"},
     "_kubernetes": {
         "_base",
         "_release",
