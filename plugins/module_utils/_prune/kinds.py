@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -30,12 +30,13 @@ from .._podman.image import repository
 from .._service.host import ServiceHost
 from .._triton.gang import GANGS_DIR, SECRET
 from .._triton.replica import PREFIX, SCRIPTS_DIR
+from .._triton.serve import CACHES
 from .named import records, text_of
 from .rule import Thing
 
 REPOSITORY, ENGINE, CONVERTED, CHECKPOINT = "repository", "engine", "converted checkpoint", "checkpoint"
 TOKENIZER, SCRIPTS, GATEWAY, IMAGE = "tokenizer", "scripts", "gateway configuration", "image"
-PACKED, GANG = "packed image", "secret of a replica"
+PACKED, GANG, CACHE = "packed image", "secret of a replica", "cache of a start"
 SHOWN = 12  # characters of a fingerprint
 SHORT = re.compile(r"[0-9a-f]{16}")  # what is named by the beginning of a digest
 IN_USE = "another run works on it"
@@ -134,6 +135,15 @@ def _scripts(ground: Ground) -> Iterator[Thing]:
     for path in _directories(ground.host.path(SCRIPTS_DIR)):
         if SHORT.fullmatch(path.name):
             yield _plain(SCRIPTS, path, f"{SCRIPTS_DIR}/{path.name}")
+
+
+def _caches(ground: Ground) -> Iterator[Thing]:
+    """What replicas compiled and tuned as they started. The unit that names one is written before it is made."""
+    for home in _directories(ground.at(CACHES)):
+        for path in _directories(home) if is_name(home.name) else ():
+            if FINGERPRINT.fullmatch(path.name):
+                made = _plain(CACHE, path, path.name)
+                yield replace(made, name=f"{home.name}/{path.name[:SHOWN]}")
 
 
 def _secrets(ground: Ground) -> Iterator[Thing]:
@@ -279,6 +289,7 @@ KINDS: Mapping[str, Kind] = {
     CHECKPOINT: Kind(_checkpoints, described=True),
     TOKENIZER: Kind(_tokenizers),
     SCRIPTS: Kind(_scripts),
+    CACHE: Kind(_caches),
     GANG: Kind(_secrets),
     GATEWAY: Kind(_gateway_files),
     IMAGE: Kind(_images),

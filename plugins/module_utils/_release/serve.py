@@ -17,7 +17,7 @@ from .._base.errors import FleetError, nearest
 from .limits import is_set
 from .options import QUANTIZATION
 from .releases import FLOW_SERVE, RELEASES, Release, flows, within
-from .serve_data import ENGINE_WAYS, FLAGS, INSTEAD, KEYS, PARAMETER_WAYS
+from .serve_data import CACHES, ENGINE_WAYS, FLAGS, INSTEAD, KEYS, PARAMETER_WAYS
 
 # The model of a repository whose parameters say how the engine is run.
 BACKEND_MODEL = "tensorrt_llm"
@@ -63,6 +63,11 @@ def has_key(release: Release, path: str) -> bool:
     """Whether *release* is known to take a key such as ``kv_cache_config.dtype``."""
     mapping, _dot, name = path.rpartition(".")
     return name in keys(release, mapping)
+
+
+def caches(release: Release) -> dict[str, str]:
+    """Variable of the environment -> where it points in the directory for what a start compiles and tunes."""
+    return {name: where for releases, name, where in _lines(CACHES) if within(release, releases)}
 
 
 def flags(release: Release) -> dict[str, bool]:

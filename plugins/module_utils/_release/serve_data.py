@@ -86,6 +86,18 @@ KEYS: dict[str, str] = {
 """,
 }
 
+# releases | variable of the environment | where in the directory for what a start compiles and tunes it points; @gpus@
+# becomes a number for the kind of GPU. All but the last two are of libraries that every image has; TensorRT-LLM's own
+# autotuner keeps what it measured since some release after 1.0. Who does not know a variable does as before.
+CACHES = """
+1.0.0-1.3.0 | CUDA_CACHE_PATH           | cuda
+1.0.0-1.3.0 | FLASHINFER_WORKSPACE_BASE | flashinfer
+1.0.0-1.3.0 | TORCHINDUCTOR_CACHE_DIR   | inductor
+1.0.0-1.3.0 | TRITON_CACHE_DIR          | triton
+1.0.0-1.3.0 | TRTLLM_DG_CACHE_DIR       | deep_gemm
+1.3.0       | TLLM_AUTOTUNER_CACHE_PATH | autotuner-@gpus@.json
+"""
+
 # option of an engine | key of the file | values that it takes, with what they become; any where none stand
 ENGINE_WAYS = """
 tp_size                  | tensor_parallel_size            |

@@ -197,8 +197,12 @@ def _serves(replica: Replica, release: str) -> dict[str, Any]:
     """The keys of a container that clients ask: the command, its probes, and how long it may take to stop."""
     if serve.is_served(replica):
         return {
-            "Environment": {**ENVIRONMENT, **(replica.get("environment") or {})},
-            "Exec": ["sh", f"{scripts_dir(replica)}/run.sh", *serve.command(replica)],
+            "Environment": {
+                **ENVIRONMENT,
+                **serve.environment(replica, release_of(release)),
+                **(replica.get("environment") or {}),
+            },
+            "Exec": ["sh", f"{scripts_dir(replica)}/{serve.RUN}", *serve.command(replica)],
             "Notify": "healthy",
             **probes(replica),
             "StopTimeout": int(replica["stop_timeout"]),
@@ -490,6 +494,7 @@ def service_section(name: str, replica: Replica) -> dict[str, Any]:
         "RestartSteps": 8,
         "RestartMaxDelaySec": 30,
         "TimeoutStopSec": 2 * stop + 30,
+        **(serve.prepare(replica) if serve.is_served(replica) else {}),
         "ExecStop": "-" + command_line(["/bin/sh", "-c", end]),
     }
     if replica.get("start_timeout") is not None:

@@ -9,23 +9,29 @@ of the directory that it is given.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._base.errors import FleetError
 from .._release.releases import FLOW_SERVE, Release, flow_of
-from .._release.serve import check_arguments
+from .._release.serve import caches, check_arguments
 from .._service.quadlet import PODMAN
 from . import gang
 
 MODE, API = FLOW_SERVE, "openai"
 PORTS = (("http_port", "HTTP"),)
-PROBE, STOP = "serve_probe.sh", "serve_stop.sh"
-SCRIPTS = ("run.sh", PROBE, STOP)
+RUN, PROBE, STOP = "serve_run.sh", "serve_probe.sh", "serve_stop.sh"
+SCRIPTS = ("run.sh", RUN, PROBE, STOP)
 # Where the checkpoint is in the container, below the name of the model.
 MODELS = "/models"
 LLM_ARGS = "llm_args.yaml"
+# Where what a start compiles and tunes is kept, below the root of the fleet, and in the container.
+CACHES, CACHE = "caches", "/cache"
+MADE_BY_US = re.compile(r"(?P<root>/.*)/repositories/[^/]+/(?P<fingerprint>[0-9a-f]{64})/?")
 
 Replica = Mapping[str, Any]
 
@@ -54,8 +60,35 @@ def place(replica: Replica) -> str:
 
 
 def volumes(replica: Replica) -> list[str]:
-    """The checkpoint, where its name is the model's."""
-    return [f"{posixpath.normpath(str(replica['checkpoint_dirs'][0]))}:{place(replica)}:ro,z"]
+    """The checkpoint, where its name is the model's, and what starts keep for the next."""
+    kept = cache_dir(replica)
+    checkpoint = f"{posixpath.normpath(str(replica['checkpoint_dirs'][0]))}:{place(replica)}:ro,z"
+    return [checkpoint, *([f"{kept}:{CACHE}:rw,z"] if kept else [])]
+
+
+def cache_dir(replica: Replica) -> str:
+    """The directory of the host for what a start compiles and tunes; empty where the repository is not one of ours.
+
+    One for each replica, as two would write at once, by all that such work follows from but the kind of GPU: what it is
+    served by and what it is told, which has the content of the checkpoint in it.
+    """
+    made = MADE_BY_US.fullmatch(str(replica["repository_dir"]))
+    if not made:
+        return ""
+    told = {"image": replica["image"], "told": made["fingerprint"], "gpus": len(replica.get("gpus") or [])}
+    key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return f"{made['root']}/{CACHES}/{replica['name']}/{key}"
+
+
+def environment(replica: Replica, release: Release) -> dict[str, str]:
+    """Where the libraries of the server keep what they compile and tune."""
+    return {name: f"{CACHE}/{where}" for name, where in caches(release).items()} if cache_dir(replica) else {}
+
+
+def prepare(replica: Replica) -> dict[str, str]:
+    """What systemd does before the start: a cache may be removed at any time."""
+    kept = cache_dir(replica)
+    return {"ExecStartPre": f"/bin/mkdir -p {kept}"} if kept else {}
 
 
 def command(replica: Replica) -> list[str]:

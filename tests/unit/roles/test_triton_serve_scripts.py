@@ -130,3 +130,22 @@ def test_an_end_is_told_to_the_first_process_and_the_probe(tmp_path: Path) -> No
         assert run.wait(20) == 0, "an end that was asked for is none of a failure, whatever the server ends with"
         os.killpg(stop.pid, signal.SIGKILL)
     assert (tmp_path / ".stopping").exists()
+
+
+@pytest.mark.parametrize("models", [[], ["NVIDIA H100"], ["NVIDIA H100", "NVIDIA H100"], ["NVIDIA H200"]])
+def test_what_was_tuned_is_kept_for_each_kind_of_gpu(tmp_path: Path, models: list[str]) -> None:
+    def kept(*gpus: str) -> str:
+        root = tmp_path / "-".join(gpus).replace(" ", "")
+        for number, gpu in enumerate(gpus):
+            place = root / "driver/nvidia/gpus" / str(number)
+            place.mkdir(parents=True)
+            (place / "information").write_text(f"Model: \t\t {gpu}\nIRQ:   \t\t {number}\n")
+        environment = {**os.environ, "proc": str(root), "TLLM_AUTOTUNER_CACHE_PATH": "/cache/autotuner-@gpus@.json"}
+        words = ["sh", str(SCRIPTS / "serve_run.sh"), "sh", "-c", "echo $TLLM_AUTOTUNER_CACHE_PATH $0", "a b"]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+        path, rest = done.stdout.split(maxsplit=1)
+        assert rest == "a b\n" and path.startswith("/cache/autotuner-") and path[17:-5].isdigit()
+        return path
+
+    reference = kept("NVIDIA H100", *["NVIDIA H100"] * 3)
+    assert (kept(*models) == reference) == (set(models) == {"NVIDIA H100"})

@@ -142,6 +142,18 @@ def test_the_last_releases_stay_with_all_that_they_need_and_the_others_go(bed: B
     assert {bed.prune(check=True)["changed"], bed.prune()["changed"]} == {False}
 
 
+def test_what_starts_compiled_goes_with_the_last_unit_that_names_it(bed: Bed) -> None:
+    bed.serve(1)
+    named, other = (bed.root_dir / "caches/m-0" / sha(number) for number in (401, 402))
+    for cache in (named, other):
+        (cache / "inductor").mkdir(parents=True)
+    (bed.root_dir / "caches/m-0/mine").mkdir()
+    unit = bed.path(QUADLET.format("triton-m-0"))
+    unit.write_text(unit.read_text() + f"Volume={ROOT}/caches/m-0/{sha(401)}:/cache:rw,z\n")
+    assert gone(bed.prune()) == [f"cache of a start m-0/{sha(402)[:12]}"]
+    assert named.is_dir() and not other.exists() and (bed.root_dir / "caches/m-0/mine").is_dir()
+
+
 def test_the_secret_of_a_replica_on_several_hosts_goes_once_no_release_names_it(bed: Bed) -> None:
     for number in (1, 2):
         directory = bed.path(f"/etc/trtllm/gangs/triton-m-{number}")

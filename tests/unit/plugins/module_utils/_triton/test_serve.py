@@ -24,7 +24,10 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._triton.serve import 
 from unit.fleet_fakes import description, model
 from unit.plugins.module_utils._triton.test_replica import SETTINGS, replica
 
-SCRIPTS = {name: name for name in ("run.sh", "probe.sh", "stop.py", "gang.py", "serve_probe.sh", "serve_stop.sh")}
+SCRIPTS = {
+    name: name
+    for name in ("run.sh", "probe.sh", "stop.py", "gang.py", "serve_run.sh", "serve_probe.sh", "serve_stop.sh")
+}
 OWN = {"release": "1.3.0", "image": {"name": "registry.example.com/release:1.3.0"}}
 
 
@@ -38,15 +41,49 @@ def test_the_container_runs_the_server_on_the_checkpoint_by_the_name_of_the_mode
     container = service["unit"]["Container"]
     scripts = container["Exec"][1].rpartition("/")[0]
     assert container["Exec"] == [
-        "sh", f"{scripts}/run.sh", "trtllm-serve", "serve", "/models/m", "--host=127.0.0.1", "--port=8000",
+        "sh", f"{scripts}/serve_run.sh", "trtllm-serve", "serve", "/models/m", "--host=127.0.0.1", "--port=8000",
         "--extra_llm_api_options=/var/lib/trtllm/repositories/codellama/1f/llm_args.yaml", "--log_level=debug",
     ]  # fmt: skip
     assert "/var/lib/trtllm/checkpoints/codellama:/models/m:ro,z" in container["Volume"]
     assert container["AddDevice"] == ["nvidia.com/gpu=0", "nvidia.com/gpu=1"]
-    assert sorted(service["files"]) == [f"{scripts}/{name}" for name in ("run.sh", "serve_probe.sh", "serve_stop.sh")]
+    assert sorted(service["files"]) == [
+        f"{scripts}/{name}" for name in ("run.sh", "serve_probe.sh", "serve_run.sh", "serve_stop.sh")
+    ]
     assert service["load_paths"] == ["/var/lib/trtllm/checkpoints/codellama"]
     assert service["name"] == "triton-m-0" and service["record"]["api"] == "openai"
     assert not re.search("triton", service["unit"]["Unit"]["Description"], re.I)
+
+
+OURS = f"/srv/llm/repositories/m/{'ab' * 32}"
+
+
+def test_what_a_start_compiles_is_kept_for_the_next_start_of_the_same() -> None:
+    unit = served(repository_dir=OURS)["unit"]
+    (cache,) = [volume for volume in unit["Container"]["Volume"] if ":/cache:" in volume]
+    host = cache.partition(":")[0]
+    assert re.fullmatch(r"/srv/llm/caches/m-0/[0-9a-f]{64}", host) and cache.endswith(":/cache:rw,z")
+    assert unit["Service"]["ExecStartPre"] == f"/bin/mkdir -p {host}"
+    environment = unit["Container"]["Environment"]
+    assert environment["TLLM_AUTOTUNER_CACHE_PATH"] == "/cache/autotuner-@gpus@.json"
+    assert environment["TORCHINDUCTOR_CACHE_DIR"] == "/cache/inductor"
+    same = served(repository_dir=OURS, http_port=8100)["unit"]["Container"]["Volume"]
+    assert cache in same, "what is compiled follows from none of the ports"
+    others = (
+        {"image": "localhost/other@sha256:1"},
+        {"repository_dir": OURS[:-2] + "00"},
+        {"gpus": [0, 1]},
+        {"name": "m-1"},
+    )
+    for other in others:
+        assert cache not in served(**{"repository_dir": OURS, **other})["unit"]["Container"]["Volume"]
+
+
+def test_only_what_a_release_reads_is_set_and_a_repository_of_others_has_no_cache() -> None:
+    older = served(repository_dir=OURS, release="1.0.0")["unit"]["Container"]["Environment"]
+    assert "TLLM_AUTOTUNER_CACHE_PATH" not in older and older["TRITON_CACHE_DIR"] == "/cache/triton"
+    unit = served()["unit"]
+    assert not any("/cache" in volume for volume in unit["Container"]["Volume"])
+    assert "ExecStartPre" not in unit["Service"] and "TRITON_CACHE_DIR" not in unit["Container"]["Environment"]
 
 
 def test_it_is_asked_for_a_token_and_has_time_for_what_is_in_flight() -> None:
