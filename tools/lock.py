@@ -16,9 +16,11 @@ from pathlib import Path
 from _stages import REPO, StageError, main_guard
 
 HEAD = "# Made by tools/lock.py of requirements.in: the same packages, with the sums of all their files.\n"
-# An image has one Python and names all its packages; the site names what it uses, and is made by any Python.
+# An image has one Python and names all its packages; the site and the benchmark's client name what they use, and are
+# made by any Python.
 IMAGES = ("images/*/requirements.in", ["--no-deps"])
 SITE = ("tools/site/requirements.in", ["--universal"])
+CLIENT = ("plugins/plugin_utils/benchmark/requirements.in", ["--universal"])
 
 
 def locked(source: Path, options: list[str]) -> str:
@@ -35,7 +37,7 @@ def locked(source: Path, options: list[str]) -> str:
 
 
 def main() -> int:
-    for pattern, options in (IMAGES, SITE):
+    for pattern, options in (IMAGES, SITE, CLIENT):
         for source in sorted(REPO.glob(pattern)):
             source.with_suffix(".txt").write_text(locked(source, options), encoding="utf-8")
             print(f"wrote {source.with_suffix('.txt').relative_to(REPO)}")
