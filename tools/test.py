@@ -331,17 +331,17 @@ def run(what: str, scenarios: list[str]) -> int:
     quick = pytest_stage("quick unit tests", "-m", "not slow", "tests/unit", "images")
     fast = [stage for stage in lint_stages() if not stage.name.startswith(SLOW_LINTERS)]
     slow = [stage for stage in lint_stages() if stage.name.startswith(SLOW_LINTERS)]
-    # Installed while images are made; the contract tests look at pages with it.
-    browser = Stage("browser", [str(PYTHON), "tools/browser.py", "setup"])
+    # Installed while images are made; the contract tests look at pages, and measure, with them.
+    clients = [Stage(name, [str(PYTHON), f"tools/{name}.py", "setup"]) for name in ("browser", "benchmark")]
     if what in ("all", "molecule"):
         demo.preflight()
     hosts = molecule_stages(scenarios or all_scenarios())
     reading, preparing, booting = {
-        "all": ([browser, *fast, contract, *slow, unit], preparations(), hosts),
+        "all": ([*clients, *fast, contract, *slow, unit], preparations(), hosts),
         "quick": ([*fast, quick], [], []),
         "lint": ([*fast, *slow], [], []),
         "unit": ([unit], [], []),
-        "contract": ([browser, contract], [], []),
+        "contract": ([*clients, contract], [], []),
         "molecule": ([], preparations(), hosts),
     }[what]
     if booting:

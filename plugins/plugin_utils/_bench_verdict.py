@@ -30,7 +30,7 @@ Values = dict[str, Any]
 
 def t_below(value: float, degrees: float) -> float:
     """How much of Student's distribution is below *value*, by Simpson's rule over the angle."""
-    angle, steps = math.atan(abs(value) / math.sqrt(degrees)), 400
+    angle, steps = math.atan(abs(value) / math.sqrt(degrees)), 100
     width = angle / steps
     inside = sum(
         (1 if step in (0, steps) else 4 if step % 2 else 2) * math.pow(math.cos(step * width), degrees - 1)
@@ -46,7 +46,7 @@ def t_quantile(share: float, degrees: float) -> float:
     low, high = 0.0, 1.0
     while t_below(high, degrees) < share and high < 1e6:
         high *= 2
-    for _step in range(60):
+    for _step in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if t_below(middle, degrees) < share else (low, middle)
     return (low + high) / 2

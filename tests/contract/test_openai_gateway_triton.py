@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import socket
 import time
@@ -17,6 +18,8 @@ import httpx
 import openai
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
+from ansible_collections.trtllm.fleet.plugins.plugin_utils import _bench, _bench_run, _venv
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._kept import Kept
 from contract.test_triton_cpu_live import DOCUMENTED, ITERATIONS, Server
 from contract.test_triton_cpu_live import room as room
 from openai_gateway_fakes import running
@@ -67,6 +70,37 @@ def served(request: pytest.FixtureRequest, room: Path, tmp_path_factory: pytest.
             yield Served(triton, url, entry)
     finally:
         triton.remove()
+
+
+@pytest.mark.skipif(
+    not _venv.made(_bench_run.NAME, _bench_run.REQUIREMENTS),
+    reason="the client of benchmark.yml is not installed (tools/benchmark.py setup does)",
+)
+@pytest.mark.parametrize("api", ["chat", "triton"])
+def test_a_benchmark_counts_what_the_server_gives(
+    served: Served, room: Path, api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The field's own client, with the tokenizer of the checkpoint, without a hub."""
+    if served.entry != "ensemble":
+        pytest.skip("one server is enough for it, and Triton streams each token by itself through its ensemble")
+    files = {}
+    for path in (room / "tiny").glob("*.json"):
+        if not path.name.endswith(".index.json"):
+            files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            assert Kept().put(files[path.name], path.read_bytes())
+    url = served.url if api == "chat" else f"http://127.0.0.1:{served.triton.http}"
+    target = _bench.Target(url, "tiny", api, key="sk-not-asked-for")
+    load = _bench.Load(concurrency=[2], lengths=[(24, 8)], requests=6, repeats=1, level={"time_to_first_token": 60_000})
+    said: list[str] = []
+    (point,) = _bench_run.run(target, load, files, said.append)
+    assert (point["requests"], point["errors"], point["good_share"]) == (6, 0, 1.0)
+    assert 0 < point["time_to_first_token_ms"]["p50"] <= point["request_latency_ms"]["p50"]
+    # 6 answers of 8 tokens each, as the client counts them
+    tokens = point["output_tokens_per_second"]["mean"] / point["requests_per_second"]["mean"]
+    assert 6 <= tokens <= 9
+    assert said == [
+        f"benchmark 1 of 1: 2 at once, 24 tokens in, 8 out: {point['output_tokens_per_second']['mean']:.1f} tokens/s"
+    ]
 
 
 def until(condition: Callable[[], bool]) -> None:
