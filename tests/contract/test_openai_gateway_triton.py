@@ -77,9 +77,7 @@ def served(request: pytest.FixtureRequest, room: Path, tmp_path_factory: pytest.
     reason="the client of benchmark.yml is not installed (tools/benchmark.py setup does)",
 )
 @pytest.mark.parametrize("api", ["chat", "triton"])
-def test_a_benchmark_counts_what_the_server_gives(
-    served: Served, room: Path, api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_benchmark_counts_what_the_server_gives(served: Served, room: Path, api: str) -> None:
     """The field's own client, with the tokenizer of the checkpoint, without a hub."""
     if served.entry != "ensemble":
         pytest.skip("one server is enough for it, and Triton streams each token by itself through its ensemble")

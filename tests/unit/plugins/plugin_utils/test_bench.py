@@ -122,13 +122,12 @@ def test_percentiles(percent: float, value: float) -> None:
     assert _bench.percentile([], percent) is None
 
 
-def test_records_without_a_latency_are_left_out(tmp_path: Path) -> None:
+def test_records_without_a_latency_and_those_that_warm_up_are_left_out(tmp_path: Path) -> None:
     """A request that failed has no time to its first token."""
-    lines = [
-        record(12.5),
-        {"metadata": {}, "error": {"message": "refused"}},
-        {"metrics": {"time_to_first_token": None}},
-    ]
+    warm, counted = ({"benchmark_phase": phase} for phase in ("warmup", "profiling"))
+    failed: list[dict[str, Any]] = [{"metadata": {}, "error": {"message": "refused"}}]
+    failed.append({"metrics": {"time_to_first_token": None}})
+    lines = [record(99, metadata=warm), record(12.5, metadata=counted), *failed]
     (tmp_path / "profile_export_aiperf.json").write_text(json.dumps({"request_throughput": {"avg": 3.5}}))
     (tmp_path / "profile_export.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     found = _bench_run.read(tmp_path)
