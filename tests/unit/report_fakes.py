@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
+
 NOW = 1_795_700_000.0  # 2026-11-26T13:33:20Z
 DIGEST = "4c5f0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7"
 IMAGE = f"registry.example.com/nvidia/tritonserver@sha256:{DIGEST}"
@@ -34,7 +36,7 @@ def facts(gpus: int = 4, used: int = 4) -> dict[str, Any]:
 def engine(model: str, fingerprint: str, **more: Any) -> dict[str, Any]:
     return {
         "name": model, "fingerprint": fingerprint, "engine_dir": f"/var/lib/trtllm/engines/{model}/{fingerprint}",
-        "size": 26_300_000_000, "release": "1.2.1", "world_size": 2, "built_at": "2026-11-20T10:00:00Z",
+        "size": 26_300_000_000, "release": LAST, "world_size": 2, "built_at": "2026-11-20T10:00:00Z",
         "made_from": {"options": OPTIONS}, "problems": [], **more,
     }  # fmt: skip
 
@@ -42,7 +44,7 @@ def engine(model: str, fingerprint: str, **more: Any) -> dict[str, Any]:
 def replica(model: str, number: int, fingerprint: str, gpus: list[str], **more: Any) -> dict[str, Any]:
     port = 8000 + 10 * number
     return {
-        "service": f"triton-{model}-{number}", "replica": f"{model}-{number}", "model": model, "release": "1.2.1",
+        "service": f"triton-{model}-{number}", "replica": f"{model}-{number}", "model": model, "release": LAST,
         "image": IMAGE, "repository": f"/var/lib/trtllm/repositories/{model}/9a1b",
         "engines": [f"/var/lib/trtllm/engines/{model}/{fingerprint}"], "fingerprints": [fingerprint], "gpus": gpus,
         "http_url": f"http://10.0.0.11:{port}", "metrics_url": f"http://10.0.0.11:{port + 2}", "api": "triton",
@@ -60,7 +62,7 @@ def planned(model: str, number: int, gpus: list[int]) -> dict[str, Any]:
 def plan(*replicas: dict[str, Any], **options: Any) -> dict[str, Any]:
     models = dict.fromkeys(replica["model"] for replica in replicas)
     return {
-        "release": "1.2.1", "serves": True, "root": "/var/lib/trtllm", "replicas": list(replicas),
+        "release": LAST, "serves": True, "root": "/var/lib/trtllm", "replicas": list(replicas),
         "engines": [{"name": model, "options": {**OPTIONS, **options}} for model in models],
     }  # fmt: skip
 

@@ -257,7 +257,7 @@ def test_a_run_is_compared_with_the_last_of_its_model_or_with_what_is_named(tmp_
 WANTED = {"model": "", "host": "", "target": "gateway", "url": "", "api": "chat", "root": "", "tokenizer": ""}
 GATEWAY = {"service": "openai-gateway", "url": "http://127.0.0.1:3000", "models": ["shown"], "names": {"m": "shown"},
            "config": "{address: 0.0.0.0, models: [{name: shown, urls: [http://x], tokenizer_dir: /t/m}]}"}  # fmt: skip
-REPLICA = {"model": "m", "replica": "m-0", "http_url": "http://127.0.0.1:8000", "api": "triton", "release": "1.2.1",
+REPLICA = {"model": "m", "replica": "m-0", "http_url": "http://127.0.0.1:8000", "api": "triton", "release": "r",
            "entry_models": ["tensorrt_llm_bls", "ensemble"], "fingerprints": ["f"], "image": "i"}  # fmt: skip
 FOUND = {"h1": {"replicas": [REPLICA], "gateways": []}, "h2": {"replicas": [], "gateways": [GATEWAY]}, "h3": None}
 
@@ -267,7 +267,7 @@ def test_the_first_gateway_that_has_the_model_is_asked_where_the_controller_reac
     assert chosen == {
         "host": "h2", "url": "http://10.0.0.2:3000", "name": "shown", "model": "m", "api": "chat", "entry_model": "",
         "tokenizer": "/t/m",
-        "about": {"kind": "gateway", "host": "h2", "release": "1.2.1", "fingerprints": ["f"], "image": "i"},
+        "about": {"kind": "gateway", "host": "h2", "release": "r", "fingerprints": ["f"], "image": "i"},
     }  # fmt: skip
     inside = {**FOUND, "h2": {"gateways": [{**GATEWAY, "config": GATEWAY["config"].replace("0.0.0.0", "127.0.0.1")}]}}
     assert _bench_target.choose(inside, {"h2": "10.0.0.2"}, WANTED)["url"] == "http://127.0.0.1:3000"  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.plugin_utils import _drift, _report_page, _svg
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._report import Fleet, of_fleet, report
 from unit import report_fakes as fakes
@@ -96,7 +97,7 @@ def test_all_that_is_amiss_is_said_the_worst_first() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"release": "1.2.0"}, "it serves release 1.2.0, and 1.2.1 is described"),
+        ({"release": "0.0.1"}, f"it serves release 0.0.1, and {LAST} is described"),
         ({"gpus": ["2"]}, "it has the GPUs 2, and 0, 1 are described"),
         ({"http_url": "http://10.0.0.11:9000"}, "it listens at http://10.0.0.11:9000, and "),
         ({"image": "other/image@sha256:00"}, "it runs other/image@sha256:00, and registry.example.com/nvidia/"),
