@@ -154,7 +154,7 @@ def earlier(directory: Path, against: str, model: str) -> dict[str, Any] | None:
     if not mine and against != LAST:
         known = ", ".join(sorted({str(run["label"]) for run in runs if run.get("label")})) or "none"
         raise FleetError(
-            f"benchmark_against is {against}, and {directory} has no run of {model} with this label ({known})."
+            f"benchmark_against is {against}, and {directory} has no run of {model} with this label; there are {known}."
         )
     return max(mine, key=lambda run: str(run["time"])) if mine else None
 
@@ -168,7 +168,7 @@ def _read(path: Path, quiet: bool = False) -> dict[str, Any] | None:
         pass
     if quiet:
         return None
-    raise FleetError(f"benchmark_against is {path}, which is no run of benchmark.yml.")
+    raise FleetError(f"benchmark_against is {path}, which is no run of benchmark.yml; give a JSON file that it kept.")
 
 
 def write(directory: Path, run: Mapping[str, Any]) -> Path:

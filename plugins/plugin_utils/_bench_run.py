@@ -96,10 +96,13 @@ def _once(
         raise FleetError(f"{NAME} had not ended after {limit} s and was ended; give fewer requests.") from None
     outcome = read(directory)
     if outcome is None:
-        raise FleetError(f"{NAME} measured nothing at {target.url} ({said(done.stdout + done.stderr, target.key)}).")
+        why = said(done.stdout + done.stderr, target.key)
+        raise FleetError(f"{NAME} measured nothing at {target.url} ({why}); see with verify.yml whether it serves.")
     if not outcome.latencies("request_latency_ms"):
         why = outcome.first_error() if outcome.errors() else "no request was answered in time"
-        raise FleetError(f"{target.url} answered none of the requests for {target.model}: {why}.")
+        raise FleetError(
+            f"{target.url} answered none of the requests for {target.model}: {why}; see what verify.yml says of it."
+        )
     return outcome
 
 

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +20,7 @@ import httpx
 import openai
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
-from ansible_collections.trtllm.fleet.plugins.plugin_utils import _bench, _bench_run, _venv
-from ansible_collections.trtllm.fleet.plugins.plugin_utils._kept import Kept
+from ansible_collections.trtllm.fleet.plugins.plugin_utils import _bench_run, _venv
 from contract.test_triton_cpu_live import DOCUMENTED, ITERATIONS, Server
 from contract.test_triton_cpu_live import room as room
 from openai_gateway_fakes import running
@@ -77,28 +78,41 @@ def served(request: pytest.FixtureRequest, room: Path, tmp_path_factory: pytest.
     reason="the client of benchmark.yml is not installed (tools/benchmark.py setup does)",
 )
 @pytest.mark.parametrize("api", ["chat", "triton"])
-def test_a_benchmark_counts_what_the_server_gives(served: Served, room: Path, api: str) -> None:
+def test_a_benchmark_counts_what_the_server_gives(
+    served: Served, room: Path, api: str, repo_dir: Path, tmp_path: Path
+) -> None:
     """The field's own client, with the tokenizer of the checkpoint, without a hub."""
     if served.entry != "ensemble":
         pytest.skip("one server is enough for it, and Triton streams each token by itself through its ensemble")
-    files = {}
-    for path in (room / "tiny").glob("*.json"):
-        if not path.name.endswith(".index.json"):
-            files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-            assert Kept().put(files[path.name], path.read_bytes())
     url = served.url if api == "chat" else f"http://127.0.0.1:{served.triton.http}"
-    target = _bench.Target(url, "tiny", api, key="sk-not-asked-for")
-    load = _bench.Load(concurrency=[2], lengths=[(24, 8)], requests=6, repeats=1, level={"time_to_first_token": 60_000})
-    said: list[str] = []
-    (point,) = _bench_run.run(target, load, files, said.append)
+    asked = {
+        "url": url, "model": "tiny", "api": api, "key": "sk-not-asked-for", "tokenizer": "{{ tokens.files }}",
+        "concurrency": [2], "lengths": [{"input": 24, "output": 8}], "requests": 6, "repeats": 1, "label": "one",
+        "service_level": {"time_to_first_token": 60_000}, "directory": str(tmp_path / "runs"),
+    }  # fmt: skip
+    tasks = [
+        {"trtllm.fleet.trtllm_tokenizer_fetch": {"path": str(room / "tiny")}, "register": "tokens"},
+        {"trtllm.fleet.fleet_benchmark": asked},
+    ]
+    play = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]
+    (tmp_path / "play.yml").write_text(json.dumps(play))
+    argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", str(tmp_path / "play.yml")]
+    environ = {**os.environ, "ANSIBLE_CONFIG": str(repo_dir / "ansible.cfg")}
+    done = subprocess.run(
+        [*argv, "-e", f"ansible_python_interpreter={sys.executable}"],
+        cwd=repo_dir, env=environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "sk-not-asked-for" not in done.stdout + done.stderr, done.stdout + done.stderr
+    (kept,) = (tmp_path / "runs").glob("*.json")
+    run = json.loads(kept.read_text())
+    (point,) = run["points"]
     assert (point["requests"], point["errors"], point["good_share"]) == (6, 0, 1.0)
     assert 0 < point["time_to_first_token_ms"]["p50"] <= point["request_latency_ms"]["p50"]
     # 6 answers of 8 tokens each, as the client counts them
-    tokens = point["output_tokens_per_second"]["mean"] / point["requests_per_second"]["mean"]
-    assert 6 <= tokens <= 9
-    assert said == [
-        f"benchmark 1 of 1: 2 at once, 24 tokens in, 8 out: {point['output_tokens_per_second']['mean']:.1f} tokens/s"
-    ]
+    assert 6 <= point["output_tokens_per_second"]["mean"] / point["requests_per_second"]["mean"] <= 9
+    assert (run["label"], run["verdict"], run["target"]["tunnel"]) == ("one", None, False)
+    assert kept.with_suffix(".csv").read_text().count("\n") == 2
+    assert "benchmark 1 of 1: 2 at once, 24 tokens in, 8 out: " in done.stdout
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -27,6 +27,7 @@ EXAMPLES = [
     "images/*", "tools/demo.py", "tests/testbed/README.md", "tests/gpu/*", "tests/bench/*",
     # Recorded, and versions of other packages.
     "tests/data/*", "tests/contract/data/*", "docs/pictures/*", "tools/site/requirements.txt",
+    "plugins/plugin_utils/benchmark/requirements.txt",
 ]  # fmt: skip
 # What the last release calls the option, and the next one.
 OLD = next(iter(find_all(BUILD_TOOL, "max_num_tokens", RELEASES[LAST]))).name

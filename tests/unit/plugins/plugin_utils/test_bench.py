@@ -248,7 +248,7 @@ def test_a_run_is_compared_with_the_last_of_its_model_or_with_what_is_named(tmp_
     assert [one and one["label"] for one in found.values()] == ["b", "a", None]
     assert action.earlier(tmp_path, str(tmp_path / "20261101T100000Z-m.json"), "m")["label"] == "a"  # type: ignore[index]
     assert action.earlier(tmp_path / "empty", "last", "m") is None
-    with pytest.raises(FleetError, match=r"has no run of m with this label \(a, b, other\)"):
+    with pytest.raises(FleetError, match=r"has no run of m with this label; there are a, b, other"):
         action.earlier(tmp_path, "c", "m")
     with pytest.raises(FleetError, match="which is no run of benchmark.yml"):
         action.earlier(tmp_path, str(tmp_path / "broken.json"), "m")
