@@ -43,7 +43,8 @@ class Images:
         except (OSError, ValueError):
             known = None
         found = known if isinstance(known, dict) else {}
-        return {part: dict(found.get(part) or {}) for part in PARTS}
+        parts = {part: found.get(part) for part in PARTS}
+        return {part: dict(held) if isinstance(held, dict) else {} for part, held in parts.items()}
 
     def _learn(self, part: str, key: str, value: str) -> None:
         known = self._known()

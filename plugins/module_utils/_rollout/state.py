@@ -56,9 +56,9 @@ class RolloutState:
         """Who works on this host: id, owner, controller, process, since, until (unix time); None where nobody does."""
         try:
             found = json.loads(self._lock_file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None
-        return found if isinstance(found, dict) and float(found.get("until", 0)) > self._now else None
+            return found if float(found.get("until", 0)) > self._now else None
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
+            return None  # one that is damaged holds nobody off
 
     def acquire(
         self, wanted: Mapping[str, Any], lease: int, take_over: Sequence[str] = (), check: bool = False

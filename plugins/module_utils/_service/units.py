@@ -22,10 +22,10 @@ def unit_files(host: ServiceHost, name: str) -> dict[str, str]:
     for directory, suffix in PLACES:
         path = f"{directory}/{name}{suffix}"
         with contextlib.suppress(FileNotFoundError):
-            found[path] = host.path(path).read_text()
+            found[path] = host.path(path).read_text(errors="replace")
     with contextlib.suppress(FileNotFoundError):
         path = quadlet.socket_path(name)
-        found[path] = host.path(path).read_text()
+        found[path] = host.path(path).read_text(errors="replace")
     return found
 
 
@@ -59,7 +59,7 @@ def own_units(host: ServiceHost, prefix: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for directory, suffix in PLACES:
         for path in sorted(host.path(directory).glob(f"{prefix}*{suffix}")):
-            text = path.read_text()
+            text = path.read_text(errors="replace")
             if text.startswith(quadlet.HEADER):
                 found[path.name.removesuffix(suffix)] = text
     return found

@@ -154,7 +154,7 @@ class Firewall:
 
     def _read(self, name: str) -> str:
         try:
-            return self._path(name).read_text(encoding="utf-8")
+            return self._path(name).read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return ""
 

@@ -189,7 +189,7 @@ def keep_secret(directory: Path, given: Optional[str], check: bool = False) -> t
     path = directory / SECRET
     try:
         found = path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, UnicodeDecodeError):
         found = ""
     wanted = found if given is None else given
     if wanted and wanted == found:

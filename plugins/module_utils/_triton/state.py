@@ -9,12 +9,12 @@ What a replica is (model, release, ports) comes from the release record's line a
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import time
 from pathlib import PurePosixPath
 from typing import Any, Optional
 
+from .._base.files import read_object
 from .._base.tables import columns
 from .._host import nvidia_smi, yaml
 from .._host.system import System
@@ -60,11 +60,10 @@ def gathered_logits(host: ServiceHost, engine: Optional[str]) -> Optional[list[s
     """Which logits an engine gathers, as its config.json says; None where that cannot be read."""
     if engine is None:
         return None
-    try:
-        config = json.loads(host.path(engine).joinpath("config.json").read_text())
-    except (OSError, ValueError):
-        return None
+    config = read_object(host.path(engine) / "config.json")
     built = config.get("build_config") or config.get("builder_config") or {}
+    if not config or not isinstance(built, dict):
+        return None
     return [name for name, option in GATHERS.items() if built.get(option)]
 
 
