@@ -255,6 +255,7 @@ def recorded_reboot(system: System) -> dict[str, Any]:
         noted = json.loads(system.text(REBOOT_FACT) or "{}")
     except ValueError:
         noted = {}
+    noted = noted if isinstance(noted, dict) else {}
     boot_id = system.text("/proc/sys/kernel/random/boot_id") or ""
     due = bool(noted.get("reboot_required")) and noted.get("boot_id") == boot_id
     return {"noted": system.exists(REBOOT_FACT), "reasons": list(noted.get("reasons", [])) if due else []}

@@ -65,8 +65,14 @@ def _load(system: System, path: str, problems: list[dict[str, str]]) -> Optional
     return spec
 
 
+def _each(owner: Any, key: str) -> list[dict[str, Any]]:
+    """The objects below a key; what is none of that, as in a file that somebody has altered, is passed over."""
+    found = owner.get(key) if isinstance(owner, dict) else None
+    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+
+
 def _devices(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    return [device for device in spec.get("devices") or [] if isinstance(device, dict)]
+    return _each(spec, "devices")
 
 
 def _edits(spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -80,13 +86,12 @@ def _facts(spec: dict[str, Any]) -> dict[str, Any]:
     names = [str(device["name"]) for device in _devices(spec) if "name" in device]
     driver = None
     for edit in _edits(spec):
-        for mount in edit.get("mounts") or []:
+        for mount in _each(edit, "mounts"):
             match = _DRIVER_FILE.search(str(mount.get("hostPath", "")))
             driver = match.group(1) if match else driver
     nodes = {
         f"{spec['kind']}={device['name']}": [
-            str(node.get("hostPath") or node.get("path"))
-            for node in (device.get("containerEdits") or {}).get("deviceNodes") or []
+            str(node.get("hostPath") or node.get("path")) for node in _each(device.get("containerEdits"), "deviceNodes")
         ]
         for device in _devices(spec)
         if "name" in device
@@ -99,7 +104,7 @@ def _stale(system: System, path: str, spec: dict[str, Any]) -> list[dict[str, st
     """Compare declared device nodes, mounted files and the programs of hooks with the live ones; each is told once."""
     problems: dict[str, dict[str, str]] = {}
     for edit in _edits(spec):
-        for node in edit.get("deviceNodes") or []:
+        for node in _each(edit, "deviceNodes"):
             where = str(node.get("hostPath") or node.get("path"))
             live = system.device_number(system.path(where))
             if live is None:
@@ -109,11 +114,11 @@ def _stale(system: System, path: str, spec: dict[str, Any]) -> list[dict[str, st
                 said = f"{node['major']}:{node.get('minor', live[1])}"
                 message = f"{path} declares {where} as device {said}, but it is {live[0]}:{live[1]}"
                 problems[where] = _problem("stale_device", path, message)
-        for mount in edit.get("mounts") or []:
+        for mount in _each(edit, "mounts"):
             where = str(mount.get("hostPath"))
             if not system.exists(where):
                 problems[where] = _problem("stale_file", path, f"{path} mounts {where}, which does not exist")
-        for hook in edit.get("hooks") or []:
+        for hook in _each(edit, "hooks"):
             where = str(hook.get("path"))
             if not system.exists(where):
                 problems[where] = _problem("stale_file", path, f"{path} runs {where}, which does not exist")

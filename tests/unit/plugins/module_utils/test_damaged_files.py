@@ -12,6 +12,8 @@ import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.artifact_store import ArtifactStore
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.files import read_object
 from ansible_collections.trtllm.fleet.plugins.module_utils._engine.job import Job
+from ansible_collections.trtllm.fleet.plugins.module_utils._host import facts
+from ansible_collections.trtllm.fleet.plugins.module_utils._host.base import REBOOT_FACT
 from ansible_collections.trtllm.fleet.plugins.module_utils._hub.request import read_record
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.image_ids import Images
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.state import RolloutState
@@ -21,6 +23,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._service.units import
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.firewall import RULES_FILE, Firewall
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gang import SECRET, keep_secret
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.state import gathered_logits
+from fake_host import FakeHost, row
 
 DAMAGES = {
     "emptied": b"",
@@ -69,6 +72,28 @@ READERS: dict[str, tuple[str, Reader]] = {
     "record of a download": ("m.source.json", lambda root: read_record(root / "m.source.json")),
     "any object": ("o.json", lambda root: read_object(root / "o.json")),
 }
+
+
+OF_THE_SYSTEM = (
+    "/etc/cdi/nvidia.yaml", REBOOT_FACT, "/proc/driver/nvidia/version", "/etc/os-release",
+    "/sys/bus/pci/devices/0000:01:00.0/class", "/etc/dnf/plugins/versionlock.list", "/etc/apt/sources.list.d/a.sources",
+)  # fmt: skip
+CDI = {
+    **DAMAGES,
+    "of odd devices": b'{"kind": "nvidia.com/gpu", "devices": [1, {"name": 2}, null], "containerEdits": []}',
+    "of odd nodes": b'{"kind": "nvidia.com/gpu", "devices": [{"name": "0", "containerEdits": {"deviceNodes": [5]}}]}',
+    "of odd mounts": b'{"kind": "nvidia.com/gpu", "containerEdits": {"mounts": 1, "hooks": [2], "deviceNodes": {}}}',
+}
+
+
+@pytest.mark.parametrize("damage", CDI)
+@pytest.mark.parametrize("name", OF_THE_SYSTEM)
+def test_a_host_with_a_damaged_file_can_be_looked_at(tmp_path: Path, name: str, damage: str) -> None:
+    host = FakeHost(tmp_path, "rocky-9" if "dnf" in name else "debian-13").gpu(driver="nvidia").driver().smi(row())
+    path = tmp_path / name.lstrip("/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(CDI[damage])
+    facts.gather(host.system)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
