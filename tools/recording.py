@@ -49,7 +49,7 @@ text { white-space: pre }
 .line { opacity: 1 }
 @media (prefers-reduced-motion: no-preference) {
   .line { animation: come .01s linear both; }
-  @keyframes come { from { opacity: 0 } to { opacity: 1 } }
+  @keyframes come { from { opacity: .3 } to { opacity: 1 } }
 }
 @media print { .line { animation: none } }
 """
