@@ -68,9 +68,12 @@ class Block:
                 elif line.strip():
                     printed.append(line)
         elif self.language in ("sh", "bash"):
+            said: dict[str, str] = {}  # what a block says once, in a variable of the shell
             for line in re.sub(r"\\\n\s*", "", self.text).splitlines():
-                if line.strip() and not line.startswith(("#", " ", "  ")):
-                    yield line, []
+                if given := re.match(r"^(\w+)=(\S+|\"[^\"]*\")$", line):
+                    said[given[1]] = given[2].strip('"')
+                elif line.strip() and not line.startswith(("#", " ")):
+                    yield re.sub(r"^\$(\w+)", lambda found: said.get(found[1], found[0]), line), []
 
 
 def blocks(path: Path, root: Path) -> list[Block]:
