@@ -7,7 +7,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export MOLECULE_GLOB := molecule/*/molecule.yml
 unexport ANSIBLE_INVENTORY ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH
 
-.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution bench-checkpoint bench-fleet bench-scale images sbom docs site changelog build clean
+.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution bench-checkpoint bench-fleet bench-scale images sbom docs site changelog build clean bench-gang
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ bench-checkpoint: setup-hosts ## a checkpoint from the controller to one host an
 
 bench-fleet: setup-hosts ## a change rolled through test hosts: seconds, answers a second meanwhile, bytes that the builder sent
 	@.venv/bin/python tests/bench/bench_fleet.py
+
+bench-gang: setup-hosts ## a replica on two hosts against the same ranks on one: start, stop, and repair by blow
+	@.venv/bin/python tests/bench/bench_gang.py
 
 bench-scale: setup-hosts ## what a run without changes costs the controller, for real hosts and for replayed ones
 	@.venv/bin/python tests/bench/bench_scale.py

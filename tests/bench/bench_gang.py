@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What it costs that the ranks of a replica are on two hosts: a table, and JSON with --json.
+
+    tests/bench/bench_gang.py [--rounds 5] [--blow BLOW ...] [--json FILE] [--keep]
+
+Three test hosts are brought up and deployed: a replica with one rank on each of two hosts, and one with the same two
+ranks on the third. Each round stops and starts both, in turn: seconds until `systemctl stop` is back, and from
+`systemctl start` to the first token. Then the first is struck as in molecule/multinode (molecule/shared/blows.py):
+seconds until the blow is noticed, and until clients have a token again.
+
+All hosts share the cores of this machine: what is told of seconds is what such a machine does, and only the columns of
+one run compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+
+REPO = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(REPO / "tools"), str(REPO / "molecule" / "shared"), str(Path(__file__).resolve().parent)]
+
+import demo
+from _stages import StageError, Stages, main_guard
+from bench_distribution import Row, table
+from blows import BLOWS, PATIENCE, Replica, since
+
+HOSTS = {"bgg1": "10.200.0.229", "bgg2": "10.200.0.230", "bgg3": "10.200.0.231"}
+SPREAD, TOGETHER = ("bgg1", "bgg2"), ("bgg3",)
+UNIT = f"triton-{demo.MODEL}-0"
+
+
+def variables(nodes: tuple[str, ...]) -> dict[str, object]:
+    """The same engine of two ranks, on those hosts."""
+    replica: dict[str, object] = {"nodes": list(nodes), "gpus": [0]} if len(nodes) > 1 else {"gpus": [0, 1]}
+    model = {
+        "name": demo.MODEL,
+        "checkpoint": {"source": "path", "path": "{{ demo_cache }}/demo/tiny-llama"},
+        "engine": {"dtype": "float32", "tp_size": 2, "max_batch_size": 8, "max_input_len": 256, "max_seq_len": 512},
+        "serving": {"replicas": [replica]},
+    }
+    return {"trtllm_models": [model], "trtllm_triton_address": "{{ ansible_host }}", "trtllm_gateway": False}
+
+
+class Bench:
+    """The hosts, and both replicas."""
+
+    def __init__(self, stages: Stages, scratch: Path) -> None:
+        self.stages, self.scratch = stages, scratch
+        self.spread, self.together = (
+            Replica(str(demo.TESTBED), f"http://{HOSTS[nodes[0]]}:8000", UNIT, nodes) for nodes in (SPREAD, TOGETHER)
+        )
+
+    def up(self) -> None:
+        """Boot the hosts and deploy both replicas."""
+        names = [f"{name}={address}" for name, address in HOSTS.items()]
+        self.stages.run("hosts", [demo.TESTBED, "up", *names], f"booting {len(HOSTS)} test hosts")
+        inventory = self.scratch / "inventory"
+        inventory.mkdir()
+        groups = {
+            f"bench_{nodes[0]}": {
+                "hosts": {name: {"ansible_host": HOSTS[name]} for name in nodes}, "vars": variables(nodes)
+            }
+            for nodes in (SPREAD, TOGETHER)
+        }  # fmt: skip
+        described = {"all": {"children": {"gpu_hosts": {"children": groups}}}}
+        (inventory / "hosts.yml").write_text(json.dumps(described), encoding="utf-8")
+        (inventory / "group_vars").symlink_to(REPO / "inventories" / "demo" / "group_vars")
+        argv = ["ansible-playbook", "-i", str(inventory), "playbooks/site.yml"]
+        argv += ["-e", json.dumps({"rollout_journal": str(self.scratch / "rollouts.jsonl")})]
+        self.stages.run("site.yml", argv, "deploying both replicas")
+
+    def down(self) -> None:
+        """Remove the hosts."""
+        self.stages.run("hosts", [demo.TESTBED, "down", *HOSTS], "removing the test hosts")
+
+    def stop(self, replica: Replica) -> float:
+        """Stop it on its leader: the seconds. Raises StageError where ranks are left."""
+        begun = time.monotonic()
+        replica.on(replica.nodes[0], f"systemctl stop {replica.unit}")
+        seconds = time.monotonic() - begun
+        if since(begun, lambda: not replica.ranks(), PATIENCE) is None:
+            left = ", ".join(sorted({node for node, _pid in replica.ranks()}))
+            raise StageError(f"{left} still have ranks {PATIENCE} s after {replica.unit} was stopped.")
+        return seconds
+
+    def start(self, replica: Replica) -> float:
+        """Seconds from its start on the leader to a token. Raises StageError where none comes."""
+        begun = time.monotonic()
+        replica.on(replica.nodes[0], f"systemctl start --no-block {replica.unit}")
+        seconds = since(begun, replica.answers, PATIENCE)
+        if seconds is None:
+            raise StageError(
+                f"{replica.unit} on {', '.join(replica.nodes)} gives no token {PATIENCE} s after its start."
+            )
+        return seconds
+
+
+def compared(name: str, spread: list[float], together: list[float]) -> Row:
+    """One row: medians, and their ratio."""
+    two, one = median(spread), median(together)
+    return Row(
+        f"{name}, two hosts", f"{two:.1f} s ({min(spread):.1f} to {max(spread):.1f})",
+        f"one host: {one:.1f} s ({min(together):.1f} to {max(together):.1f})", two / one,
+    )  # fmt: skip
+
+
+def measured(bench: Bench, rounds: int, blows: list[str]) -> list[Row]:
+    """Starts and stops of both, in turn, and what follows each blow."""
+    stops: dict[Replica, list[float]] = {bench.spread: [], bench.together: []}
+    starts: dict[Replica, list[float]] = {bench.spread: [], bench.together: []}
+    for number in range(rounds):
+        bench.stages.say(f"round {number + 1} of {rounds}")
+        for replica in (bench.spread, bench.together):
+            stops[replica].append(bench.stop(replica))
+        for replica in (bench.spread, bench.together):
+            starts[replica].append(bench.start(replica))
+    rows = [
+        compared("start to first token", starts[bench.spread], starts[bench.together]),
+        compared("stop", stops[bench.spread], stops[bench.together]),
+    ]
+    for blow in blows:
+        bench.stages.say(blow)
+        found = bench.spread.strike(blow)
+        if found["repaired"] is None or found["left"]:
+            raise StageError(f"{blow}: not repaired within {PATIENCE} s, or ranks were left: {found}.")
+        rows.append(Row(blow, f"noticed after {found['noticed']} s", f"a token after {found['repaired']} s"))
+    return rows
+
+
+def run(arguments: argparse.Namespace) -> int:
+    stages = Stages("bench")
+    demo.preflight()
+    demo.testbed(stages)
+    demo.images(stages)
+    demo.checkpoint(stages)
+    os.environ.update(ANSIBLE_NOCOLOR="1", ANSIBLE_FORCE_COLOR="0")
+    with tempfile.TemporaryDirectory(prefix="bench-gang-") as scratch:
+        bench = Bench(stages, Path(scratch))
+        try:
+            bench.up()
+            rows = measured(bench, arguments.rounds, arguments.blow)
+        finally:
+            if not arguments.keep:
+                bench.down()
+    print(table(rows))
+    if arguments.json:
+        facts = {"cores": len(os.sched_getaffinity(0)), "rows": [asdict(row) for row in rows]}
+        arguments.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="starts of each replica")
+    parser.add_argument("--blow", action="append", choices=list(BLOWS), help="one of molecule/shared/blows.py; all")
+    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    parser.add_argument("--keep", action="store_true", help="leave the hosts for a look")
+    arguments = parser.parse_args()
+    arguments.blow = arguments.blow or list(BLOWS)
+    if arguments.rounds < 1:
+        parser.error(f"--rounds is {arguments.rounds}; it takes 1 or more.")
+    return main_guard("bench", lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
