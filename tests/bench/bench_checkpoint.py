@@ -10,7 +10,8 @@ there is: the same bytes by `cat` through ssh. For each: seconds, seconds of the
 hosts are on it, and what else runs counts too), how often the controller's processes read each byte of the checkpoint
 from the disk, whose page cache has none of it when they begin, and the largest process of the controller. Then the
 role once more with every sender held to --rate, such that the cores, which all hosts share, are not the limit: what of
-that rate it reaches, and how much longer four hosts take than one. With --alone nothing else is measured.
+that rate it reaches, and how much longer four hosts take than one. With --alone the role and `cat` alone are measured,
+and only to one host where nothing holds them back.
 
 Needs about (--hosts + 2) times --size of disk. rsync is installed on the hosts; where the controller has none, it is
 left out and named.
@@ -207,21 +208,21 @@ def measure(bench: Bench, size: int, rate: int, alone: bool) -> list[Row]:
     total = checkpoint(bench.source, size)
     names = list(bench.hosts)
     role = bench.play("role")
-    if alone:
-        bench.measured(role, names[:1])
-        return throttled(bench, total, rate, bench.measured(role, names[:1], again=True))
-    one, many = bench.measured(role, names[:1]), bench.measured(role, names)
-    nothing = bench.measured(role, names, again=True)
+    one = bench.measured(role, names[:1])
+    many = one if alone else bench.measured(role, names)
+    nothing = bench.measured(role, names[:1] if alone else names, again=True)
     least = bench.measured(bench.cat, names[:1])
     rows = [
         Row("role checkpoint, verified, one host", one.words(total), f"{total / MB:.0f} MiB"),
-        Row(f"  {len(names)} hosts", many.words(total), "one host", many.seconds / one.seconds),
+        *([] if alone else [Row(f"  {len(names)} hosts", many.words(total), "one host", many.seconds / one.seconds)]),
         Row("  again, nothing to do", nothing.words(total)),
         Row("  of what ssh can send", f"{total / MB / one.seconds:.0f} MiB/s",
             f"cat through ssh, one host: {least.words(total)}", least.seconds / one.seconds, ">= 0.95",
             least.seconds / one.seconds >= 0.95),
     ]  # fmt: skip
-    ways: dict[str, Way] = {"ansible.builtin.copy": bench.play("copy"), "scp": bench.scp, "rsync over ssh": bench.rsync}
+    ways: dict[str, Way] = (
+        {} if alone else {"ansible.builtin.copy": bench.play("copy"), "scp": bench.scp, "rsync over ssh": bench.rsync}
+    )
     for name, way in ways.items():
         if way == bench.rsync and not bench.has_rsync:
             rows.append(Row(name, "left out: the controller has no rsync"))
@@ -257,7 +258,7 @@ def throttled(bench: Bench, total: int, rate: int, nothing: Cost) -> list[Row]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--alone", action="store_true", help="measure nothing but the role, held to --rate")
+    parser.add_argument("--alone", action="store_true", help="leave out copy, scp and rsync")
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="where the checkpoint is made (a real disk)")
     parser.add_argument("--hosts", type=int, default=4, help="test hosts")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
