@@ -22,6 +22,7 @@ extends_documentation_fragment:
   - trtllm.fleet.attributes
   - trtllm.fleet.attributes.actiongroup_fleet
   - trtllm.fleet.root
+  - trtllm.fleet.registry
 attributes:
   check_mode:
     support: full
@@ -60,57 +61,6 @@ options:
       - The digest to pull where this host has the image by no other, as other hosts have resolved the tag.
     type: str
     default: ""
-  tls_verify:
-    description:
-      - Whether the registry's certificate is verified. V(false) also allows a registry without TLS.
-    type: bool
-    default: true
-  authfile:
-    description:
-      - A file of the host with the registry's credentials, as C(podman login --authfile) writes it.
-    type: path
-  username:
-    description:
-      - Who asks the registry. At NGC this is V($oauthtoken).
-    type: str
-    default: ""
-  password:
-    description:
-      - The password or key. It stands in no command line, log or unit; podman reads it from a file of mode 0600 in
-        memory, which is removed when podman has ended.
-    type: str
-    default: ""
-  mirrors:
-    description:
-      - Places that C(registries.conf) names for the registry of O(name), so that the digest of a tag is asked there
-        first.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      location:
-        description: What stands in place of the registry, with a path where there is one.
-        type: str
-        required: true
-      insecure:
-        description: Whether it has no TLS, or a certificate that is not trusted.
-        type: bool
-        default: false
-  proxy:
-    description:
-      - Proxies for podman, as V(http_proxy), V(https_proxy) and V(no_proxy). A build has them too.
-    type: dict
-    default: {}
-  retries:
-    description:
-      - How often a pull or push is tried again where that may help. A refusal of the registry is final.
-    type: int
-    default: 5
-  retry_delay:
-    description:
-      - Seconds before the first further try. Each pause is twice as long as the one before it, up to 120 s.
-    type: int
-    default: 5
   archive:
     description:
       - With O(source=load), the image archive on the host, as C(podman save) writes it in the formats docker-archive
@@ -309,6 +259,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DE
 from ansible_collections.trtllm.fleet.plugins.module_utils._host.system import disk_usage
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman import cli
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.image import (
+    ACCESS,
     Image,
     ImageManager,
     ImageRequest,
@@ -324,19 +275,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "source": {"type": "str", "choices": ["pull", "build", "program", "load", "archive", "present"], "default": "pull"},
     "pull": {"type": "str", "choices": ["missing", "always"], "default": "missing"},
     "digest": {"type": "str", "default": ""},
-    "tls_verify": {"type": "bool", "default": True},
-    "authfile": {"type": "path"},
-    "username": {"type": "str", "default": ""},
-    "password": {"type": "str", "default": "", "no_log": True},
-    "mirrors": {
-        "type": "list",
-        "elements": "dict",
-        "default": [],
-        "options": {"location": {"type": "str", "required": True}, "insecure": {"type": "bool", "default": False}},
-    },
-    "proxy": {"type": "dict", "default": {}, "no_log": True},
-    "retries": {"type": "int", "default": 5},
-    "retry_delay": {"type": "int", "default": 5},
+    **ACCESS,
     "archive": {"type": "path"},
     "archive_sha256": {"type": "str", "default": ""},
     "context": {"type": "path"},

@@ -62,16 +62,18 @@ def executable() -> str | None:
     return shutil.which("podman") or shutil.which("podman", path=SEARCH_PATH)
 
 
-def run(arguments: Sequence[str], *, timeout: float | None = NO_TIMEOUT) -> subprocess.CompletedProcess[str]:
+def run(
+    arguments: Sequence[str], *, timeout: float | None = NO_TIMEOUT, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run ``podman ARGUMENTS`` and return it whatever its exit code. Missing podman or a time-out raise."""
     program = executable()
     if program is None:
         raise PodmanError("podman is not installed on this host; run the podman role first.", 127)
-    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    variables = {**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})}
     try:
         return subprocess.run(
             [program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            env=environment, timeout=timeout, check=False,
+            env=variables, timeout=timeout, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise PodmanError(f"'podman {arguments[0]}' gave no answer within {timeout:g} s.", 124) from error
@@ -83,12 +85,15 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else "no message"
 
 
-def check(arguments: Sequence[str], *, timeout: float | None = NO_TIMEOUT, what: str | None = None) -> str:
+def check(
+    arguments: Sequence[str], *, timeout: float | None = NO_TIMEOUT, what: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
     """Run ``podman ARGUMENTS`` and return its stdout; a failure raises with podman's last line.
 
     *what* it should have done, in words such as ``pull 'a/b:1'``, where the first two arguments do not say it.
     """
-    done = run(arguments, timeout=timeout)
+    done = run(arguments, timeout=timeout, environment=environment)
     if done.returncode:
         said, code = last_line(done.stderr), done.returncode
         failed = f"'podman {' '.join(arguments[:2])}' failed with exit code {code}"

@@ -34,6 +34,22 @@ from .registry_api import (
     parse,
 )  # fmt: skip
 
+# How a registry is reached, as options of modules.
+ACCESS: dict[str, dict[str, Any]] = {
+    "tls_verify": {"type": "bool", "default": True},
+    "authfile": {"type": "path"},
+    "username": {"type": "str", "default": ""},
+    "password": {"type": "str", "default": "", "no_log": True},
+    "mirrors": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {"location": {"type": "str", "required": True}, "insecure": {"type": "bool", "default": False}},
+    },
+    "proxy": {"type": "dict", "default": {}, "no_log": True},
+    "retries": {"type": "int", "default": 5},
+    "retry_delay": {"type": "int", "default": 5},
+}
 # An image that a stage of a Containerfile is built on; a stage's own name may stand there too.
 BASE_IMAGE = re.compile(r"^(?P<before>\s*FROM\s+(?:--\S+\s+)*)(?P<image>\S+)", re.IGNORECASE | re.MULTILINE)
 
@@ -266,19 +282,26 @@ class ImageManager:
             authfile=request.authfile, tls_verify=request.tls_verify and not insecure, proxies=request.proxy,
         )  # fmt: skip
 
+    def clients(self, name: Name) -> list[RegistryClient]:
+        """Who is asked for *name*: of the image itself the mirrors first, and in any case its registry at last."""
+        mirrors = self.request.mirrors if name is self.name else ()
+        return [
+            *(self._client(_at(mirror["location"], name), bool(mirror.get("insecure"))) for mirror in mirrors),
+            self._client(name),
+        ]
+
     def _manifest(self, name: Optional[Name], reference: str = "") -> Manifest | None:
         """What the registry has; None where that cannot be asked. Wrong credentials are refused here and now."""
         if name is None:
             return None
-        for mirror in self.request.mirrors if name is self.name else ():
+        *mirrors, own = self.clients(name)
+        for mirror in mirrors:
             with contextlib.suppress(RegistryError):
-                found = self._client(_at(mirror["location"], name), bool(mirror.get("insecure"))).manifest(
-                    reference or name.digest or name.tag
-                )
+                found = mirror.manifest(reference or name.digest or name.tag)
                 if found is not None:
                     return found
         try:
-            return self._client(name).manifest(reference or name.digest or name.tag)
+            return own.manifest(reference or name.digest or name.tag)
         except RegistryError as error:
             if error.status in (401, 403) and self.request.username:
                 raise FleetError(

@@ -3,14 +3,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An image of a host as an artefact, which goes from host to host as engines do.
 
-Its fingerprint is the image's id, the digest of its configuration, in which stand the digests of all its layers: what
-podman makes of an artefact is the image that was packed, or it is refused. Layers stay uncompressed, as they are on the
-host: an image that was built has the same manifest digest on each host then.
+The fingerprint of one that was built or loaded is its id, the digest of its configuration, in which stand the digests
+of all its layers: what podman makes of an artefact is the image that was packed, or it is refused. Layers stay
+uncompressed, as they are on the host: such an image has the same manifest digest on each host then. That of one that
+was pulled is the registry's digest, and the artefact has what stands under it there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
@@ -22,11 +24,28 @@ from .._base.files import remove
 from .._base.sizes import gib
 from . import cli
 from .image_ids import Images
+from .layers import Layers
+from .registry_api import RegistryClient, parse
 
 LAYOUT = "image"  # the directory of an artefact with the image
 # How podman calls what it writes, and what it reads, by whether the image's manifest is one of OCI. In the other form,
 # its configuration would be another, and so its id.
 FORMATS = {True: ("oci-dir", "oci"), False: ("docker-dir", "dir")}
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What of an image is asked of its registry, and of whom."""
+
+    digest: str
+    clients: Sequence[RegistryClient]
+    retries: int
+    delay: float
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the artefact."""
+        return self.digest.partition(":")[2]
 
 
 class PackedImage:
@@ -36,6 +55,51 @@ class PackedImage:
         """*free* tells the free bytes of the file system that a path is, or would be, on."""
         self.root, self.name, self.image, self.free = root, name, image, free
         self.store = ArtifactStore(root / KINDS["image"])
+
+    # -- as its registry has it ----------------------------------------------------------------------------
+
+    def pack_pulled(self, pulled: Pulled, check_mode: bool = False) -> tuple[bool, str, int]:
+        """(changed, the fingerprint, bytes of its layers): what the registry has is in the artefact afterwards."""
+        fingerprint = pulled.fingerprint
+        if check_mode or self.store.has(self.name, fingerprint):
+            return not self.store.has(self.name, fingerprint), fingerprint, 0
+        with self.store.lock(self.name), giving_way():
+            # What a run that was ended has left there is taken up.
+            layers = Layers(self.store.partial(self.name, fingerprint) / LAYOUT, pulled.digest)
+            size = layers.fetch(pulled.clients, pulled.retries, pulled.delay, self.free(self.root))
+            known = {f"{LAYOUT}/{path.name}": path.name for path in layers.place.iterdir()}
+            about = {"kind": "image", "image": self.image, "digest": pulled.digest}
+            self.store.publish(self.name, fingerprint, about, known)
+        return True, fingerprint, size
+
+    def unpack_pulled(self, digest: str, check_mode: bool = False) -> bool:
+        """Whether anything changed: the image is on the host, under its name and by the registry's *digest*."""
+        name, images = parse(self.image), Images(self.root)
+        if name is None:
+            raise FleetError(f"image is {self.image!r}; give its full name, with its registry.")
+        reference = f"{name.repository}@{digest}"
+        there, kept = cli.image_id(reference), name.digest or images.digest(self.image)
+        if there and kept == digest and (name.digest or cli.image_id(self.image) == there):
+            return False
+        if check_mode:
+            return True
+        path = self.store.path(self.name, digest.partition(":")[2])
+        if not there:
+            if (self.store.manifest(path) or {}).get("digest") != digest:
+                raise FleetError(f"{path} is not there, so {self.image!r} cannot be taken from it; receive it first.")
+            with giving_way(), Layers(path / LAYOUT, digest).served(name) as configuration:
+                alone = {"CONTAINERS_REGISTRIES_CONF": str(configuration)}
+                cli.check(
+                    ["pull", "--quiet", reference], what=f"take {self.image!r} from {path}", environment=alone
+                )  # fmt: skip
+            if cli.image_id(reference) is None:
+                raise FleetError(f"podman took {self.image!r} from {path}, and not as {digest}; it is not used.")
+        if not name.digest:
+            cli.check(["tag", reference, self.image])
+            images.keep_digest(self.image, digest)
+        return True
+
+    # -- as this host has it -------------------------------------------------------------------------------
 
     def pack(self, check_mode: bool = False) -> tuple[bool, str, int]:
         """(changed, the fingerprint, bytes of the image): the artefact is there afterwards."""

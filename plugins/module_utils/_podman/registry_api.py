@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import ssl
 import urllib.error
 import urllib.parse
@@ -25,7 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from .._artifact.fingerprint import file_sha256
 from .._base.errors import FleetError
+from .._base.sizes import MIB
 
 SECONDS = 20
 MANIFESTS = (
@@ -116,7 +119,7 @@ class RegistryClient:
         self.credentials = credentials or self._kept(authfile)
         # The registry that is meant by docker.io has another name.
         self.host = "registry-1.docker.io" if name.registry == "docker.io" else name.registry
-        self._token = ""
+        self._token, self._scheme = "", "https"
         self._opener = urllib.request.build_opener(
             urllib.request.HTTPSHandler(context=self._context()), urllib.request.ProxyHandler(self._proxies(proxies))
         )
@@ -148,17 +151,22 @@ class RegistryClient:
 
     def manifest(self, reference: str) -> Optional[Manifest]:
         """What the registry has under a tag or digest; None where it does not answer. A refusal raises."""
+        body = self.body(reference)
+        return None if body is None else self._read(f"sha256:{hashlib.sha256(body).hexdigest()}", json.loads(body))
+
+    def body(self, reference: str) -> Optional[bytes]:
+        """The manifest itself under a tag or digest; None where the registry does not answer. A refusal raises."""
         for scheme in ("https",) if self.tls_verify else ("https", "http"):
+            self._scheme = scheme
             try:
-                digest, body = self._get(scheme, reference)
+                return self._get(reference)
             except RegistryError:
                 raise
             except (OSError, ValueError):  # no answer, or none that is HTTP
                 continue
-            return self._read(scheme, digest, body)
         return None
 
-    def _read(self, scheme: str, digest: str, body: dict[str, Any]) -> Manifest:
+    def _read(self, digest: str, body: dict[str, Any]) -> Manifest:
         if "manifests" in body:  # of several machines; what this one takes says how large it is
             own = next(
                 (
@@ -169,37 +177,65 @@ class RegistryClient:
             )  # fmt: skip
             if own is None:
                 return Manifest(digest)
-            body = self._get(scheme, own["digest"])[1]
+            body = json.loads(self._get(own["digest"]))
         layers = {layer["digest"]: int(layer.get("size") or 0) for layer in body.get("layers") or []}
         return Manifest(digest, str((body.get("config") or {}).get("digest") or ""), sum(layers.values()))
 
-    def _get(self, scheme: str, reference: str) -> tuple[str, dict[str, Any]]:
-        url = f"{scheme}://{self.host}/v2/{self.name.path}/manifests/{reference}"
+    def _get(self, reference: str) -> bytes:
+        url = self._url("manifests", reference)
+        with self._asked(url, {"Accept": ", ".join(MANIFESTS)}) as answer:
+            digest, body = answer.headers.get("Docker-Content-Digest", ""), answer.read(LONGEST)
+        computed = f"sha256:{hashlib.sha256(body).hexdigest()}"
+        said = reference if DIGEST.fullmatch(reference) else digest
+        if not isinstance(json.loads(body), dict) or (DIGEST.fullmatch(said) and said != computed):
+            raise ValueError(f"{url} answers with something else than it says")
+        return bytes(body)
+
+    def blob(self, digest: str, size: int, path: Path) -> None:
+        """Bring a part of an image to *path*, from where an earlier attempt broke off: the right one, or it raises."""
+        if path.is_file() and path.stat().st_size == size:
+            return
+        part = path.with_name(f"{path.name}.part")
+        with open(part, "ab") as stream:
+            have = stream.tell()
+            if have < size:
+                headers = {"Range": f"bytes={have}-"} if have else {}
+                with self._asked(self._url("blobs", digest), headers) as answer:
+                    if answer.status != 206:
+                        stream.truncate(0)
+                    shutil.copyfileobj(answer, stream, MIB)
+            stream.flush()
+            came = os.fstat(stream.fileno()).st_size
+        if came < size:
+            raise OSError(f"{self.host} broke off after {came} of {size} bytes of {digest}")
+        if file_sha256(part) != digest.partition(":")[2]:
+            part.unlink()
+            raise OSError(f"{self.host} sends something else as {digest}")
+        os.replace(part, path)
+
+    def _url(self, what: str, reference: str) -> str:
+        return f"{self._scheme}://{self.host}/v2/{self.name.path}/{what}/{reference}"
+
+    def _asked(self, url: str, headers: Mapping[str, str]) -> Any:
+        """The answer, with a token where the registry wants one; a refusal raises."""
         try:
-            answer = self._open(url, self._authorization())
+            return self._open(url, self._authorization(), headers)
         except urllib.error.HTTPError as error:
             challenge = error.headers.get("WWW-Authenticate", "")
             if error.code != 401 or not challenge.lower().startswith("bearer"):
                 raise self._refusal(error) from error
             self._token = self._fetch_token(challenge)
-            try:
-                answer = self._open(url, self._authorization())
-            except urllib.error.HTTPError as again:
-                raise self._refusal(again) from again
-        digest, body = answer
-        found: Any = json.loads(body)
-        computed = f"sha256:{hashlib.sha256(body).hexdigest()}"
-        if not isinstance(found, dict) or (DIGEST.fullmatch(digest) and digest != computed):
-            raise ValueError(f"{url} answers with something else than it says")
-        return computed, found
+        try:
+            return self._open(url, self._authorization(), headers)
+        except urllib.error.HTTPError as again:
+            raise self._refusal(again) from again
 
-    def _open(self, url: str, authorization: str) -> tuple[str, bytes]:
-        request = urllib.request.Request(url, headers={"Accept": ", ".join(MANIFESTS)})
+    def _open(self, url: str, authorization: str, headers: Mapping[str, str]) -> Any:
+        request = urllib.request.Request(url, headers=dict(headers))
         if authorization:
             # Not passed on to where a registry redirects to.
             request.add_unredirected_header("Authorization", authorization)
-        with self._opener.open(request, timeout=SECONDS) as response:
-            return response.headers.get("Docker-Content-Digest", ""), response.read(LONGEST)
+        return self._opener.open(request, timeout=SECONDS)
 
     def _authorization(self) -> str:
         if self._token:
@@ -211,7 +247,8 @@ class RegistryClient:
         query = urllib.parse.urlencode({key: parts[key] for key in ("service", "scope") if key in parts})
         basic = f"Basic {base64.b64encode(self.credentials.encode()).decode()}" if self.credentials else ""
         try:
-            _, body = self._open(f"{parts.get('realm', '')}?{query}", basic)
+            with self._open(f"{parts.get('realm', '')}?{query}", basic, {}) as answer:
+                body = answer.read(LONGEST)
         except urllib.error.HTTPError as error:
             raise self._refusal(error) from error
         said = json.loads(body)

@@ -96,7 +96,7 @@ class Podman:
         self.asked: list[str] = []
         self.built: list[str] = []  # the Containerfiles, which may be gone later
 
-    def run(self, arguments: Sequence[str], *, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    def run(self, arguments: Sequence[str], **how: Any) -> subprocess.CompletedProcess[str]:
         argv = list(arguments)
         self.calls.append(argv)
         if argv[:2] == ["image", "inspect"]:

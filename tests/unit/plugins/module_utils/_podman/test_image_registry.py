@@ -31,13 +31,13 @@ class Host:
         monkeypatch.setattr(cli, "run", self.run)
         monkeypatch.setattr(RegistryClient, "manifest", lambda client, reference: None)
 
-    def run(self, arguments: Sequence[str], *, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    def run(self, arguments: Sequence[str], **how: Any) -> subprocess.CompletedProcess[str]:
         argv = list(arguments)
         if argv[:2] == ["image", "inspect"]:
             return subprocess.CompletedProcess(argv, 125, "", "Error: no such image")
         self.asked.append(argv)
         if self.code is None:
-            raise cli.PodmanError(f"'podman manifest' gave no answer within {timeout:g} s.", 124)
+            raise cli.PodmanError(f"'podman manifest' gave no answer within {how['timeout']:g} s.", 124)
         return subprocess.CompletedProcess(argv, self.code, "", self.err)
 
     def check(self, **request: Any) -> ImageManager:
