@@ -79,7 +79,7 @@ class Registry(BaseHTTPRequestHandler):
 def client() -> Iterator[RegistryClient]:
     Registry.broken, Registry.false, Registry.asked = 0, False, []
     with ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         name = parse(f"127.0.0.1:{server.server_port}/llm/a:1")
         assert name is not None
         yield RegistryClient(name, tls_verify=False, proxies={})
@@ -131,6 +131,7 @@ def test_what_is_not_the_registrys_is_not_kept(client: RegistryClient, tmp_path:
         (MANIFEST, 1000, "has no room for the"),
         (b"none", None, "404"),
     ],
+    ids=["another machine", "an old form", "no room", "not there"],
 )
 def test_what_cannot_be_handed_on_is_refused(
     client: RegistryClient, tmp_path: Path, asked: bytes, room: int | None, said: str
