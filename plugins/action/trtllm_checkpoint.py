@@ -69,9 +69,8 @@ def local_index(source: Path) -> Path:
 def local_checkpoint(source: Path) -> Local:
     """What *source* holds. The hosts of a run ask at once; all but the first wait for what that reads."""
     index = local_index(source)
-    size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
-    # It is sent next, so it is read from the disk once where there is memory for it.
-    stays = size < (memory(System())["available_bytes"] or 0) // 2
+    # It is sent next, so what there is memory for is read from the disk once.
+    stays = (memory(System())["available_bytes"] or 0) // 2
     with open(index.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return local(source, index, stays)

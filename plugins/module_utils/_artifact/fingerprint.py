@@ -108,11 +108,11 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def _hash_open_file(descriptor: int, block: int, told: Told | None = None, stays: bool = False) -> tuple[str, int]:
-    """(sha256, bytes) of an open file, giving back the pages that were not cached before, unless it *stays*."""
+def _hash_open_file(descriptor: int, block: int, told: Told | None = None, stays: int = 0) -> tuple[str, int]:
+    """(sha256, bytes) of an open file, giving back the pages that were not cached before, after the first *stays*."""
     size = os.fstat(descriptor).st_size
-    cache = CacheState(size) if stays else CacheState.of(descriptor, size)
-    sha, buffer, position, released = hashlib.sha256(), memoryview(bytearray(block)), 0, 0
+    cache = CacheState.of(descriptor, size) if stays < size else CacheState(size)
+    sha, buffer, position, released = hashlib.sha256(), memoryview(bytearray(block)), 0, stays
     while True:
         count = os.readv(descriptor, [buffer])
         if not count:
@@ -205,7 +205,7 @@ def _unchanged(record: FileRecord | None, status: os.stat_result) -> bool:
     )
 
 
-def _read_record(path: str, block: int, told: Told | None, stays: bool) -> tuple[FileRecord, int]:
+def _read_record(path: str, block: int, told: Told | None, stays: int) -> tuple[FileRecord, int]:
     """Hash one file and return (record, bytes read); a file being written is an error, not a digest."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -231,8 +231,17 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _shares(sizes: Mapping[str, int], room: int) -> dict[str, int]:
+    """How much of each file, from its beginning, is of the first *room* bytes of all of them."""
+    shares = {}
+    for path in sorted(sizes):
+        shares[path] = min(sizes[path], room)
+        room -= shares[path]
+    return shares
+
+
 def _read_records(
-    root: Path, paths: list[str], listener: Callable[[str], Told] | None, stays: bool
+    root: Path, paths: list[str], listener: Callable[[str], Told] | None, stays: Mapping[str, int]
 ) -> tuple[dict[str, FileRecord], int]:
     """Hash *paths* (largest first) on all cores: hashlib and reads release the GIL, so threads are enough."""
     threads = max(1, min(usable_cpus(), MAX_THREADS, len(paths)))
@@ -240,7 +249,7 @@ def _read_records(
     records, total = {}, 0
     with ThreadPoolExecutor(threads) as pool:
         told = [listener(path) if listener else None for path in paths]
-        results = pool.map(lambda path, to: _read_record(os.path.join(root, path), block, to, stays), paths, told)
+        results = pool.map(lambda path, to: _read_record(os.path.join(root, path), block, to, stays[path]), paths, told)
         for path, (record, count) in zip(paths, results):
             records[path] = record
             total += count
@@ -255,15 +264,15 @@ def tree_digest(
     write_index: bool = True,
     ignore: Collection[str] = IGNORED_DIRECTORIES,
     listener: Callable[[str], Told] | None = None,
-    stays: bool = False,
+    stays: int = 0,
 ) -> TreeDigest:
     """Digest of all files below *root*; directories named in *ignore* do not count.
 
     Where *root* is a file, its content alone makes the digest: neither its name nor what stands beside it counts.
     *verify* ``stat`` reads only files whose size, times or inode differ from *index* (or that are as young as
     their record); ``full`` reads all. *index* is written, atomically, only when it changed and *write_index*. What
-    *listener* returns for the path of a file that is read is told all that is read of it. With *stays*, what is read
-    is left in the page cache, for who reads it again at once.
+    *listener* returns for the path of a file that is read is told all that is read of it. The first *stays* bytes, in
+    the order of paths, are left in the page cache, for who reads them again at once.
     """
     if verify not in ("stat", "full"):
         raise FleetError(f"verify is '{verify}'; expected 'stat' or 'full'.")
@@ -274,7 +283,8 @@ def tree_digest(
     base, found = (root.parent, {root.name: root.stat()}) if single else (root, dict(walk(root, ignore)))
     kept = {} if verify == "full" else {p: known[p] for p, s in found.items() if _unchanged(known.get(p), s)}
     reread = sorted((p for p in found if p not in kept), key=lambda p: (-found[p].st_size, p))
-    records, bytes_read = _read_records(base, reread, listener, stays) if reread else ({}, 0)
+    shares = _shares({path: found[path].st_size for path in reread}, stays)
+    records, bytes_read = _read_records(base, reread, listener, shares) if reread else ({}, 0)
     files = {path: records[path] if path in records else kept[path] for path in sorted(found)}
     if index is not None and write_index and files != known:
         _write_index(index, root, files)

@@ -135,10 +135,10 @@ class Local:
         return Offer(self.pieces, opened)
 
 
-def local(root: Path, index: Path, stays: bool = False) -> Local:
+def local(root: Path, index: Path, stays: int = 0) -> Local:
     """The directory *root*, read once: *index* keeps what that told, and files beside it the rest.
 
-    With *stays*, what is read is left in the page cache.
+    Of what is read, the first *stays* bytes, which are sent first, are left in the page cache.
     """
     heard: dict[str, PieceDigests] = {}
 
@@ -158,6 +158,7 @@ def local(root: Path, index: Path, stays: bool = False) -> Local:
             pieces = before.pieces
         else:  # it was read for its digest alone
             pieces = _pieces_of_file(root / path, record.sha256, stays)
+            stays = max(0, stays - record.size)
         found[f"{FILES}/{path}"] = PieceFile(record.size, MODE, record.sha256, pieces)
     text = manifest_text({"fingerprint": tree.digest}, {name: (file.size, file.sha256) for name, file in found.items()})
     body = text.encode()
@@ -171,7 +172,7 @@ def local(root: Path, index: Path, stays: bool = False) -> Local:
     return Local(root, tree, made, manifest)
 
 
-def _pieces_of_file(path: Path, sha256: str, stays: bool) -> tuple[str, ...]:
+def _pieces_of_file(path: Path, sha256: str, stays: int) -> tuple[str, ...]:
     told = PieceDigests()
     if tree_digest(path, None, listener=lambda _: told.told, stays=stays).digest != sha256:
         raise FleetError(f"{path} was altered and its times and size were not; touch it and run again.")

@@ -266,6 +266,20 @@ def test_the_page_cache_is_left_as_it_was(tmp_path: Path) -> None:
     assert resident(path) == before
 
 
+def test_what_is_read_again_at_once_is_left_in_the_page_cache(tmp_path: Path) -> None:
+    """As far as it was asked for, in the order of paths, and no further."""
+    first, second = tmp_path / "a", tmp_path / "b"
+    for path in (first, second):
+        path.write_bytes(os.urandom(100 * mmap.PAGESIZE))
+        with open(path, "r+b") as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if any(resident(second)):
+        pytest.skip("this file system keeps every page in memory")
+    fp.tree_digest(tmp_path, None, stays=140 * mmap.PAGESIZE)
+    assert all(resident(first)) and resident(second) == [1] * 40 + [0] * 60
+
+
 def test_a_file_wholly_in_the_cache_stays_there(tmp_path: Path) -> None:
     path = tmp_path / "shard"
     path.write_bytes(os.urandom(100 * mmap.PAGESIZE))

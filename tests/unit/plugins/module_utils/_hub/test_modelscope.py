@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._hub.job import Fetch
 from ansible_collections.trtllm.fleet.plugins.module_utils._hub.request import request_of
 from hub_server import Hub
 from unit.plugins.module_utils._hub.hub_files import BIG, REPO, SECRET, files, weights
-from unit.plugins.module_utils._hub.running import download, received
+from unit.plugins.module_utils._hub.running import NO_CONSENT, download, kill_once_arrived, received, run_here
 
 
 @pytest.fixture
@@ -78,3 +79,15 @@ def test_the_token_opens_what_is_closed_and_stands_nowhere(hub: Hub, tmp_path: P
     root = tmp_path / "root"
     assert download(root, asked(hub, exclude=["*.md"]), token=SECRET).record() is not None
     assert [path for path in root.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()] == []
+
+
+def test_killed_in_the_middle_it_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
+    size = 4 << 20
+    hub.add(REPO, files(model__safetensors=weights(size)), "master", rate=1 << 21)
+    fetch = Fetch(tmp_path / "root", "m")
+    kill_once_arrived(fetch, run_here(fetch, request_of(asked(hub), ""), NO_CONSENT, ""), size // 2)
+    assert not fetch.path.exists()
+    hub.change(REPO, rate=0)
+    before = hub.sent
+    assert download(tmp_path / "root", asked(hub)).record() is not None
+    assert hub.sent - before < size * 3 // 4, "what had arrived was downloaded again"
