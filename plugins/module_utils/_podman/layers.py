@@ -40,7 +40,7 @@ class Layers:
     def path(self, digest: str) -> Path:
         """Where the file with *digest* is."""
         if not DIGEST.fullmatch(digest):
-            raise FleetError(f"The registry names a part of {self.digest} by {digest!r}, which is no sha256.")
+            raise FleetError(f"The registry names a part of {self.digest} by {digest!r}; name an image with sha256.")
         return self.place / digest.partition(":")[2]
 
     # -- from the registry ---------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class PackedImage:
                     ["pull", "--quiet", reference], what=f"take {self.image!r} from {path}", environment=alone
                 )  # fmt: skip
             if cli.image_id(reference) is None:
-                raise FleetError(f"podman took {self.image!r} from {path}, and not as {digest}; it is not used.")
+                raise FleetError(f"podman took {self.image!r} from {path}, and not as {digest}; pack it again.")
         if not name.digest:
             cli.check(["tag", reference, self.image])
             images.keep_digest(self.image, digest)
