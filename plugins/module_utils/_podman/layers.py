@@ -10,10 +10,13 @@ interface, which hands out these files, and proves each of them as it does with 
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hmac
 import http.client
 import json
 import re
+import secrets
 import tempfile
 import threading
 import time
@@ -25,10 +28,11 @@ from typing import Any
 from .._base.errors import FleetError
 from .._base.files import remove, write_atomically
 from .._base.sizes import gib
-from .registry_api import DIGEST, MANIFESTS, Name, RegistryClient, RegistryError, machine_architecture
+from .registry_api import DIGEST, MANIFESTS, Name, RegistryClient, RegistryError, auth_file, machine_architecture
 
 ASKED = re.compile(r"/v2/.+/(manifests|blobs)/sha256:([0-9a-f]{64})")
 LONGEST_PAUSE = 120.0  # seconds
+USER = "podman"
 
 
 class Layers:
@@ -100,20 +104,26 @@ class Layers:
     # -- to podman -----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def served(self, name: Name) -> Iterator[Path]:
-        """Meanwhile podman, with this registries.conf, finds the image under its own name here and nowhere else."""
-        with tempfile.TemporaryDirectory(prefix="trtllm-image-") as directory, self._server() as port:
-            configuration = Path(directory, "registries.conf")
+    def served(self, name: Name) -> Iterator[tuple[Path, Path]]:
+        """Meanwhile podman, with this registries.conf, finds the image under its own name here and nowhere else.
+
+        And nobody else finds it, for want of what stands in this auth file.
+        """
+        token = secrets.token_urlsafe(32)
+        with tempfile.TemporaryDirectory(prefix="trtllm-image-") as directory, self._server(token) as port:
+            configuration, authfile = Path(directory, "registries.conf"), Path(directory, "auth.json")
+            authfile.write_bytes(auth_file(f"127.0.0.1:{port}", USER, token))
             location = f"127.0.0.1:{port}/{name.path}"
             configuration.write_text(
                 f'[[registry]]\nprefix = "{name.repository}"\nlocation = "{location}"\ninsecure = true\n',
                 encoding="utf-8",
             )
-            yield configuration
+            yield configuration, authfile
 
     @contextlib.contextmanager
-    def _server(self) -> Iterator[int]:
+    def _server(self, token: str) -> Iterator[int]:
         place = self.place
+        expected = f"Basic {base64.b64encode(f'{USER}:{token}'.encode()).decode()}".encode()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -122,6 +132,10 @@ class Layers:
                 self.do_GET()
 
             def do_GET(self) -> None:
+                given = self.headers.get("Authorization", "").encode("utf-8", "replace")
+                if not hmac.compare_digest(given, expected):
+                    self._answer(401, "application/json", 2, b"{}")
+                    return
                 asked = ASKED.fullmatch(self.path)
                 path = place / asked[2] if asked else None
                 if path is None or not path.is_file():
@@ -142,6 +156,8 @@ class Layers:
                 self.send_header("Content-Length", str(size))
                 if digest:
                     self.send_header("Docker-Content-Digest", digest)
+                if code == 401:
+                    self.send_header("WWW-Authenticate", 'Basic realm="trtllm-image"')
                 self.end_headers()
                 if self.command == "GET":
                     self.wfile.write(body)

@@ -87,11 +87,10 @@ class PackedImage:
         if not there:
             if (self.store.manifest(path) or {}).get("digest") != digest:
                 raise FleetError(f"{path} is not there, so {self.image!r} cannot be taken from it; receive it first.")
-            with giving_way(), Layers(path / LAYOUT, digest).served(name) as configuration:
+            with giving_way(), Layers(path / LAYOUT, digest).served(name) as (configuration, authfile):
                 alone = {"CONTAINERS_REGISTRIES_CONF": str(configuration)}
-                cli.check(
-                    ["pull", "--quiet", reference], what=f"take {self.image!r} from {path}", environment=alone
-                )  # fmt: skip
+                argv = ["pull", "--quiet", "--authfile", str(authfile), reference]
+                cli.check(argv, what=f"take {self.image!r} from {path}", environment=alone)
             if cli.image_id(reference) is None:
                 raise FleetError(f"podman took {self.image!r} from {path}, and not as {digest}; pack it again.")
         if not name.digest:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import threading
 import urllib.error
 import urllib.request
@@ -86,6 +87,13 @@ def client() -> Iterator[RegistryClient]:
         server.shutdown()
 
 
+def opened(url: str, authfile: Path, method: str = "GET") -> Any:
+    """As podman asks, with what the auth file has for the place."""
+    (credentials,) = json.loads(authfile.read_text())["auths"].values()
+    request = urllib.request.Request(url, method=method, headers={"Authorization": f"Basic {credentials['auth']}"})
+    return urllib.request.urlopen(request)
+
+
 def held(place: Path) -> set[str]:
     for path in place.iterdir():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
@@ -146,7 +154,8 @@ def test_podman_gets_it_unchanged_and_nothing_else(client: RegistryClient, tmp_p
     layers.fetch([client], 0, 0, None)
     name = parse("registry.example.com/llm/a:1")
     assert name is not None
-    with layers.served(name) as configuration:
+    with layers.served(name) as (configuration, authfile):
+        assert stat.S_IMODE(configuration.parent.stat().st_mode) == 0o700
         lines = dict(line.split(" = ") for line in configuration.read_text().splitlines()[1:])
         assert lines["prefix"] == '"registry.example.com/llm/a"' and lines["insecure"] == "true"
         base = "http://" + lines["location"].strip('"').replace("/llm/a", "/v2/llm/a")
@@ -154,16 +163,17 @@ def test_podman_gets_it_unchanged_and_nothing_else(client: RegistryClient, tmp_p
             ("manifests", INDEX, MANIFESTS[0]), ("manifests", MANIFEST, MANIFESTS[3]),
             ("blobs", LAYER, "application/octet-stream"),
         ):  # fmt: skip
-            with urllib.request.urlopen(f"{base}/{kind}/{digest_of(body)}") as answer:
+            with opened(f"{base}/{kind}/{digest_of(body)}", authfile) as answer:
                 assert answer.read() == body and answer.headers["Content-Type"] == media
-            head = urllib.request.Request(f"{base}/{kind}/{digest_of(body)}", method="HEAD")
-            with urllib.request.urlopen(head) as answer:
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(f"{base}/{kind}/{digest_of(body)}")
+            with opened(f"{base}/{kind}/{digest_of(body)}", authfile, "HEAD") as answer:
                 assert answer.headers["Content-Length"] == str(len(body))
         (tmp_path / "secret").write_text("x")
         for path in ("manifests/1", f"blobs/sha256:{'0' * 64}", "blobs/../../secret"):
             with pytest.raises(urllib.error.HTTPError, match="404"):
-                urllib.request.urlopen(f"{base}/{path}")
-    assert not configuration.exists()
+                opened(f"{base}/{path}", authfile)
+    assert not configuration.exists() and not authfile.exists()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"{base}/blobs/{digest_of(LAYER)}")
 
@@ -186,7 +196,8 @@ def test_from_the_registry_to_a_host_that_does_not_reach_it(
         if argv[0] == "pull":
             location = Path((environment or {})["CONTAINERS_REGISTRIES_CONF"]).read_text().split('location = "')[1]
             host, _, path = location.split('"')[0].partition("/")
-            with urllib.request.urlopen(f"http://{host}/v2/{path}/manifests/{argv[-1].partition('@')[2]}") as answer:
+            authfile = Path(argv[argv.index("--authfile") + 1])
+            with opened(f"http://{host}/v2/{path}/manifests/{argv[-1].partition('@')[2]}", authfile) as answer:
                 names[argv[-1]] = f"sha256:{json.load(answer)['config']['digest'][7:]}"
         if argv[0] == "tag":
             names[argv[2]] = names[argv[1]]
