@@ -36,5 +36,12 @@ class ActionModule(Followed):
     def line(self, host: str, name: str, progress: Mapping[str, Any]) -> str:
         return line(host, name, progress)
 
+    def row(self, progress: Mapping[str, Any]) -> dict[str, Any]:
+        told = {name: progress.get(f"bytes_{name}") or 0 for name in ("done", "total")}
+        words = [str(progress.get("phase") or "starting"), str(progress.get("note") or "")]
+        return {
+            **told, "rate": progress.get("rate") or 0, "left": progress.get("left"), "said": ", ".join(filter(None, words)),
+        }  # fmt: skip
+
     def attach(self, arguments: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
         return {**arguments, "wait": False, "attach": result["job"]["id"] or "any"}

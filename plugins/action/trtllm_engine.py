@@ -17,15 +17,22 @@ class ActionModule(Followed):
     module, running = "trtllm.fleet.trtllm_engine", "building"
     what, work = "engine", "build"
 
+    def row(self, progress: Mapping[str, Any]) -> dict[str, Any]:
+        return {"said": " | ".join(word for word in (*self._at(progress), progress["last_line"]) if word)}
+
     def line(self, host: str, name: str, progress: Mapping[str, Any]) -> str:
+        words = [*self._at(progress), duration(progress["elapsed"])]
+        if progress["last_line"]:
+            words.append(progress["last_line"])
+        return f"[{host}] engine {name}: {' | '.join(words)}"
+
+    def _at(self, progress: Mapping[str, Any]) -> list[str]:
+        """The phase, and of several ranks the one that is built."""
         number = f"phase {progress['phase_number']}/{progress['phases']} " if progress["phase_number"] else ""
         words = [f"{number}{progress['phase']}"]
         if progress["ranks"] > 1:
             words.append(f"rank {min(progress['ranks_done'] + 1, progress['ranks'])}/{progress['ranks']}")
-        words.append(duration(progress["elapsed"]))
-        if progress["last_line"]:
-            words.append(progress["last_line"])
-        return f"[{host}] engine {name}: {' | '.join(words)}"
+        return words
 
     def key(self, progress: Mapping[str, Any]) -> str:
         return f"{progress['phase']} {progress['ranks_done']} {progress['last_line']}"

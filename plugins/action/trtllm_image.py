@@ -9,6 +9,7 @@ import contextlib
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
@@ -27,12 +28,27 @@ def line(host: str, name: str, progress: Mapping[str, Any]) -> str:
     if done:
         words = [f"{gib(done)} of {gib(total)}" if total else gib(done)]
         words += [f"{gib(done / seconds)}/s"] if seconds else []
-    words.append(duration(seconds))
-    if progress.get("attempt", 1) > 1 or progress.get("state") == "waiting":
-        words.append(f"try {progress.get('attempt', 1)} of {progress.get('attempts', 1)}")
-    said = progress.get("message") if progress.get("state") == "waiting" else ""
-    words += [str(said)] if said else [] if done else [str(progress["line"])] if progress.get("line") else []
+    words += [duration(seconds), *_said(progress)]
     return f"[{host}] image {name.rpartition('/')[2]}: {', '.join(words)}"
+
+
+def _said(progress: Mapping[str, Any]) -> list[str]:
+    """Beside how much and how long: which try it is, and what the work said."""
+    words, waits = [], progress.get("state") == "waiting"
+    if progress.get("attempt", 1) > 1 or waits:
+        words.append(f"try {progress.get('attempt', 1)} of {progress.get('attempts', 1)}")
+    said = (progress.get("message") if waits else "") or (not progress.get("bytes") and progress.get("line"))
+    return [*words, str(said)] if said else words
+
+
+def row(progress: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for the table."""
+    done, seconds = progress.get("bytes") or 0, progress.get("seconds") or 0
+    words = [str(progress.get("step", "at work")), *_said(progress)]
+    return {
+        "done": done, "total": progress.get("total") or 0, "rate": done / seconds if done and seconds else 0,
+        "said": ", ".join(words),
+    }  # fmt: skip
 
 
 def summary(host: str, name: str, result: Mapping[str, Any]) -> str:
@@ -54,13 +70,19 @@ class ActionModule(Followed):
     what, work = "image", "work"
     first_poll = 0.5
     at_once = False  # what is over at once needs no line
-    unattached = False
+    plain = MappingProxyType({"wait": True, "attach": False})
 
     def shown(self, arguments: Mapping[str, Any]) -> bool:
         return arguments.get("when_missing", "bring") == "bring" and super().shown(arguments)
 
     def line(self, host: str, name: str, progress: Mapping[str, Any]) -> str:
         return line(host, name, progress)
+
+    def row(self, progress: Mapping[str, Any]) -> dict[str, Any]:
+        return row(progress)
+
+    def label(self, name: str) -> str:
+        return f"image {name.rpartition('/')[2]}"
 
     def key(self, progress: Mapping[str, Any]) -> str:
         return f"{progress.get('state')} {progress.get('attempt')} {progress.get('bytes')} {progress.get('line')}"

@@ -72,6 +72,11 @@ options:
     description: Wait until the artefact is published. Otherwise it is only started, and a later run waits for it.
     type: bool
     default: true
+  follow:
+    description: Do not wait, but tell how far it is, and once it is done what O(wait=true) tells. V(start) starts it
+      where it does not run, V(look) starts nothing. The action plugin asks so to show its progress.
+    type: str
+    choices: [start, look]
   poll:
     description: Seconds between two looks at it.
     type: int
@@ -101,7 +106,7 @@ unit:
   returned: always
   type: str
 receiving:
-  description: Whether it still arrives, which is only so with O(wait=false).
+  description: Whether it still arrives, which is only so with O(wait=false) or O(follow).
   returned: always
   type: bool
 received:
@@ -149,6 +154,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "address": {"type": "str", "default": ""},
     "threads": {"type": "int", "default": 4},
     "wait": {"type": "bool", "default": True},
+    "follow": {"type": "str", "choices": ["start", "look"]},
     "poll": {"type": "int", "default": 1},
 }
 REPORTED = ("received", "kept", "size", "seconds")
@@ -165,6 +171,10 @@ def refuse(params: dict[str, Any]) -> None:
     check_counts(params)
 
 
+def _figures(said: dict[str, Any]) -> dict[str, Any]:
+    return {key: said.get(key, 0) for key in REPORTED}
+
+
 def run(unit: TransferUnit, params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """What the parameters ask for; raises `FleetError`."""
     refuse(params)
@@ -172,17 +182,23 @@ def run(unit: TransferUnit, params: dict[str, Any], check_mode: bool) -> dict[st
     spec = unit.spec(params["token"], params["time_limit"], rate=params["rate"] * MB, **how)
     result: dict[str, Any] = {"changed": False, "receiving": False, **dict.fromkeys(REPORTED, 0)}
     runs = unit.runs(spec)
-    if unit.is_there and not (runs and params["wait"]):
+    looks = params["follow"] == "look"
+    if unit.is_there and not (runs and params["wait"]) and not looks:
         return result
     if check_mode:
         return {**result, "changed": not unit.is_there}
     if not runs and not (params["wait"] and unit.failed(spec)):
-        unit.start(spec, params["token"])
+        if looks:
+            unit.refuse_failure()
+        else:
+            unit.start(spec, params["token"])
+    if params["follow"] and not unit.is_over(said := unit.status()):
+        unit.refuse_failure()
+        return {**result, **_figures(said), "changed": True, "receiving": True}
     said = unit.waited(params["poll"]) if params["wait"] else unit.status()
     if params["wait"] and not params["address"]:
         unit.stop()  # it has nothing left to do, and what it did is told once
-    found = {key: said.get(key, 0) for key in REPORTED}
-    return {**result, **found, "changed": True, "receiving": said.get("state") != "published"}
+    return {**result, **_figures(said), "changed": True, "receiving": said.get("state") != "published"}
 
 
 def main() -> None:

@@ -11,25 +11,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.trtllm.fleet.plugins.plugin_utils import _board
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._board import duration
 
+__all__ = ["Followed", "display", "duration"]
 display = Display()
 GROWTH = 1.5  # what is small is done soon, so the pause between two looks grows, to O(poll)
 POLL = 5.0  # seconds
 QUIET = 60.0  # seconds after which a line is shown although nothing has changed
 LOST_CONNECTION = 300.0  # seconds for which a lost connection is tried again
-
-
-def duration(seconds: float) -> str:
-    """``75`` -> ``1m15s``."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
 class Followed(ActionBase):
@@ -44,7 +41,8 @@ class Followed(ActionBase):
     what, work = "", ""  # of what, and what it is, in lines for the operator
     first_poll = 1.0  # seconds
     at_once = True  # whether there is a line before the second look
-    unattached: Any = None  # the module's default of C(attach)
+    # What the module was asked beside the operator's words, as if it had not been.
+    plain: Mapping[str, Any] = MappingProxyType({"wait": True, "attach": None})
 
     def shown(self, arguments: Mapping[str, Any]) -> bool:
         """Whether the operator waits for the work."""
@@ -55,9 +53,26 @@ class Followed(ActionBase):
         """One line for the operator's terminal."""
         raise NotImplementedError
 
+    def progress(self, result: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the other methods get: what the module says of work that goes on."""
+        told: Mapping[str, Any] = result["progress"]
+        return told
+
+    def row(self, progress: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a `_board.Row` of the table: how much of what, and what else there is to say."""
+        raise NotImplementedError
+
+    def label(self, name: str) -> str:
+        """What it is, in the table."""
+        return f"{self.what} {name}"
+
     def key(self, progress: Mapping[str, Any]) -> str:
         """What has to change for another line."""
         return self.line("", "", progress)
+
+    def first(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments with which the work is started."""
+        return {**arguments, "wait": False}
 
     def attach(self, arguments: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments with which the module is asked how far it is."""
@@ -68,12 +83,12 @@ class Followed(ActionBase):
         arguments = dict(self._task.args)
         if not self.shown(arguments):
             return self._call(arguments, task_vars, wrap_async=bool(self._task.async_val))
-        result = self._call({**arguments, "wait": False}, task_vars)
+        result = self._call(self.first(arguments), task_vars)
         if result.get(self.running):
             result = self._follow(arguments, result, task_vars or {})
         invocation = result.get("invocation")
         if isinstance(invocation, dict) and isinstance(invocation.get("module_args"), dict):
-            invocation["module_args"].update(wait=True, attach=self.unattached)
+            invocation["module_args"].update(self.plain)
         return result
 
     def _call(
@@ -85,17 +100,38 @@ class Followed(ActionBase):
         return result
 
     def _follow(self, arguments: dict[str, Any], result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        """Ask until it has ended; show a line whenever something has changed."""
+        """Ask until it has ended; show a line whenever something has changed, or keep a row of the table."""
         host, name = str(task_vars.get("inventory_hostname", "")), str(arguments.get("name", ""))
+        try:
+            return self._followed(arguments, result, task_vars, host, name)
+        finally:
+            self._tell(host, name, over=True)
+
+    def _tell(self, host: str, name: str, **told: Any) -> None:
+        if _board.live():
+            display.display(_board.message(host, self.label(name), **told), screen_only=True)
+
+    def _say(self, line: str) -> None:
+        """A line of the terminal, or of the log alone where a table says as much."""
+        if _board.live():
+            display.display(line, log_only=True)
+        else:
+            display.display(line)
+
+    def _followed(
+        self, arguments: dict[str, Any], result: dict[str, Any], task_vars: dict[str, Any], host: str, name: str
+    ) -> dict[str, Any]:
         longest = max(1.0, float(arguments.get("poll", POLL)))
         interval, said, said_at = min(self.first_poll, longest), "", time.monotonic()
         attach, looked = self.attach(arguments, result), False
         lost_since: float | None = None
         while result.get(self.running):
-            progress = result["progress"]
+            progress = self.progress(result)
             key = self.key(progress)
+            if _board.live() and (self.at_once or looked):
+                self._tell(host, name, **self.row(progress))
             if (key != said and (self.at_once or looked)) or time.monotonic() - said_at > QUIET:
-                display.display(self.line(host, name, progress))
+                self._say(self.line(host, name, progress))
                 said, said_at = key, time.monotonic()
             time.sleep(interval)
             interval, looked = min(interval * GROWTH, longest), True

@@ -180,6 +180,11 @@ class TransferUnit:
                 f"see 'journalctl -u {self.unit}'. What was verified is kept, so run again."
             )
 
+    def is_over(self, said: Mapping[str, Any]) -> bool:
+        """Whether nothing is to be waited for any more, by what the process said."""
+        state = said.get("state")
+        return state in ("published", "free") or (state == "holding" and not self.is_there)
+
     def waited(self, poll: float) -> dict[str, Any]:
         """Its status, once the artefact is published, or nobody but this host could make it.
 
@@ -188,8 +193,7 @@ class TransferUnit:
         pause = min(FIRST_POLL, poll)
         while True:
             said = self.status()
-            state = said.get("state")
-            if state in ("published", "free") or (state == "holding" and not self.is_there):
+            if self.is_over(said):
                 return said
             self.refuse_failure()
             time.sleep(pause)

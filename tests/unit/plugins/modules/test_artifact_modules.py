@@ -132,6 +132,36 @@ def test_started_first_and_waited_for_later(systemd: FakeSystemd, source: Path, 
     assert stop(host)["changed"]
 
 
+def test_followed_instead_of_waited_for(systemd: FakeSystemd, source: Path, host: Path) -> None:
+    pieces(source)
+    served = serve(source, port=free_port(), rate=1)
+    assert "ended too early" in fetch(host, served, follow="look")["msg"], "nothing was started"
+    would = fetch(host, served, check=True, follow="start")
+    assert (would["changed"], would["receiving"]) == (True, False)
+    looks = [fetch(host, served, follow="start")]
+    deadline = time.monotonic() + 60
+    while looks[-1]["receiving"]:
+        assert looks[-1]["changed"] and time.monotonic() < deadline
+        time.sleep(0.1)
+        looks.append(fetch(host, served, follow="look"))
+    assert looks[-1]["changed"] and looks[-1]["received"] == served["size"], "what waiting for it would have told"
+    assert any(0 < look["received"] < served["size"] == look["size"] for look in looks)
+    assert len(systemd.running()) == 1, "it has nothing left to do"
+    again = fetch(host, served, follow="start")
+    assert (again["changed"], again["receiving"]) == (False, False)
+
+
+def test_one_that_ends_while_it_is_followed_is_not_started_again(
+    systemd: FakeSystemd, source: Path, host: Path
+) -> None:
+    pieces(source)
+    served = serve(source, port=free_port(), rate=1)
+    assert fetch(host, served, follow="start")["receiving"]
+    systemd.kill()
+    assert "ended too early" in fetch(host, served, follow="look")["msg"]
+    assert systemd.running() == []
+
+
 def test_a_receiver_that_was_killed_is_taken_up(systemd: FakeSystemd, source: Path, host: Path) -> None:
     pieces(source)
     served = serve(source, port=free_port(), rate=1)
