@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.sizes import gib
-from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import Followed, duration
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._board import duration
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import Followed
 
 
 class ActionModule(Followed):

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import Followed, duration
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._board import duration
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import Followed
 
 
 def line(host: str, name: str, progress: Mapping[str, Any]) -> str:
@@ -37,10 +38,10 @@ class ActionModule(Followed):
         return line(host, name, progress)
 
     def row(self, progress: Mapping[str, Any]) -> dict[str, Any]:
-        told = {name: progress.get(f"bytes_{name}") or 0 for name in ("done", "total")}
         words = [str(progress.get("phase") or "starting"), str(progress.get("note") or "")]
         return {
-            **told, "rate": progress.get("rate") or 0, "left": progress.get("left"), "said": ", ".join(filter(None, words)),
+            "done": progress.get("bytes_done") or 0, "total": progress.get("bytes_total") or 0,
+            "rate": progress.get("rate") or 0, "left": progress.get("left"), "said": ", ".join(filter(None, words)),
         }  # fmt: skip
 
     def attach(self, arguments: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:

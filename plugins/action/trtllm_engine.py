@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import Followed, display, duration
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._board import duration
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import Followed, display
 
 
 class ActionModule(Followed):

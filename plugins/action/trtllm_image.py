@@ -18,7 +18,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import F
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.sizes import gib
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.context import Context
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.image import build_inputs
-from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import Followed, display, duration
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._board import duration
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import Followed, display
 
 
 def line(host: str, name: str, progress: Mapping[str, Any]) -> str:

@@ -65,7 +65,7 @@ PLANS = ("set_fact", "ansible.builtin.set_fact")
 NOTES = "trtllm.fleet.rollout_note"
 
 
-class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible has no types
+class CallbackModule(CallbackBase):
     """See the documentation."""
 
     CALLBACK_VERSION = 2.0
@@ -83,9 +83,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible has no type
         self._streams = sys.stdout, sys.stderr
         self._board = _board.Board(self.get_option("after"))
         self._screen = _board.Screen(self._board, sys.stdout)
-        sys.stdout = _board.Stream(sys.stdout, self._screen)  # type: ignore[assignment]  # as good as a TextIO
+        sys.stdout = _board.Stream(sys.stdout, self._screen)
         if sys.stderr.isatty():
-            sys.stderr = _board.Stream(sys.stderr, self._screen)  # type: ignore[assignment]
+            sys.stderr = _board.Stream(sys.stderr, self._screen)
         self._over = threading.Event()
         _board.set_live(True)
         atexit.register(self._stop)  # a run that is interrupted has no statistics

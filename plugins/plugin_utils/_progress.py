@@ -19,9 +19,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.trtllm.fleet.plugins.plugin_utils import _board
-from ansible_collections.trtllm.fleet.plugins.plugin_utils._board import duration
 
-__all__ = ["Followed", "display", "duration"]
 display = Display()
 GROWTH = 1.5  # what is small is done soon, so the pause between two looks grows, to O(poll)
 POLL = 5.0  # seconds

@@ -10,7 +10,7 @@ import pytest
 from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.trtllm.fleet.plugins.action import trtllm_engine as action
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
-from ansible_collections.trtllm.fleet.plugins.plugin_utils import _progress
+from ansible_collections.trtllm.fleet.plugins.plugin_utils import _board, _progress
 
 DONE = {"changed": True, "building": False, "engine_dir": "/e"}
 
@@ -98,7 +98,7 @@ def test_where_nothing_is_to_be_shown_the_module_is_called_as_it_is(shown: list[
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5s"), (75, "1m15s"), (3700, "1h01m")])
 def test_durations_are_short(seconds: int, text: str) -> None:
-    assert _progress.duration(seconds) == text
+    assert _board.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
