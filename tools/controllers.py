@@ -29,7 +29,9 @@ from _stages import REPO, StageError, cache_dir, main_guard
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.versions import version_key
 
 MATRIX = REPO / ".ci" / "controllers.yml"
-TESTS = ["tests/unit/test_collection.py", "tests/unit/playbooks", "tests/unit/plugins/action"]
+TESTS = [
+    "tests/unit/test_collection.py", "tests/unit/playbooks", "tests/unit/plugins/action", "tests/unit/plugins/callback",
+]  # fmt: skip
 REQUIREMENTS = ["requirements.txt", "requirements-dev.txt", "images/openai_gateway/requirements.in"]
 # What the tests import beside what a controller needs.
 FOR_TESTS = [

@@ -65,7 +65,7 @@ PLANS = ("set_fact", "ansible.builtin.set_fact")
 NOTES = "trtllm.fleet.rollout_note"
 
 
-class CallbackModule(CallbackBase):
+class CallbackModule(CallbackBase):  # type: ignore[misc]
     """See the documentation."""
 
     CALLBACK_VERSION = 2.0
@@ -73,13 +73,19 @@ class CallbackModule(CallbackBase):
     CALLBACK_NAME = "trtllm.fleet.progress"
     CALLBACK_NEEDS_ENABLED = True
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._names: dict[str, str] = {}
+        self._board = _board.Board()
+        self._screen: _board.Screen | None = None  # with a table as long as there is one
+
     def set_options(self, *arguments: Any, **options: Any) -> None:
         super().set_options(*arguments, **options)
         terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self.disabled = not terminal or self.get_option("show") != "table"
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
-        self._names: dict[str, str] = {}
+        self._stop()
         self._streams = sys.stdout, sys.stderr
         self._board = _board.Board(self.get_option("after"))
         self._screen = _board.Screen(self._board, sys.stdout)
@@ -97,19 +103,21 @@ class CallbackModule(CallbackBase):
             self._display.display(_board.message(), screen_only=True)
 
     def _stop(self) -> None:
-        if not self._over.is_set():
+        if self._screen:
             self._over.set()
             self._ticks.join()  # its lines are for the table, so none may come once that is gone
             _board.set_live(False)
             sys.stdout, sys.stderr = self._streams
             self._screen.clear()
+            self._screen = None
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         self._stop()
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         self._names[task._uuid] = task.get_name()  # its variables stand in it later
-        self._screen.held = task.action in ASKS
+        if self._screen:
+            self._screen.held = task.action in ASKS
 
     def v2_playbook_on_handler_task_start(self, task: Any) -> None:
         self.v2_playbook_on_task_start(task, False)

@@ -95,7 +95,6 @@ def on_terminal(command: list[str], until: str = "") -> tuple[int, list[list[str
     return process.wait(), [*screens, terminal.lines]
 
 
-@pytest.mark.slow
 def test_on_a_terminal_there_is_one_table_for_all_hosts_which_leaves_nothing(command: list[str]) -> None:
     status, screens = on_terminal(command)
     assert status == 2, screens[-1]
