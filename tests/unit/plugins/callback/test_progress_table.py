@@ -22,7 +22,7 @@ COLUMNS, HEIGHT, HOSTS = 100, 30, ["gpu-1", "gpu-2", "gpu-3"]
 # A plugin as those for images and engines are, of a module whose work is done when it, and those of the other hosts,
 # were asked often enough.
 ACTION = """
-from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import Followed, duration
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._progress import Followed
 class ActionModule(Followed):
     module, running, what, work, first_poll = "fill", "filling", "tank", "filling", 0.2
     def line(self, host, name, progress):
