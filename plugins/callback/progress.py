@@ -45,9 +45,10 @@ options:
 """
 
 EXAMPLES = r"""
-# ansible.cfg
-# [defaults]
-# callbacks_enabled = trtllm.fleet.progress
+# Enable it in ansible.cfg:
+ansible_config: |
+  [defaults]
+  callbacks_enabled = trtllm.fleet.progress
 """
 
 import atexit
