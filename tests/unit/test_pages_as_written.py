@@ -84,7 +84,7 @@ def test_commands_of_pages_exist() -> None:
     for page in pages.pages(REPO):
         for block in pages.blocks(page, REPO):
             for command, _printed in block.commands():
-                for part in re.split(r"\s(?:&&|\||;)\s", command):
+                for part in re.split(r"\s(?:&&|\|\|?)\s|;\s", re.sub(r"\s#\s.*", "", command)):
                     wrong += [f"{block.where}: {why}" for why in _wrong(pages.words(part), targets, known)]
     assert not wrong
 
@@ -99,7 +99,9 @@ def _words(*folders: str) -> set[str]:
 
 def _wrong(words: list[str], targets: set[str], known: set[str]) -> list[str]:
     """What is wrong with a command: a program, a playbook, a target, a file or a variable that is not there."""
-    if not words or words[0] == ".":
+    while words and words[0] in ("{", "}", "!"):  # of the shell itself
+        words = words[1:]
+    if not words or words[0] in (".", "exit"):
         return []
     program = words[0]
     if "/" in program and not program.startswith((".venv/", "/")):
