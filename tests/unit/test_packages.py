@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_triton",
         "_rollout",
     },
+    "_settled": {"_base", "_artifact", "_podman", "_host", "_service", "_triton"},
     "_plan": {"_base", "_hub", "_release", "_repository", "_triton"},
     "_fleet": {"_base", "_checkpoint", "_gateway", "_triton"},
     "_migrate": {"_base", "_release", "_plan"},

@@ -1,0 +1,140 @@
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which host is settled: one on which a whole run found nothing to change, and nothing differs since.
+
+The record says what that run was given (*inputs*) and how the host was (*observed*). A run looks before its roles do,
+and the record counts when the same look at the end of the whole run finds the same: so what was changed by the run, or
+beside it, between any of its checks and its end, is never taken for settled.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable
+
+from .._base.files import read_object, remove, write_atomically
+from .parts import RECORD, Ground, Look, look, signed
+from .signature import difference
+
+VERSION = 1
+SHOWN = 2  # differences of a part that are told
+Values = Mapping[str, str]
+Observed = Mapping[str, Values]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look has found. *why*: sentences without their end, why the host is not settled; *at* names the look."""
+
+    settled: bool
+    why: list[str] = field(default_factory=list)
+    since: str = ""
+    at: int = 0
+
+
+def utc(seconds: float) -> str:
+    """A time as people read it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+class Settled:
+    """The record of one host."""
+
+    def __init__(
+        self, ground: Ground, look_at: Callable[[Ground], Look] = look, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.ground, self._look, self._clock = ground, look_at, clock
+        self.path: Path = ground.at(f"{ground.root}/{RECORD}")
+
+    def look(self, inputs: Values, unsettled: list[str], check: bool) -> Found:
+        """Whether the host is settled. What the look found is noted, so that `settle` can compare with it; a record
+        that does not hold is gone then. *unsettled*: why it cannot be, whatever the record says."""
+        noted = int(self._clock() * 1e9)
+        kept = self._read()
+        now = self._look(self.ground)
+        why = list(unsettled) or self._differences(kept, inputs, now)
+        if not why:
+            return Found(True, since=utc(float(kept["since"])))
+        if not check and self.path.parent.is_dir():
+            looked = {"at": noted, "since": None, "paths": list(self.ground.paths)}
+            self._write({**looked, "inputs": dict(inputs), "observed": signed(now, noted)})
+        return Found(False, why, at=noted)
+
+    def settle(self, at: int, check: bool) -> Found:
+        """The host is settled if it is as the look *at* had found it. Else there is no record, and it is told why."""
+        kept = self._read()
+        if not kept or kept["at"] != at:
+            return Found(False, ["another run looked at the host in the meantime"], at=at)
+        self.ground.paths = kept["paths"]
+        why = differing(kept["observed"], signed(self._look(self.ground), at))
+        if check:
+            return Found(not why, why, at=at)
+        if why:
+            remove(self.path)
+            return Found(False, why, at=at)
+        since = self._clock()
+        self._write({**kept, "since": since})
+        return Found(True, since=utc(since), at=at)
+
+    def _differences(self, kept: Mapping[str, Any], inputs: Values, now: Look) -> list[str]:
+        if not kept or kept["since"] is None:
+            return ["no whole run has found nothing to change yet"]
+        given = differing({"given": kept["inputs"]}, {"given": inputs})
+        return given + differing(kept["observed"], signed(now, kept["at"]))
+
+    def _read(self) -> dict[str, Any]:
+        """The record; {} where there is none, or one that is not whole."""
+        found = read_object(self.path)
+        try:
+            since = found["since"]
+            whole = (
+                found["version"] == VERSION
+                and isinstance(found["at"], int)
+                and isinstance(found["paths"], list)
+                and (since is None or isinstance(since, float))
+                and all(isinstance(value, str) for value in found["inputs"].values())
+                and all(isinstance(one, str) for part in found["observed"].values() for one in part.values())
+            )
+        except (KeyError, AttributeError):
+            return {}
+        return found if whole else {}
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        text = json.dumps({"version": VERSION, **record}, separators=(",", ":"), sort_keys=True)
+        write_atomically(self.path, text.encode(), 0o600)
+
+
+def differing(before: Observed, now: Observed) -> list[str]:
+    """What differs, in words: of each part the first few, as one cause often has many."""
+    found = []
+    for part in dict.fromkeys([*now, *before]):
+        old, new = before.get(part, {}), now.get(part, {})
+        all_names = [name for name in sorted({*old, *new}) if old.get(name, "") != new.get(name, "")]
+        # Of a directory that is new or gone, what was in it.
+        names = [name for name in all_names if not any(other.startswith(f"{name}/") for other in all_names)]
+        shown = [f"{name} {_how(old.get(name, ''), new.get(name, ''))}" for name in names[:SHOWN]]
+        more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+        found += [f"{part}: {', '.join([*shown, *more])}"] if shown else []
+    return found
+
+
+def _how(before: str, now: str) -> str:
+    """Values of what is given are digests, and those of facts may be long: files alone say how they differ."""
+    if before and now and not all(len(text.split()) >= 5 and text.split()[0].isdigit() for text in (before, now)):
+        return "differs"
+    return difference(before, now)
+
+
+def settled_table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line for each host: since when it is settled, or why it is not."""
+    return [
+        f"{host}: settled since {told['since']}."
+        if told.get("settled")
+        else f"{host}: not settled; {'; '.join(told.get('why') or [str(told.get('msg') or 'it was not looked at')])}."
+        for host, told in sorted(found.items())
+    ]

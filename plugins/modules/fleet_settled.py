@@ -1,0 +1,139 @@
+#!/usr/bin/python
+# Copyright: The trtllm.fleet authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether anything differs on a host since a whole run found nothing to change."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: fleet_settled
+short_description: Tell whether anything differs on a host since a whole run found nothing to change
+version_added: "0.1.0"
+author: The trtllm.fleet authors (@trtllm-fleet)
+description:
+  - Looks, in one remote call and without reading what is large, at everything that the roles of the collection look at,
+    and compares it, and what the run is given, with the record that such a run has left.
+  - With O(state=looked), which is how a run begins, a record that does not hold is replaced by what was found. With
+    O(state=settled), which is how a whole run ends, the host has a record if it is still as the look had found it.
+  - What a run is given (the plan, the variables, the collection, files of the controller) the controller adds itself.
+  - The record is kept as C(settled.json) below O(root), readable by root alone. It holds no value of a variable.
+extends_documentation_fragment:
+  - trtllm.fleet.attributes
+  - trtllm.fleet.attributes.actiongroup_fleet
+  - trtllm.fleet.root
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
+options:
+  state:
+    description: Whether the run begins with the host, or ends with it.
+    type: str
+    choices: [looked, settled]
+    default: looked
+  at:
+    description: The look, as RV(at) has it, with O(state=settled).
+    type: int
+  paths:
+    description: What else the description names on the host, such as a checkpoint that is used in its place.
+    type: list
+    elements: path
+    default: []
+  skip:
+    description: Whether a settled host is told as settled. Where not, the look is noted all the same.
+    type: bool
+    default: true
+  host_options:
+    description: What the verdict on the host is judged by, as the filter C(host_verdict) takes it.
+    type: dict
+    default: {}
+  inputs:
+    description: Digests of what the run is given. The controller says so itself.
+    type: dict
+    default: {}
+  unsettled:
+    description: Why the host cannot be settled, whatever its record says. The controller adds to it.
+    type: list
+    elements: str
+    default: []
+"""
+
+EXAMPLES = r"""
+- name: Look whether anything differs
+  trtllm.fleet.fleet_settled:
+  register: looked
+
+- name: Let the next run see whether anything differs from now on
+  trtllm.fleet.fleet_settled:
+    state: settled
+    at: "{{ looked.at }}"
+"""
+
+RETURN = r"""
+settled:
+  description: Whether nothing differs.
+  returned: success
+  type: bool
+since:
+  description: Since when, where it is settled.
+  returned: success
+  type: str
+  sample: "2026-01-14T09:30:00Z"
+why:
+  description: What differs, or why the host cannot be settled.
+  returned: success
+  type: list
+  elements: str
+  sample: ["units: /etc/containers/systemd/triton-codellama-13b-0.container differs in size"]
+at:
+  description: Names the look, for O(at).
+  returned: success
+  type: int
+  sample: 1768383000000000000
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT, check_path
+from ansible_collections.trtllm.fleet.plugins.module_utils._settled.parts import Ground
+from ansible_collections.trtllm.fleet.plugins.module_utils._settled.record import Settled
+
+ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
+    "root": {"type": "path", "default": DEFAULT_ROOT},
+    "state": {"type": "str", "choices": ["looked", "settled"], "default": "looked"},
+    "at": {"type": "int"},
+    "paths": {"type": "list", "elements": "path", "default": []},
+    "skip": {"type": "bool", "default": True},
+    "host_options": {"type": "dict", "default": {}},
+    "inputs": {"type": "dict", "default": {}},
+    "unsettled": {"type": "list", "elements": "str", "default": []},
+}
+REQUIRED_IF = [("state", "settled", ["at"])]
+ASKED = "the run was asked to skip no host"
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, required_if=REQUIRED_IF, supports_check_mode=True)
+    given = module.params
+    with one_sentence(module):
+        check_path(given["root"], "root")
+        ground = Ground(given["root"], given["paths"])
+        record = Settled(ground)
+        if given["state"] == "settled":
+            found = record.settle(given["at"], module.check_mode)
+        else:
+            asked = [] if given["skip"] else [ASKED]
+            refused = ground.cannot_serve("the host", given["host_options"]) if given["host_options"] else []
+            found = record.look(given["inputs"], [*given["unsettled"], *asked, *refused], module.check_mode)
+    module.exit_json(changed=False, **asdict(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A host is settled until anything that a whole run looks at differs, and it is said what does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._host.system import System
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman.cli import ContainerState
+from ansible_collections.trtllm.fleet.plugins.module_utils._podman.stock import Stored
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.quadlet import HEADER
+from ansible_collections.trtllm.fleet.plugins.module_utils._settled import parts
+from ansible_collections.trtllm.fleet.plugins.module_utils._settled.parts import PARTS, Ground
+from ansible_collections.trtllm.fleet.plugins.module_utils._settled.record import Found, Settled, settled_table
+from fake_host import FakeHost
+
+ROOT = "/var/lib/trtllm"
+UNIT = "/etc/containers/systemd/triton-m-0.container"
+ENGINE = f"{ROOT}/engines/m/{'a' * 64}/rank0.engine"
+CHECKPOINT = "/srv/models/m"
+INPUTS = {"the plan": "1", "the variable trtllm_models": "2", "/srv/ca.pem of the controller": "3"}
+OLD = time.time() - 3600
+
+
+class Services(ServiceHost):
+    """A host with one service, as systemd and podman tell it."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.told = {"ActiveState": "active", "NRestarts": "0", "InvocationID": "1f", "NeedDaemonReload": "no"}
+        self.container = {"status": "running", "id": "c1", "pid": 7}
+
+    def systemctl(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        units = arguments[arguments.index("--") + 1 :]
+        blocks = ["\n".join(f"{key}={value}" for key, value in {"Id": unit, **self.told}.items()) for unit in units]
+        return subprocess.CompletedProcess(list(arguments), 0, "\n\n".join(blocks), "")
+
+    def containers(self, names: Sequence[str]) -> dict[str, ContainerState]:
+        at: Any = self.container
+        return {
+            name: ContainerState(name, at["id"], at["status"], 0, False, "sha256:1", pid=at["pid"]) for name in names
+        }
+
+
+class Host:
+    """All of a host that the record stands for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.fake, self.services = root, FakeHost(root), Services(root)
+        self.fake.gpu(driver="nvidia").driver().packages({"podman": "5.4.2"})
+        self.images = [Stored("sha256:1", ("reg/triton:1",), ("reg/triton@sha256:2",), 1)]
+        self.clock = time.time()
+        files = {
+            UNIT: f"{HEADER}\n[Container]\nContainerName=triton-m-0\n",
+            f"{UNIT}.d/own.conf": "[Service]\n", "/etc/systemd/system/openai-gateway.socket": "x",
+            ENGINE: "weights", f"{ROOT}/repositories/m/b/config.pbtxt": "name",
+            f"{ROOT}/releases/triton-m-0.jsonl": "{}",
+            f"{ROOT}/checkpoints/m/config.json": "{}", f"{CHECKPOINT}/model.safetensors": "weights",
+            "/etc/trtllm/openai_gateway/config.yml": "port: 3000", "/etc/cdi/nvidia.yaml": "cdiVersion: 0.6.0\n",
+            "/etc/apt/preferences.d/nvidia.pref": "Pin", "/etc/apt/sources.list.d/nvidia.list": "deb",
+            "/usr/share/keyrings/nvidia.gpg": "key", "/etc/modprobe.d/trtllm-nouveau.conf": "blacklist",
+            "/etc/containers/containers.conf.d/50-trtllm-fleet.conf": "[engine]",
+            "/var/lib/dpkg/status": "Package: podman", "/var/lib/containers/storage/secrets/secrets.json": "{}",
+        }  # fmt: skip
+        for path, text in files.items():
+            self.fake.write(path, text)
+
+    def at(self, path: str) -> Path:
+        return self.root / path.lstrip("/")
+
+    @property
+    def system(self) -> System:
+        return self.fake.system
+
+    def record(self) -> Settled:
+        # Far from every file's time, so that none is as young as the look.
+        return Settled(Ground(ROOT, [CHECKPOINT], self.system, self.services), clock=lambda: self.clock + 60)
+
+    def look(self, inputs: dict[str, str] = INPUTS, unsettled: Sequence[str] = (), check: bool = False) -> Found:
+        return self.record().look(inputs, list(unsettled), check)
+
+    def run_whole(self) -> Found:
+        return self.record().settle(self.look().at, False)
+
+    @property
+    def path(self) -> Path:
+        return self.at(f"{ROOT}/settled.json")
+
+
+@pytest.fixture(name="host")
+def _host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    made = Host(tmp_path)
+    monkeypatch.setattr(parts.stock, "images", lambda: made.images)
+    return made
+
+
+def test_a_host_is_settled_when_a_whole_run_has_found_nothing_to_change(host: Host) -> None:
+    first = host.look()
+    assert not first.settled and first.why == ["no whole run has found nothing to change yet"]
+    assert not host.look().settled  # a run that did not come to its end settles nothing
+    assert host.run_whole().settled
+    assert host.path.stat().st_mode & 0o777 == 0o600
+    found = host.look()
+    assert found.settled and not found.why and found.since.endswith("Z")
+    assert host.look().settled
+
+
+def test_a_run_that_changed_something_settles_nothing_and_the_next_does(host: Host) -> None:
+    begun = host.look()
+    host.fake.write(UNIT, "a new unit of the run")
+    ended = host.record().settle(begun.at, False)
+    assert not ended.settled and UNIT in ended.why[0]
+    assert not host.path.exists()
+    assert not host.look().settled
+    assert host.run_whole().settled and host.look().settled
+
+
+def test_what_changes_between_a_check_and_the_end_of_a_run_is_not_taken_for_settled(host: Host) -> None:
+    begun = host.look()
+    host.at(ENGINE).write_text("another engine, of a hand that the run did not see")
+    assert not host.record().settle(begun.at, False).settled
+
+
+def _replaced(path: str, text: str = "other") -> Callable[[Host], None]:
+    return lambda host: host.at(path).write_text(text) and None
+
+
+def _in_place(host: Host) -> None:
+    """The same size and the old time of the content."""
+    before = host.at(ENGINE).stat()
+    time.sleep(0.02)  # a tick of the clock that file systems stamp with
+    host.at(ENGINE).write_text("WEIGHTS")
+    os.utime(host.at(ENGINE), ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _same_again(host: Host) -> None:
+    text = host.at(ENGINE).read_text()
+    host.at(ENGINE).rename(host.at(ENGINE + ".old"))
+    host.at(ENGINE).write_text(text)
+    host.at(ENGINE + ".old").unlink()
+
+
+def _told(**values: str) -> Callable[[Host], None]:
+    return lambda host: host.services.told.update(values)
+
+
+DRIFTS: dict[str, tuple[Callable[[Host], Any], str]] = {
+    "unit edited": (_replaced(UNIT, f"{HEADER}\n[Container]\nContainerName=triton-m-0\nEnvironment=A=B\n"), UNIT),
+    "drop-in added": (lambda host: host.fake.write(f"{UNIT}.d/more.conf", ""), "more.conf is new"),
+    "drop-in removed": (lambda host: host.at(f"{UNIT}.d/own.conf").unlink(), "own.conf is gone"),
+    "unit made unreadable for others": (lambda host: host.at(UNIT).chmod(0o600), "mode"),
+    "unit added": (lambda host: host.fake.write("/etc/systemd/system/other.service", ""), "other.service is new"),
+    "socket removed": (lambda host: host.at("/etc/systemd/system/openai-gateway.socket").unlink(), "is gone"),
+    "runtime drop-in": (lambda host: host.fake.write("/run/systemd/system/x.service.d/1.conf", ""), "1.conf is new"),
+    "engine altered in place, its time restored": (_in_place, "rank0.engine differs in time of the last change"),
+    "engine replaced by the same": (_same_again, "inode"),
+    "engine gone": (lambda host: host.at(ENGINE).unlink(), "rank0.engine is gone"),
+    "half an engine left": (lambda host: host.fake.write(f"{ROOT}/engines/m/b.partial/x", ""), "b.partial/x is new"),
+    "model repository edited": (_replaced(f"{ROOT}/repositories/m/b/config.pbtxt"), "config.pbtxt"),
+    "checkpoint in its place changed": (_replaced(f"{CHECKPOINT}/model.safetensors"), "model.safetensors"),
+    "checkpoint gone": (lambda host: host.at(f"{ROOT}/checkpoints/m/config.json").unlink(), "is gone"),
+    "release record lost": (lambda host: host.at(f"{ROOT}/releases/triton-m-0.jsonl").unlink(), "is gone"),
+    "rollout at work": (lambda host: host.fake.write(f"{ROOT}/rollouts/lock.json", "{}"), "lock.json is new"),
+    "replica drained": (lambda host: host.fake.write("/etc/trtllm/openai_gateway/draining", "x"), "draining is new"),
+    "gateway's configuration edited": (_replaced("/etc/trtllm/openai_gateway/config.yml"), "config.yml"),
+    "CDI specification removed": (lambda host: host.at("/etc/cdi/nvidia.yaml").unlink(), "host: cdi"),
+    "CDI specification added": (lambda host: host.fake.write("/run/cdi/n.yaml", "kind: nvidia.com/gpu"), "host: cdi"),
+    "pin removed": (lambda host: host.at("/etc/apt/preferences.d/nvidia.pref").unlink(), "nvidia.pref is gone"),
+    "repository edited": (_replaced("/etc/apt/sources.list.d/nvidia.list", "deb http://other"), "nvidia.list"),
+    "repository's key replaced": (_replaced("/usr/share/keyrings/nvidia.gpg"), "nvidia.gpg"),
+    "dnf's lock added": (lambda host: host.fake.write("/etc/dnf/plugins/versionlock.list", "x"), "versionlock.list"),
+    "nouveau let in": (lambda host: host.at("/etc/modprobe.d/trtllm-nouveau.conf").unlink(), "nouveau.conf is gone"),
+    "runtime of podman changed": (_replaced("/etc/containers/containers.conf.d/50-trtllm-fleet.conf"), "50-trtllm"),
+    "registry's authority added": (lambda host: host.fake.write("/etc/containers/certs.d/r/x.crt", ""), "x.crt is new"),
+    "package changed": (_replaced("/var/lib/dpkg/status"), "/var/lib/dpkg/status"),
+    "podman upgraded": (lambda host: host.fake.packages({"podman": "5.5.0"}), "packages.podman.version differs"),
+    "secret changed": (_replaced("/var/lib/containers/storage/secrets/secrets.json", "[]"), "secrets.json"),
+    "image removed": (lambda host: host.images.clear(), "images: sha256:1 is gone"),
+    "image's name moved": (lambda host: host.images.__setitem__(0, Stored("sha256:1", (), (), 1)), "images: sha256:1"),
+    "service stopped": (_told(ActiveState="inactive"), "ActiveState"),
+    "service restarted": (_told(InvocationID="2e"), "InvocationID"),
+    "service fell and was started again": (_told(NRestarts="1"), "NRestarts"),
+    "systemd not reloaded": (_told(NeedDaemonReload="yes"), "NeedDaemonReload"),
+    "container killed": (lambda host: host.services.container.update(status="exited", pid=0), "containers: triton-m-0"),
+    "container another one": (lambda host: host.services.container.update(id="c2"), "containers: triton-m-0"),
+    "reboot": (lambda host: host.fake.write("/proc/sys/kernel/random/boot_id", "2222\n"), "kernel.boot_id"),
+    "reboot noted": (lambda host: host.fake.write("/etc/ansible/facts.d/trtllm_fleet.fact", "{}"), "fact is new"),
+    "driver gone": (lambda host: host.at("/proc/driver/nvidia/version").unlink(), "host: driver"),
+    "GPU gone from the bus": (lambda host: host.at("/sys/bus/pci/devices/0000:01:00.0/vendor").unlink(), "host: gpus"),
+    "another kernel": (lambda host: host.fake.write("/boot/vmlinuz-6.9.0-1-generic", ""), "host: kernel.installed"),
+    "SELinux enforces": (lambda host: host.fake.write("/sys/fs/selinux/enforce", "1"), "host: selinux.mode"),
+    "rules of the firewall gone": (lambda host: host.fake.answer("nft", "", 1), "firewall: the loaded rules"),
+    "root replaced": (lambda host: host.at(ROOT).chmod(0o777), f"{ROOT} differs in mode"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("drift", DRIFTS)
+def test_a_host_that_differs_is_not_settled_and_is_settled_again_after_a_whole_run(host: Host, drift: str) -> None:
+    host.fake.answer("nft", "table inet trtllm_fleet { }")
+    assert host.run_whole().settled and host.look().settled
+    change, told = DRIFTS[drift]
+    change(host)
+    found = host.look()
+    assert not found.settled
+    assert told in "; ".join(found.why), found.why
+    # What was found is no record, whoever looks again.
+    assert not host.look().settled
+    assert host.run_whole().settled and host.look().settled
+
+
+SHOWS = {
+    "host": "reboot", "units": "unit edited", "settings": "replica drained", "artefacts": "engine gone",
+    "CDI specifications": "CDI specification removed", "package sources": "pin removed",
+    "packages": "package changed", "images": "image removed",
+    "podman's secrets": "secret changed", "services": "service restarted", "containers": "container another one",
+    "firewall": "rules of the firewall gone",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_has_a_drift_that_shows_in_it(host: Host, part: str) -> None:
+    host.fake.answer("nft", "table inet trtllm_fleet { }")
+    before = parts.signed(parts.look(host.record().ground), 2**62)
+    DRIFTS[SHOWS[part]][0](host)
+    assert before[part] != parts.signed(parts.look(host.record().ground), 2**62)[part]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({**INPUTS, "the plan": "9"}, "given: the plan differs"),
+        ({**INPUTS, "the variable trtllm_models": "9"}, "given: the variable trtllm_models differs"),
+        ({**INPUTS, "the variable openai_gateway_clients": "4"}, "given: the variable openai_gateway_clients is new"),
+        ({name: INPUTS[name] for name in list(INPUTS)[:2]}, "given: /srv/ca.pem of the controller is gone"),
+    ],
+)
+def test_what_the_run_is_given_counts(host: Host, given: dict[str, str], told: str) -> None:
+    host.run_whole()
+    assert host.look(given).why == [told]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: "", lambda text: text[: len(text) // 2], lambda text: "[]", lambda text: "{}", lambda text: "null",
+        lambda text: json.dumps({**json.loads(text), "version": 0}),
+        lambda text: json.dumps({**json.loads(text), "at": "x"}),
+        lambda text: json.dumps({**json.loads(text), "observed": {"units": []}}),
+        lambda text: json.dumps({**json.loads(text), "inputs": {"the plan": 1}}),
+        lambda text: json.dumps({**json.loads(text), "observed": {}}),
+        lambda text: json.dumps({**json.loads(text), "since": None}),
+    ],
+)  # fmt: skip
+def test_a_record_that_was_altered_or_cut_is_none(host: Host, spoil: Callable[[str], str]) -> None:
+    host.run_whole()
+    host.path.write_text(spoil(host.path.read_text()))
+    assert not host.look().settled
+    assert host.run_whole().settled
+
+
+def test_check_mode_judges_and_writes_nothing(host: Host) -> None:
+    assert not host.look(check=True).settled and not host.path.exists()
+    host.run_whole()
+    text = host.path.read_text()
+    assert host.look(check=True).settled
+    host.at(UNIT).write_text("edited")
+    assert not host.look(check=True).settled
+    assert host.path.read_text() == text
+
+
+def test_who_cannot_be_settled_is_not_whatever_the_record_says(host: Host) -> None:
+    host.run_whole()
+    assert host.look(unsettled=["the run was asked for podman alone"]).why == ["the run was asked for podman alone"]
+
+
+def test_two_runs_at_once_settle_nothing_of_each_other(host: Host) -> None:
+    first = host.look()
+    host.clock += 1
+    host.look()
+    assert host.record().settle(first.at, False).why == ["another run looked at the host in the meantime"]
+
+
+def test_a_file_as_young_as_the_look_is_told_by_its_content(host: Host) -> None:
+    record = Settled(Ground(ROOT, [], host.system, host.services), clock=lambda: host.at(ENGINE).stat().st_ctime)
+    assert record.settle(record.look(INPUTS, [], False).at, False).settled
+    kept = json.loads(host.path.read_text())["observed"]["artefacts"][ENGINE]
+    assert len(kept.split()) == 9
+    assert Settled(Ground(ROOT, [], host.system, host.services)).look(INPUTS, [], False).settled
+
+
+def test_how_much_is_free_does_not_unsettle_but_too_little_does(host: Host) -> None:
+    host.run_whole()
+    host.fake.disks.update(dict.fromkeys(("/", "/boot"), (500 * 2**30, 2**30)))
+    assert host.look().settled
+    ground = Ground(ROOT, [], host.system, host.services)
+    assert ground.cannot_serve("h", {"minimum_free_gib": {"/boot": 5}, "serves": False})
+
+
+def test_nothing_is_written_where_the_fleet_has_nothing_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts.stock, "images", list)
+    fake = FakeHost(tmp_path)
+    record = Settled(Ground(ROOT, [], fake.system, Services(tmp_path)))
+    assert not record.look(INPUTS, [], False).settled
+    assert not (tmp_path / ROOT.lstrip("/")).exists()
+
+
+def test_the_screen_says_since_when_and_why_not() -> None:
+    assert settled_table(
+        {
+            "b": {"settled": True, "since": "2026-01-14T09:30:00Z", "why": []},
+            "a": {"settled": False, "why": ["units: /x is gone", "and 2 more"]},
+            "c": {"failed": True, "msg": "No room on /var"},
+        }
+    ) == [
+        "a: not settled; units: /x is gone; and 2 more.",
+        "b: settled since 2026-01-14T09:30:00Z.",
+        "c: not settled; No room on /var.",
+    ]

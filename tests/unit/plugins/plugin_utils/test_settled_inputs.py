@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run is given for a host: everything that a change of unsettles it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.trtllm.fleet.plugins.plugin_utils import _settled
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._settled import asks_more, given, names, places, sources
+
+PLAN: dict[str, Any] = {"root": "/var/lib/trtllm", "replicas": [{"name": "m-0"}], "checkpoints": [], "images": []}
+MAP = {"hosts": {"h1": {"replicas": ["m-0"]}}, "gateways": {"h1": {"models": [{"urls": ["http://h2:8000"]}]}}}
+VALUES = {"trtllm_release": "1.2.1", "triton_image_name": "r/triton:1"}
+
+
+def found(text: str) -> str:
+    return text if os.path.exists(text) else ""
+
+
+def told(**changed: Any) -> dict[str, str]:
+    asked: dict[str, Any] = {"host": "h1", "plan": PLAN, "fleet_map": MAP, "values": VALUES, "find": found, **changed}
+    return given(**asked)
+
+
+def differs(**changed: Any) -> set[str]:
+    before, now = told(), told(**changed)
+    return {name for name in {*before, *now} if before.get(name) != now.get(name)}
+
+
+def test_the_same_is_the_same() -> None:
+    assert not differs()
+    assert not differs(plan=dict(reversed(PLAN.items())))
+    assert not differs(fleet_map={**MAP, "hosts": {**MAP["hosts"], "h2": {}}})
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"plan": {**PLAN, "replicas": []}}, "the plan"),
+        # A replica of another host that the gateway of this one fronts.
+        ({"fleet_map": {**MAP, "gateways": {"h1": {"models": [{"urls": []}]}}}}, "the plan of the fleet"),
+        ({"values": {**VALUES, "trtllm_release": "1.2.0"}}, "the variable trtllm_release"),
+        ({"values": {"trtllm_release": "1.2.1"}}, "the variable triton_image_name"),
+        ({"values": {**VALUES, "openai_gateway_clients": [{"key": "k"}]}}, "the variable openai_gateway_clients"),
+    ],
+)  # fmt: skip
+def test_what_differs_is_named(changed: dict[str, Any], what: str) -> None:
+    assert differs(**changed) == {what}
+
+
+def test_the_collection_and_ansible_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = told()
+    monkeypatch.setattr(_settled, "collection_digest", lambda: "other")
+    monkeypatch.setattr(_settled, "ansible_version", "2.99")
+    now = told()
+    assert {name for name in now if now[name] != before[name]} == {"the collection", "the version of Ansible"}
+
+
+def test_the_digest_of_the_collection_is_of_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_settled, "HERE", tmp_path)
+    file = tmp_path / "roles" / "a" / "tasks" / "main.yml"
+    file.parent.mkdir(parents=True)
+    digest = _settled.collection_digest.__wrapped__
+
+    def of(text: str) -> str:
+        file.write_text(text)
+        return str(digest())
+
+    first = of("a")
+    os.utime(file, (1, 1))
+    assert digest() == first
+    (file.parent / "__pycache__").mkdir()
+    (file.parent / "__pycache__" / "x.pyc").write_text("")
+    assert digest() == first
+    assert of("b") != first
+
+
+@pytest.mark.parametrize(
+    "variable", ["triton_image_archive", "openai_gateway_tls_certificate", "triton_image_ca_certificate"]
+)
+def test_a_file_of_the_controller_counts(tmp_path: Path, variable: str) -> None:
+    file = tmp_path / "file"
+    file.write_text("one")
+    values = {**VALUES, variable: str(file)}
+    before = told(values=values)
+    assert f"{file} of the controller" in before
+    at = file.stat().st_mtime_ns
+    file.write_text("two")
+    os.utime(file, ns=(at, at))
+    assert told(values=values) != before
+
+
+def test_a_checkpoint_of_the_controller_counts_with_all_its_files(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("x")
+    plan = {**PLAN, "checkpoints": [{"path": str(tmp_path), "location": "controller"}]}
+    before = told(plan=plan)
+    (tmp_path / "more.safetensors").write_text("x")
+    assert {name for name, digest in told(plan=plan).items() if digest != before[name]} == {
+        f"{tmp_path} of the controller"
+    }
+
+
+def test_a_tree_without_end_has_no_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_settled, "MOST_FILES", 2)
+    for name in "abc":
+        (tmp_path / name).write_text("")
+    assert _settled.file_digest(str(tmp_path)) == ""
+
+
+def test_paths_are_found_wherever_they_stand() -> None:
+    plan = {
+        **PLAN,
+        "checkpoints": [{"path": "/srv/m"}],
+        "engines": [{"dir": "/var/lib/trtllm/engines/x"}],
+        "a": "/dev/nvidia0",
+    }
+    assert sorted(places(plan, {"x": ["/srv/two", "r/i:1", "/", "http://a/b", "/a\nb"]})) == ["/srv/m", "/srv/two"]
+    assert "certs/ca.pem" in set(sources(PLAN, {"triton_image_ca_certificate": "certs/ca.pem"}))
+
+
+def test_only_variables_of_ours_count() -> None:
+    given = dict.fromkeys(["trtllm_root", "triton_firewall", "rollout_serial", "ansible_host", "verify_report"], 1)
+    assert names(given) == ["rollout_serial", "triton_firewall", "trtllm_root"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "values"),
+    [
+        ({}, {"triton_image_pull": "always"}),
+        ({}, {"checkpoint_refresh": True}),
+        ({}, {"engine_verify": "full"}),
+        ({}, {"container_toolkit_upgrade": "yes"}),
+        ({}, {"preflight_report": "/tmp/x"}),
+        ({"images": [{"name": "r/i:1", "pull": "always"}]}, {}),
+        ({"replicas": [{"name": "m-0", "nodes": ["h1", "h2"]}]}, {}),
+    ],
+)
+def test_what_no_look_can_answer_keeps_a_host_from_being_settled(plan: dict[str, Any], values: dict[str, Any]) -> None:
+    assert len(asks_more({**PLAN, **plan}, values)) == 1
+    assert asks_more(PLAN, {"triton_image_pull": "missing", "checkpoint_refresh": False}) == []
+
+
+def test_a_secret_is_not_told_by_its_digest() -> None:
+    secret = [{"name": "a", "key": "sk-1234"}]
+    assert "openai_gateway_clients" in _settled.secret_variables()
+    digests = {
+        _settled.value_digest("h1", "openai_gateway_clients", secret),
+        _settled.value_digest("h2", "openai_gateway_clients", secret),
+        _settled.value_digest("h1", "trtllm_release", secret),
+    }  # fmt: skip
+    assert len(digests) == 3
