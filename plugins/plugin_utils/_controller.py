@@ -16,7 +16,7 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -81,6 +81,44 @@ def wait_ready(process: subprocess.Popen[str], ports: list[int]) -> None:
             time.sleep(0.02)
 
 
+@contextlib.contextmanager
+def reachable(arguments: dict[str, Any], names: Sequence[str], option: Any) -> Iterator[dict[str, Any]]:
+    """*arguments* with the URLs of *names* as the controller reaches them: those of a loopback address through the
+    host's ssh, whose options *option* looks up; None where the host is not reached by ssh."""
+    urls = {name: str(arguments[name]) for name in names if arguments.get(name)}
+    behind = {name: urlsplit(url) for name, url in urls.items() if is_loopback(urlsplit(url).hostname)}
+    if not behind or option is None:
+        yield arguments
+        return
+    forwards: dict[tuple[str, int], int] = {}
+    for parts in behind.values():
+        forwards.setdefault((parts.hostname or "127.0.0.1", parts.port or 80), free_port())
+    command = tunnel_command(option, forwards)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_ready(process, list(forwards.values()))
+        for name, parts in behind.items():
+            local = forwards[(parts.hostname or "127.0.0.1", parts.port or 80)]
+            arguments[name] = urlunsplit(parts._replace(netloc=f"127.0.0.1:{local}"))
+        yield arguments
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def validated(module: ModuleType, args: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    """Arguments of *module* with its defaults, and the secrets among them."""
+    spec = module.ARGUMENT_SPEC
+    found = ArgumentSpecValidator(spec, required_if=module.REQUIRED_IF).validate(dict(args))
+    if found.error_messages:
+        raise AnsibleActionFail("; ".join(found.error_messages) + ".")
+    parameters = dict(found.validated_parameters)
+    secrets = (parameters.get(name) for name, option in spec.items() if option.get("no_log"))
+    return parameters, {str(secret) for secret in secrets if secret}
+
+
 class ControllerActionBase(ActionBase):  # type: ignore[misc]
     """Do the work of the module of the same name on the controller, with its URLs made reachable from there.
 
@@ -106,34 +144,8 @@ class ControllerActionBase(ActionBase):  # type: ignore[misc]
 
     def _parameters(self) -> tuple[dict[str, Any], set[str]]:
         """The task's arguments with the module's defaults, and the secrets among them."""
-        spec = self.MODULE.ARGUMENT_SPEC
-        validated = ArgumentSpecValidator(spec, required_if=self.MODULE.REQUIRED_IF).validate(dict(self._task.args))
-        if validated.error_messages:
-            raise AnsibleActionFail("; ".join(validated.error_messages) + ".")
-        parameters = dict(validated.validated_parameters)
-        secrets = (parameters.get(name) for name, option in spec.items() if option.get("no_log"))
-        return parameters, {str(secret) for secret in secrets if secret}
+        return validated(self.MODULE, self._task.args)
 
-    @contextlib.contextmanager
-    def _reachable(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        urls = {name: str(arguments[name]) for name in self.URL_OPTIONS if arguments.get(name)}
-        behind = {name: urlsplit(url) for name, url in urls.items() if is_loopback(urlsplit(url).hostname)}
-        if not behind or self._connection.transport != "ssh":
-            yield arguments
-            return
-        forwards: dict[tuple[str, int], int] = {}
-        for parts in behind.values():
-            forwards.setdefault((parts.hostname or "127.0.0.1", parts.port or 80), free_port())
-        command = tunnel_command(self._connection.get_option, forwards)
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        try:
-            wait_ready(process, list(forwards.values()))
-            for name, parts in behind.items():
-                local = forwards[(parts.hostname or "127.0.0.1", parts.port or 80)]
-                arguments[name] = urlunsplit(parts._replace(netloc=f"127.0.0.1:{local}"))
-            yield arguments
-        finally:
-            process.terminate()
-            process.communicate()
+    def _reachable(self, arguments: dict[str, Any]) -> contextlib.AbstractContextManager[dict[str, Any]]:
+        option = self._connection.get_option if self._connection.transport == "ssh" else None
+        return reachable(arguments, self.URL_OPTIONS, option)
