@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a run of site.yml that changes nothing costs the controller, by the number of hosts: a table, JSON with --json.
 
-    tests/bench/bench_scale.py [--real 1 10] [--replayed 10 100] [--peer] [--json FILE] [--keep]
+    tests/bench/bench_scale.py [--real 1 10] [--replayed 10 100 1000] [--json FILE] [--keep]
 
-Real test hosts are brought up and deployed; then the run that changes nothing is counted. One host's answers are
-recorded, and answer in the place of any number of hosts, with the recorded host's Triton and gateway behind all: so the
-controller's part is seen for more hosts than fit on a machine. Told are tasks, commands on hosts and bytes sent to them
-per host, seconds, the controller's CPU seconds (Ansible's main process and its workers) per host, and its memory.
+Real test hosts are brought up and deployed; then the run that changes nothing is counted twice: one in which all
+hosts are settled, and a full one (`trtllm_skip_settled=false`). One host's answers are recorded, and answer in the
+place of any number of hosts, with the recorded host's Triton and gateway behind all: so the controller's part is seen
+for more hosts than fit on a machine. Told are tasks, commands on hosts and bytes sent to them per host, seconds, the
+controller's CPU seconds (Ansible's main process and its workers) per host, its memory, and the machine's load.
 
-With --peer, in the same run and on the same hosts, the role `podman` of fedora.linux_system_roles with one Quadlet,
-where the collection path has it.
+In the same run and on the same hosts, the role `podman` of fedora.linux_system_roles with one Quadlet, where the
+collection path has it; what a settled run takes of its time is told below the table.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ from _stages import StageError, Stages, main_guard
 CALLBACKS = REPO / "tests" / "bench" / "callback"
 NET, FIRST = "10.200.0.", 61  # of the hosts' addresses
 MOST_REAL = 30
+MOST_FULL = 100  # replayed hosts in a full run, which takes minutes
+ATTEMPTS = 4  # runs until all hosts are settled: what is new is changed, and then looked at
+SITE = "playbooks/site.yml"
+FULL = ("-e", "trtllm_skip_settled=false")
 PEER = "fedora.linux_system_roles.podman"
 PEER_PLAY = [
     {
@@ -61,16 +66,16 @@ PEER_PLAY = [
 class Scale:
     """The hosts, and runs of playbooks that are counted."""
 
-    def __init__(self, stages: Stages, scratch: Path, real: int) -> None:
+    def __init__(self, stages: Stages, scratch: Path, real: int, first: int) -> None:
         self.stages, self.scratch = stages, scratch
-        self.hosts = {f"bsc{number + 1}": f"{NET}{FIRST + number}" for number in range(real)}
+        self.hosts = {f"bsc{number + 1}": f"{NET}{first + number}" for number in range(real)}
 
     def up(self) -> None:
         """Boot the hosts and deploy to them."""
         everyone = [f"{name}={address}" for name, address in self.hosts.items()]
         self.stages.run("hosts", [demo.TESTBED, "up", *everyone], f"booting {len(everyone)} test hosts")
         self.inventory(self.hosts)
-        self.run("deploy", "playbooks/site.yml")
+        self.run("deploy", SITE)
 
     def down(self) -> None:
         """Remove the hosts."""
@@ -79,13 +84,16 @@ class Scale:
     def inventory(self, hosts: dict[str, str]) -> None:
         """Write the inventory of these hosts, each with what the demo's host has."""
         members = {name: {"ansible_host": address} for name, address in hosts.items()}
+        # The demo's asks the registry each time, as its images move.
+        asks = {"triton_image_pull": "missing", "openai_gateway_image_pull": "missing"}
+        members = {name: {**given, **asks} for name, given in members.items()}
         text = json.dumps({"all": {"children": {"gpu_hosts": {"hosts": members}}}})
         (self.scratch / "hosts.yml").write_text(text, encoding="utf-8")
         link = self.scratch / "group_vars"
         if not link.is_symlink():
             link.symlink_to(REPO / "inventories" / "demo" / "group_vars")
 
-    def run(self, name: str, playbook: str, mode: str = "count") -> dict[str, Any]:
+    def run(self, name: str, playbook: str, mode: str = "count", *options: str) -> dict[str, Any]:
         """Run a playbook over the inventory; what the run was counted to take."""
         place = self.scratch / "counts" / name.replace(" ", "-")
         shutil.rmtree(place, ignore_errors=True)
@@ -95,7 +103,8 @@ class Scale:
             "HOST_ANSWERS": str(place), "HOST_ANSWERS_MODE": mode,
         }  # fmt: skip
         self.stages.say(f"{name}: {Path(playbook).name}")
-        argv = ["ansible-playbook", "-i", str(self.scratch / "hosts.yml"), playbook]
+        argv = ["ansible-playbook", "-i", str(self.scratch / "hosts.yml"), playbook, *options]
+        load = os.getloadavg()[0]
         done = subprocess.run(argv, cwd=REPO, env=env, text=True, capture_output=True, check=False)
         if done.returncode:
             raise StageError(f"{name} ended with {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-1000:]}")
@@ -104,7 +113,8 @@ class Scale:
         hosts = len(json.loads((self.scratch / "hosts.yml").read_text())["all"]["children"]["gpu_hosts"]["hosts"])
         return {
             **found, "hosts": hosts, "calls": len(calls) / hosts, "bytes": sum(call["sent"] for call in calls) / hosts,
-            "guessed": sum(not call["exact"] for call in calls),
+            "guessed": sum(not call["exact"] for call in calls), "load": round(load, 1),
+            "settled": done.stdout.count(": settled since "),
         }  # fmt: skip
 
 
@@ -118,36 +128,71 @@ def measured(
     everyone = list(scale.hosts.items())
     for count in real:
         scale.inventory(dict(everyone[:count]))
-        rows.append((f"{count} real", scale.run(f"{count} real", "playbooks/site.yml")))
+        rows.append((f"{count} real, settled", settled_row(scale, f"{count} settled", "count")))
+        rows.append((f"{count} real, full", scale.run(f"{count} full", SITE, "count", *FULL)))
         if peer:
             scale.run(f"{count} peer first", str(play))
             rows.append((f"{count} real, {PEER}", scale.run(f"{count} peer", str(play))))
     scale.inventory(dict(everyone[:1]))
-    scale.run("record", "playbooks/site.yml", "record")
+    # A full run has another question for the same look, so both are recorded.
+    scale.run("record the full run", SITE, "record", *FULL)
+    scale.run("record the settled run", SITE, "record")
     address = everyone[0][1]
     for count in replayed:
         scale.inventory({f"replay{number:04d}": address for number in range(count)})
-        rows.append((f"{count} replayed", scale.run(f"{count} replayed", "playbooks/site.yml", "replay")))
+        rows.append((f"{count} replayed, settled", settled_row(scale, f"{count} replayed", "replay")))
+        if count <= MOST_FULL:
+            full = scale.run(f"{count} replayed in full", SITE, "replay", *FULL)
+            rows.append((f"{count} replayed, full", full))
     return rows
+
+
+def settled_row(scale: Scale, name: str, mode: str) -> dict[str, Any]:
+    """A run in which every host has to be settled."""
+    for _attempt in range(ATTEMPTS if mode == "count" else 1):
+        found = scale.run(name, SITE, mode)
+        if found["settled"] == found["hosts"]:
+            return found
+    raise StageError(
+        f"{name}: {found['settled']} of {found['hosts']} hosts were settled; see why in a run of site.yml."
+    )
 
 
 def table(rows: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
     """The lines of the table."""
-    lines = [f"{'hosts':<48} {'tasks':>6} {'calls':>6} {'KiB':>6} {'s':>7} {'CPU s':>7} {'a host':>7} {'MiB':>5}"]
+    head = (
+        f"{'hosts':<48} {'tasks':>6} {'calls':>6} {'KiB':>6} {'s':>7} {'CPU s':>7} {'a host':>7} {'MiB':>5} {'load':>5}"
+    )
+    lines = [head]
     for name, row in rows:
         cpu = row["cpu_main"] + row["cpu_workers"]
         lines.append(
             f"{name:<48} {row['tasks']:>6} {row['calls']:>6.1f} {row['bytes'] / 1024:>6.0f} {row['seconds']:>7.1f} "
-            f"{cpu:>7.1f} {cpu / row['hosts']:>7.2f} {row['memory_mib']:>5}"
+            f"{cpu:>7.1f} {cpu / row['hosts']:>7.2f} {row['memory_mib']:>5} {row['load']:>5}"
         )
+    found = dict(rows)
+    for name, row in rows:
+        settled = found.get(name.replace(f", {PEER}", ", settled"))
+        if settled is not None and name.endswith(PEER):
+            lines.append(
+                f"{row['hosts']} hosts, settled, take {settled['seconds'] / row['seconds']:.2f} of the time of {PEER}."
+            )
     return lines
+
+
+def has_peer() -> bool:
+    """Whether the collection path has the other role."""
+    found = subprocess.run(
+        ["ansible-doc", "-t", "role", "-l", PEER.rpartition(".")[0]], capture_output=True, text=True, check=False
+    )
+    return found.returncode == 0 and PEER in found.stdout
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=int, nargs="+", default=[1, 10], help="numbers of real hosts")
-    parser.add_argument("--replayed", type=int, nargs="*", default=[10, 100], help="numbers of replayed hosts")
-    parser.add_argument("--peer", action="store_true", help=f"run {PEER} on the real hosts too")
+    parser.add_argument("--replayed", type=int, nargs="*", default=[10, 100, 1000], help="numbers of replayed hosts")
+    parser.add_argument("--first", type=int, default=FIRST, help="last number of the first host's address")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--keep", action="store_true", help="leave the test hosts")
     args = parser.parse_args()
@@ -155,16 +200,15 @@ def main() -> int:
         raise StageError(f"--real takes 1 to {MOST_REAL} hosts.")
     stages = Stages("bench")
     os.environ.update(PATH=f"{demo.VENV / 'bin'}:{os.environ['PATH']}", ANSIBLE_CONFIG=str(REPO / "ansible.cfg"))
-    peer = args.peer
-    if peer and subprocess.run(["ansible-doc", "-t", "role", PEER], capture_output=True, check=False).returncode:
+    peer = has_peer()
+    if not peer:
         stages.say(f"SKIPPED: {PEER} is not in the collection path; install fedora.linux_system_roles for the peer.")
-        peer = False
     demo.preflight()
     demo.testbed(stages)
     demo.images(stages)
     demo.checkpoint(stages)
     with tempfile.TemporaryDirectory() as scratch:
-        scale = Scale(stages, Path(scratch), max(args.real))
+        scale = Scale(stages, Path(scratch), max(args.real), args.first)
         try:
             scale.up()
             rows = measured(scale, args.real, args.replayed, peer)

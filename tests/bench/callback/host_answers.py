@@ -30,6 +30,8 @@ MODE = os.environ.get("HOST_ANSWERS_MODE", "count")
 PLACE = Path(os.environ.get("HOST_ANSWERS", "."))
 MODULE = re.compile(rb"^module_fqn='([^']*)'", re.M)
 PARAMS = re.compile(rb"^params=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"),$", re.M)
+# What the controller adds to a look at a host: digests of what it gives that host.
+OF_A_HOST = ("inputs", "at")
 
 
 def asked(connection: Any, command: str, data: bytes | None) -> tuple[str, str]:
@@ -41,6 +43,7 @@ def asked(connection: Any, command: str, data: bytes | None) -> tuple[str, str]:
     params = PARAMS.search(data or b"")
     given = json.loads(eval(params.group(1)))["ANSIBLE_MODULE_ARGS"] if params else {}
     own = {key: value for key, value in given.items() if key == "_ansible_check_mode" or not key.startswith("_ansible")}
+    own = {key: value for key, value in own.items() if key not in OF_A_HOST}
     text = masked(json.dumps(own, sort_keys=True), names)
     return module.group(1).decode(), hashlib.sha256(text.encode()).hexdigest()
 
