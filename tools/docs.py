@@ -48,6 +48,7 @@ ROLES = [
     "openai_gateway",
     "kubernetes",
     "slurm",
+    "monitoring",
 ]
 HEAD = """# Reference of the roles
 

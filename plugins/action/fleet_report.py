@@ -22,6 +22,7 @@ from ansible_collections.trtllm.fleet.plugins.plugin_utils._controller import op
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import host_value
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._lost import unreachable
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._report import Fleet, of_fleet, report
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._report_metrics import metrics
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._report_page import page
 
 display = Display()
@@ -65,7 +66,7 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(sentence(error, "The controller")) from error
         display.display(f"\nThe report is {' and '.join(map(str, written))}\n")
         # The host is as it was, and the report says something new each time.
-        result.update(changed=False, page=str(written[0]), summary=made["summary"])
+        result.update(changed=False, page=str(written[0]), summary=made["summary"], metrics=metrics(made, time.time()))
         return result
 
     def _fleet(self, variables: Mapping[str, Any], args: Mapping[str, Any]) -> Fleet:

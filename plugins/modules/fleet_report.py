@@ -53,6 +53,10 @@ page:
   description: The absolute path of the page.
   returned: success
   type: str
+metrics:
+  description: What Prometheus is told of it, in the text format of a node exporter's textfile collector.
+  returned: success
+  type: str
 summary:
   description: How the fleet is, in numbers; C(state) is V(ok), V(warn) or V(bad).
   returned: success

@@ -119,6 +119,7 @@ class Gateway:
     def measure(self) -> None:
         """Put into the metrics what is not counted as it happens."""
         self.metrics.queued.set(self.gate.queued)
+        self.metrics.clients_changed.set(self.clients.changed)
         for model in self.models.values():
             for replica in model.replicas.replicas:
                 self.metrics.outstanding.labels(model.name, replica.url).set(replica.own)

@@ -175,6 +175,11 @@ class Clients:
             self._stamp, self.refused = found, ""
         self._path = path
 
+    @property
+    def changed(self) -> float:
+        """When the file that is in force was written, in seconds of the epoch; 0 where everybody may ask."""
+        return self._stamp[0] / 1e9 if self._path and self._stamp else 0.0
+
     def identify(self, authorization: str, x_api_key: str = "") -> Account:
         """Whose key one of the headers' values holds, or raise ApiError 401."""
         if self._path is None:

@@ -105,6 +105,10 @@ class Metrics:
             **given,
         )
         self.answered = Counter("replica_answers", "Requests answered by replica.", replica, **given)
+        self.clients_changed = Gauge(
+            "clients_changed_timestamp_seconds", "When clients and keys were written, 0 for none.",
+            multiprocess_mode="livemax", **given,
+        )  # fmt: skip
 
         self._of: dict[tuple[str, str], EndpointMetrics] = {}
 
