@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ansible_collections.trtllm.fleet.plugins.plugin_utils import _monitoring
+from ansible_collections.trtllm.fleet.plugins.plugin_utils import _exporters, _monitoring
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import host_value
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._filters import as_filter_error
 
@@ -41,5 +41,6 @@ class FilterModule:
         return {
             "monitoring_gateways": monitoring_gateways,
             "monitoring_hosts": monitoring_hosts,
+            "exporter_services": _exporters.exporter_services,
             "monitoring_files": as_filter_error(_monitoring.files),
         }

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,13 @@ def test_a_client_sees_and_uses_its_models_alone(tmp_path: Path, checkpoint: Pat
         missing = send(f"/v1/{path}", {**body, "model": "other"}, headers=bearer("one"))
         assert missing.status_code == 404
     assert send("/v1/completions", ask(model="other"), headers=bearer("two")).status_code == 200
+
+
+def test_the_age_of_the_keys_is_told(tmp_path: Path, checkpoint: Path) -> None:
+    send, _ = limited(tmp_path, checkpoint, "models: [tiny]")
+    name = "openai_gateway_clients_changed_timestamp_seconds"
+    told = re.search(rf"^{name} (\S+)$", send("/metrics").text, re.M)
+    assert told and abs(float(told[1]) - time.time()) < 600
 
 
 @pytest.mark.parametrize("limits", ["requests_per_minute: 2", "tokens_per_minute: 8"])
