@@ -181,6 +181,37 @@ def test_through_a_directory_one_builds_and_the_others_copy(tmp_path: Path) -> N
         assert not found.of(name, "trtllm_artifact_serve")
 
 
+def test_the_first_turn_is_that_of_builders(tmp_path: Path) -> None:
+    hosts = {
+        "h1": sharing(1, [MISSING, THERE], SHARED),
+        "h2": sharing(2, [MISSING, MISSING], HOLDS, SHARED),
+    }
+    found = run(tmp_path, hosts, **DIRECTORY, engine_builders=["h2", "of another run"])
+    assert asked(found, "h1")[0] == (False, True), "it waits, and asks for no turn"
+    assert asked(found, "h2")[:2] == [(True, False), (False, True)]
+    assert [call.check_mode for call in found.of("h1", "trtllm_engine")] == [True, False]
+    assert names(found, "h2")[:4] == ["engine", "artifact_share", "engine", "artifact_share"]
+
+
+def test_a_builder_that_does_not_build_leaves_the_second_turn_to_all(tmp_path: Path) -> None:
+    failed = {"failed": True, "changed": False, "msg": "The build of m failed."}
+    hosts = {
+        "h1": sharing(1, [MISSING, MISSING], FREE, HOLDS, SHARED),
+        "h2": sharing(2, [MISSING, failed], HOLDS, SHARED),
+    }
+    models = [{"name": "m", "checkpoint": "/srv/m", "gpus": []}]
+    given = {"engine_models": models, "engine_root": "/srv/llm", "engine_builders": ["h2"], **DIRECTORY}
+    found = record(tmp_path, hosts, ["trtllm.fleet.engine"], given)
+    assert asked(found, "h1")[:3] == [(False, True), (True, False), (False, True)]
+    assert [call.check_mode for call in found.of("h1", "trtllm_engine")] == [True, False]
+
+
+def test_builders_of_other_runs_keep_nobody_from_a_turn(tmp_path: Path) -> None:
+    hosts = {"h1": sharing(1, [MISSING, MISSING], HOLDS, SHARED)}
+    found = run(tmp_path, hosts, **DIRECTORY, engine_builders=["h9"])
+    assert asked(found, "h1")[0] == (True, False)
+
+
 def test_who_has_it_shares_it_first(tmp_path: Path) -> None:
     hosts = {"h1": sharing(1, [THERE], WAITS, SHARED), "h2": sharing(2, [MISSING, THERE], WAITS, SHARED)}
     found = run(tmp_path, hosts, **DIRECTORY)
