@@ -203,6 +203,8 @@ def _gateways(gateways: list[Row], replicas: Sequence[Row], fleet: Fleet) -> Non
     """Add what each gateway fronts and what is the matter with it."""
     urls = {row["http_url"] for row in replicas if row["http_url"]}
     serving = {row["http_url"] for row in replicas if row["serves"]}
+    # Hosts that are lost may have replicas that are not known here, and of some no record tells where they are.
+    all_known = not fleet.lost and all(row["http_url"] or row["worker"] for row in replicas)
     for gateway in gateways:
         config = gateway_config(gateway.pop("config", ""))
         fronts = {str(model["name"]): [str(url) for url in model["urls"]] for model in (config or {}).get("models", [])}
@@ -211,11 +213,10 @@ def _gateways(gateways: list[Row], replicas: Sequence[Row], fleet: Fleet) -> Non
         if gateway["active"] != "active":
             problems.append(finding(BAD, f"it is {gateway['active']}"))
         for model, to in fronts.items():
-            # Hosts that are lost, or that nobody asked, may have replicas that are not known here.
-            strange = [url for url in to if url not in urls and not fleet.lost]
+            strange = [url for url in to if url not in urls] if all_known else []
             if strange:
                 problems.append(finding(WARN, f"it sends {model} to {', '.join(strange)}, where no host has a replica"))
-            if not any(url in serving for url in to) and not strange and not fleet.lost:
+            if not any(url in serving for url in to) and not strange and all_known:
                 problems.append(finding(BAD, f"none of the replicas of {model} behind it serves"))
         gateway["problems"], gateway["state"] = problems, _worst(one["severity"] for one in problems)
         gateway["serving"] = {model: sum(url in serving for url in to) for model, to in fronts.items()}

@@ -146,6 +146,11 @@ def test_gateways_that_lead_nowhere() -> None:
     host["gateways"] = [fakes.gateway("codellama-13b")]
     host["replicas"][0]["active"] = "failed"
     assert "bad h openai-gateway: none of the replicas of codellama-13b behind it serves" in said(made({"h": host}))
+    # Where it is not known at which address a replica listens, it may be that one.
+    host["replicas"][0].update(active="active", http_url="", model="")
+    assert said(made({"h": host})) == [
+        "warn h codellama-13b-0: its unit is not the one that its release record tells of"
+    ]
 
 
 def test_rollouts_have_the_last_outcome_of_each_host() -> None:
