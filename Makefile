@@ -7,7 +7,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export MOLECULE_GLOB := molecule/*/molecule.yml
 unexport ANSIBLE_INVENTORY ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH
 
-.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution bench-checkpoint bench-fleet bench-scale images sbom docs site changelog build clean bench-gang
+.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution bench-checkpoint bench-fleet bench-scale faults images sbom docs site changelog build clean bench-gang
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ bench-gang: setup-hosts ## a replica on two hosts against the same ranks on one:
 
 bench-scale: setup-hosts ## what a run without changes costs the controller, for real hosts and for replayed ones
 	@.venv/bin/python tests/bench/bench_scale.py
+
+faults: setup-hosts ## break test hosts in every stage, one fault after the other, and write docs/faults.md (ARGUMENTS='--only engine')
+	@.venv/bin/python tests/faults/run.py $(ARGUMENTS)
 
 conformance: setup ## the conformance suite for the demo's gateway, and for LiteLLM before the same Triton (make demo first)
 	@.venv/bin/python tools/conformance.py peers

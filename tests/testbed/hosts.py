@@ -241,6 +241,8 @@ def _inside(container: Any, *argv: str) -> str:
 def system_state(container: Any) -> str:
     """Answer "running" or "degraded" once systemd has started everything, "" before."""
     state = _inside(container, "systemctl", "is-system-running")
+    if not state:
+        container.reload()  # one that reboots meanwhile has another process
     return state if state in ("running", "degraded") else ""
 
 

@@ -27,6 +27,8 @@ REMEDIES = {
     errno.EIO: "look into the kernel's log for the disk's errors",
     errno.ELOOP: "links lead in a circle there: repair them",
 }
+# What only writing meets, or what stands where something is renamed to.
+OF_THE_TARGET = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY)
 # What a terminal or a log would act on instead of showing it: control characters, turns of the writing direction, and
 # halves of characters, which cannot even be printed.
 UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -58,7 +60,10 @@ def sentence(error: FleetError | OSError, where: str = "The host") -> str:
     """What an operator is told: which file (*where* for an error that names none), what the system says, what to do."""
     if isinstance(error, FleetError):
         return str(error)
-    where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else where
+    # Of a copy, the first is what is read; what cannot be written is the other.
+    other = error.filename2 if error.errno in OF_THE_TARGET else None
+    named = next((name for name in (other, error.filename) if isinstance(name, (str, bytes))), where)
+    where = os.fsdecode(named)
     remedy = REMEDIES.get(error.errno or 0, "look at the file system of the host")
     return one_line(f"{where}: {error.strerror or error}; {remedy}.")
 

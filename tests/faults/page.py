@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""docs/faults.md: the matrix, and what was found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import matrix
+from .rows import STAGES, Row
+
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "faults.md"
+HEAD = """# What happens when something breaks
+
+`make faults` breaks it in {count} ways, on test hosts with real systemd, podman and Triton; GPUs alone are made up. Of
+each fault it holds four things: the run that is struck says what happened, nothing is half made, nothing that was
+published is lost, and the next run, after what an operator has to do if anything, repairs it, so that a token comes
+through the gateway again. This page is written by it, from what was found.
+
+```sh
+make faults                              # all rows that are not known yet; what was found is kept, so it goes on
+make faults ARGUMENTS='--only engine'    # the rows that have this in their name
+make faults ARGUMENTS='--list'
+```
+
+Seconds are of the whole row, on two cores with other work on them: the fault, the run that is struck, and the one that
+repairs. Where nothing is said, the run was killed, or had nothing to tell as it made all right.
+"""
+
+
+def cell(text: str) -> str:
+    """A text that stands in one cell."""
+    return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").strip()
+
+
+def line(row: Row, found: Mapping[str, Any]) -> str:
+    """One row of the table."""
+    said = found.get("found", "")
+    cells = [row.fault, row.when, row.expected, f"“{said}”" if said else row.ends, str(found.get("seconds", ""))]
+    return f"| {' | '.join(cell(text) for text in cells)} |"
+
+
+def text(found: Mapping[str, Mapping[str, Any]], rows: Sequence[Row] = matrix.ROWS) -> str:
+    """The whole page."""
+    parts = [HEAD.format(count=len(rows))]
+    for stage in STAGES:
+        own = [row for row in rows if row.stage == stage]
+        if own:
+            table = ["| fault | when | expected | found | seconds |", "|---|---|---|---|---|"]
+            parts.append(f"## {stage}\n\n" + "\n".join(table + [line(row, found[row.name]) for row in own]) + "\n")
+    return "\n".join(parts)
+
+
+def write(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write it."""
+    PAGE.write_text(text(found), encoding="utf-8")

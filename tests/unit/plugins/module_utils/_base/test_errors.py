@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an operator is told of a file that the system refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import sentence
+
+
+def refused(number: int, *names: str) -> OSError:
+    """What a copy raises: the file that is read, and the one that is written."""
+    return OSError(number, os.strerror(number), names[0], None, names[1] if len(names) > 1 else None)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_copy_that_finds_no_room_names_where_there_is_none(number: int) -> None:
+    assert sentence(refused(number, "/root/.ansible/tmp/a", "/srv/full/a")).startswith("/srv/full/a: ")
+    assert sentence(refused(number, "/srv/full")).startswith("/srv/full: ")
+
+
+def test_a_copy_that_cannot_read_names_what_it_reads() -> None:
+    assert sentence(refused(errno.ENOENT, "/srv/source", "/srv/target")).startswith("/srv/source: No such file")
+
+
+def test_an_error_that_names_nothing_is_of_the_place() -> None:
+    assert sentence(OSError(errno.ENOSPC, "No space left on device"), "/var/lib/trtllm") == (
+        "/var/lib/trtllm: No space left on device; make room there."
+    )

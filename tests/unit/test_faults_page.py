@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""docs/faults.md has every row of the matrix of faults, and no other, as it was found."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(REPO / "tests"))
+
+from faults import matrix, page, run
+from faults.rows import FAILS, STAGES, Row
+from faults.words import WORDS
+
+PAGE = (REPO / "docs" / "faults.md").read_text(encoding="utf-8")
+
+
+def on_the_page() -> list[tuple[str, ...]]:
+    """Stage, fault, when and expected of every row of the page."""
+    found, stage = [], ""
+    for line in PAGE.splitlines():
+        if line.startswith("## "):
+            stage = line[3:]
+        elif line.startswith("| ") and not line.startswith("| fault "):
+            cells = re.split(r" ?(?<!\\)\| ?", line)[1:-1]
+            found.append((stage, *cells[:3]))
+    return found
+
+
+def test_the_page_has_every_row_and_no_other() -> None:
+    rows = [(row.stage, *map(page.cell, (row.fault, row.when, row.expected))) for row in matrix.ROWS]
+    assert sorted(on_the_page()) == sorted(rows)
+
+
+def test_there_are_as_many_as_were_promised_in_every_stage() -> None:
+    assert len(matrix.ROWS) >= 40
+    assert {row.stage for row in matrix.ROWS} == set(STAGES)
+    assert len({row.name for row in matrix.ROWS}) == len(matrix.ROWS)
+
+
+@pytest.mark.parametrize("row", matrix.ROWS, ids=lambda row: row.name)
+def test_a_run_that_fails_says_what_is_held(row: Row) -> None:
+    assert len(row.says) > 8 or row.ends != FAILS
+
+
+def test_words_are_of_rows_that_are_there() -> None:
+    assert set(WORDS) <= {row.name for row in matrix.ROWS}
+
+
+def test_the_page_tells_nothing_of_a_machine() -> None:
+    assert not re.search(r"10\.200\.0\.|/root/|/home/|/work/|brk[1-5]|20\d\d-\d\d-\d\d", PAGE)
+
+
+def test_what_is_of_the_moment_is_not_told() -> None:
+    said = "brk1 at 10.200.0.11: 10.200.0.2:5000/x@sha256:" + "ab" * 32 + " since 2026-01-02 03:04:05"
+    assert run.cleaned(said) == "gpu-01 at 192.0.2.11: registry/x@sha256:… since TIME"
+
+
+def test_what_a_lost_host_says_is_told_whole() -> None:
+    said = "brk1 is lost: podman cannot pull 'a': EOF (at 'Install the image') PLAY RECAP"
+    assert run.sentence(said, "cannot pull") == "podman cannot pull 'a': EOF"
