@@ -14,7 +14,9 @@ The same seed gives the same bytes. Needs numpy, safetensors and tokenizers.
 from __future__ import annotations
 
 import argparse
+import filecmp
 import json
+import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -316,6 +318,14 @@ def write_checkpoint(out: Path, seed: int = 0, shards: int = 2, dtype: str = "fl
     )  # fmt: skip
 
 
+def put_in_place(made: Path, out: Path) -> None:
+    """What is the same stays untouched: a host that has it needs no second look at it."""
+    for path in sorted(made.iterdir()):
+        there = out / path.name
+        if not there.is_file() or not filecmp.cmp(path, there, shallow=False):
+            path.replace(there)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the directory to make")
@@ -324,7 +334,10 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="(default: %(default)s)")
     parser.add_argument("--tools", action="store_true", help="one that calls a function where it is offered")
     options = parser.parse_args()
-    write_checkpoint(options.out, options.seed, options.shards, options.dtype, tools=options.tools)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.out.parent, prefix=f".{options.out.name}.") as made:
+        write_checkpoint(Path(made), options.seed, options.shards, options.dtype, tools=options.tools)
+        put_in_place(Path(made), options.out)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from ansible_collections.trtllm.fleet.plugins.module_utils._settled.parts import PARTS
 
 # Roles that site.yml does not run.
-ELSEWHERE = {"kubernetes", "slurm"}
+ELSEWHERE = {"kubernetes", "monitoring", "slurm"}
 
 
 def test_every_file_of_tasks_has_a_part_that_stands_for_it(repo_dir: Path) -> None:
