@@ -48,10 +48,9 @@ MENTION_RST = re.compile(r"(?::literal:`)?\bdocs/((?:[\w-]|\\-|/)+)\.md\b(`)?(?:
 # A list of the headings, which the theme has beside the page.
 CONTENTS = re.compile(r"\n\.\. contents::\n(?:   .*\n)+")
 NOTE = re.compile(r"\n\.\. Collection note\n.*?(?=\n\.\. version_added\n)", re.S)
-# What only Ansible's own site has.
-OUTSIDE = re.compile(
-    r":ref:`([^<`]+) <(?:action_plugins|common_return_values|ansible_collections\.ansible\.builtin\.\w+)>`"
-)
+# What only Ansible's own site has: labels that are not of this collection, and variables of the environment.
+OUTSIDE = re.compile(r":ref:`([^<`]+?)(?: <(?!ansible_collections\.trtllm\.)[\w.]+>)?`")
+VARIABLE = re.compile(r":(?:ans)?envvar(?:ref)?:`([^`]+)`")
 # An option of a role that is named where another entry point of the role is described.
 OF_ENTRY = re.compile(r"(:ansopt:`[\w.]+\.(\w+)#role:)(\w+)(:((?:\w|\\_)+))")
 
@@ -201,10 +200,11 @@ def plugin_pages(where: Path, programs: Path, known: dict[str, str], problems: l
             f"antsibull-docs cannot read the collection's documentation: {(done.stdout + done.stderr)[-2000:]}"
         )
     names = set(known.values())
-    (where / "environment_variables.rst").unlink(missing_ok=True)  # there are none
+    (where / "environment_variables.rst").unlink(missing_ok=True)  # each plugin tells its own
     for path in where.glob("*.rst"):
         text = CONTENTS.sub("\n", NOTE.sub("\n", path.read_text(encoding="utf-8")))
-        text = of_main(OUTSIDE.sub(r"\1", text).replace(":orphan:\n", "", 1))
+        text = VARIABLE.sub(r":literal:`\1`", OUTSIDE.sub(r"\1", text))
+        text = of_main(text.replace(":orphan:\n", "", 1))
 
         def link(match: re.Match[str], source: str = path.stem) -> str:
             page = match[1].replace("\\", "")

@@ -113,3 +113,15 @@ def test_the_packages_have_sums(repo_dir: Path) -> None:
     for wanted in re.findall(r"^([\w-]+)", (repo_dir / "tools" / "site" / "requirements.in").read_text(), re.M):
         assert wanted in named
     assert len(named) == len(re.findall(r"^[\w.-]+==", text, re.M))
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        (":ref:`a word <callback_plugins>`", "a word"),
+        ("See :ref:`callback_plugins` for", "See callback_plugins for"),
+        (":ref:`fleet <ansible_collections.trtllm.fleet.fleet_role>`", None),
+    ],
+)
+def test_what_only_ansible_s_own_site_has_is_plain(website: ModuleType, text: str, made: str | None) -> None:
+    assert website.OUTSIDE.sub(r"\1", text) == (text if made is None else made)
