@@ -11,6 +11,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import F
 from ansible_collections.trtllm.fleet.plugins.module_utils._fleet import fleet_map
 from ansible_collections.trtllm.fleet.plugins.module_utils._migrate import Wanted, migration
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from unit.fleet_fakes import description, model
 
 IMAGE = "nvcr.io/nvidia/tensorrt-llm/release:1.3.0"
@@ -76,7 +77,7 @@ def test_all_cross_over_and_what_keeps_it_so_is_told() -> None:
 
 
 def test_a_release_with_both_flows_is_told_which() -> None:
-    assert now(phase({"g1": engine()}, phase="switch", to="1.2.1", image=IMAGE), "g1")["flow"] == "trtllm-serve"
+    assert now(phase({"g1": engine()}, phase="switch", to=LAST, image=IMAGE), "g1")["flow"] == "trtllm-serve"
 
 
 def test_it_goes_back_whatever_was_answered_meanwhile() -> None:
