@@ -16,7 +16,7 @@ from typing import Any
 
 from . import engine, hosts, inventory, outer, probes, registry, rootfs, tools
 from .errors import TestbedError
-from .settings import Settings, from_environment
+from .settings import SUITE, Settings, from_environment
 
 # in the host: keeps the command out of the root control group
 EXEC = "/usr/local/lib/testbed/exec"
@@ -135,7 +135,7 @@ def _host(settings: Settings, entry: dict[str, Any], options: dict[str, Any]) ->
     return hosts.parse(
         text, settings, gpu=bool(entry.get("gpu", options["gpu"])),
         volumes=(*options["volumes"], *entry.get("volumes", ())), tmpfs=(*options["tmpfs"], *entry.get("tmpfs", ())),
-        suite=str(entry.get("suite", hosts.SUITE)),
+        suite=str(entry.get("suite", SUITE)),
     )  # fmt: skip
 
 
