@@ -24,7 +24,7 @@ EXAMPLES = [
     "README.md", "docs/*.md", "changelogs/*", "CHANGELOG.md", "group_vars/*", "inventories/*", "molecule/*",
     "roles/*", "plugins/filter/*.yml",
     # What an image holds and says, and what calls it by its tag.
-    "images/*", "tools/demo.py", "tests/testbed/README.md", "tests/gpu/*", "tests/bench/*",
+    "images/*", "tools/demo.py", "tests/testbed/README.md", "tests/gpu/*", "tests/bench/*", "tests/faults/*",
     # Recorded, and versions of other packages.
     "tests/data/*", "tests/contract/data/*", "docs/pictures/*", "tools/site/requirements.txt",
     "plugins/plugin_utils/benchmark/requirements.txt",

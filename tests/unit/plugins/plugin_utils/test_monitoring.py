@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.plugin_utils import _monitoring
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._alerts import ALERTS, LIMITS, RECORDED, limits, rules
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._dashboards import ALL, COLUMNS, dashboards
@@ -26,7 +27,7 @@ import alert_tests
 FLEET: dict[str, Any] = {
     "hosts": {
         "gpu-01": {
-            "release": "1.2.1",
+            "release": LAST,
             "replicas": [
                 {"name": "llama-0", "model": "llama", "url": "http://10.0.0.11:8000", "gpus": [0],
                  "metrics_url": "http://10.0.0.11:8002"},
@@ -37,7 +38,7 @@ FLEET: dict[str, Any] = {
                 {"name": "", "model": "gone", "url": "http://10.0.0.11:8009", "gpus": [], "metrics_url": ""},
             ],
         },
-        "gpu-02": {"release": "1.2.1", "replicas": []},
+        "gpu-02": {"release": LAST, "replicas": []},
     },
     "gateways": {"gw-01": {"models": []}},
 }  # fmt: skip
@@ -63,9 +64,9 @@ def test_each_replica_is_asked_where_its_metrics_are() -> None:
     files = written()
     assert targets(files, "triton") == {
         "10.0.0.11:8002": {
-            "host": "gpu-01", "replica": "llama-0", "model": "llama", "release": "1.2.1", "nodes": "1"
+            "host": "gpu-01", "replica": "llama-0", "model": "llama", "release": LAST, "nodes": "1"
         },
-        "10.0.0.11:8005": {"host": "gpu-01", "replica": "big-0", "model": "big", "release": "1.2.1", "nodes": "2"},
+        "10.0.0.11:8005": {"host": "gpu-01", "replica": "big-0", "model": "big", "release": LAST, "nodes": "2"},
     }  # fmt: skip
     assert list(targets(files, "trtllm_serve")) == ["10.0.0.11:8006"]
     assert targets(files, "openai_gateway") == {"10.0.0.5:3000": {"host": "gw-01", "__scheme__": "https"}}

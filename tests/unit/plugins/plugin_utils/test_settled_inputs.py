@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.plugin_utils import _settled
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._settled import asks_more, given, names, places, sources
 
 PLAN: dict[str, Any] = {"root": "/var/lib/trtllm", "replicas": [{"name": "m-0"}], "checkpoints": [], "images": []}
 MAP = {"hosts": {"h1": {"replicas": ["m-0"]}}, "gateways": {"h1": {"models": [{"urls": ["http://h2:8000"]}]}}}
-VALUES = {"trtllm_release": "1.2.1", "triton_image_name": "r/triton:1"}
+VALUES = {"trtllm_release": LAST, "triton_image_name": "r/triton:1"}
 
 
 def found(text: str) -> str:
@@ -43,7 +44,7 @@ def test_the_same_is_the_same() -> None:
         # A replica of another host that the gateway of this one fronts.
         ({"fleet_map": {**MAP, "gateways": {"h1": {"models": [{"urls": []}]}}}}, "the plan of the fleet"),
         ({"values": {**VALUES, "trtllm_release": "1.2.0"}}, "the variable trtllm_release"),
-        ({"values": {"trtllm_release": "1.2.1"}}, "the variable triton_image_name"),
+        ({"values": {"trtllm_release": LAST}}, "the variable triton_image_name"),
         ({"values": {**VALUES, "openai_gateway_clients": [{"key": "k"}]}}, "the variable openai_gateway_clients"),
     ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.trtllm.fleet.plugins.action.fleet_verify import answer
 from ansible_collections.trtllm.fleet.plugins.filter.serving import verify_report
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.modules import triton_verify
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._verification import (
     NOTHING,
@@ -19,7 +20,7 @@ from ansible_collections.trtllm.fleet.plugins.plugin_utils._verification import 
 
 REPLICA = {
     "replica": "m-0", "model": "m", "http_url": "http://10.0.0.1:8000", "metrics_url": "", "entry_models": ["ensemble"],
-    "release": "1.2.1", "gathers": [], "api": "triton", "problem": "",
+    "release": LAST, "gathers": [], "api": "triton", "problem": "",
 }  # fmt: skip
 GATEWAY = {"url": "http://127.0.0.1:3000", "models": ["m", "far"], "names": {"m": "chat"}}
 
@@ -32,7 +33,7 @@ def test_a_replica_is_asked_itself_and_through_its_gateway_and_the_gateway_for_w
     own, far = asked({"replicas": [REPLICA], "gateways": [GATEWAY]}, early_stop_tokens=8)
     assert own.item is REPLICA
     assert own.arguments == {
-        "url": "http://10.0.0.1:8000", "entry_models": ["ensemble"], "release": "1.2.1", "api": "triton", "gathers": [],
+        "url": "http://10.0.0.1:8000", "entry_models": ["ensemble"], "release": LAST, "api": "triton", "gathers": [],
         "early_stop_tokens": 8, "gateway_url": "http://127.0.0.1:3000", "gateway_model": "chat", "gateway_key": "k",
     }  # fmt: skip
     assert far.arguments == {
