@@ -66,6 +66,11 @@ PLANS = ("set_fact", "ansible.builtin.set_fact")
 NOTES = "trtllm.fleet.rollout_note"
 
 
+def short(name: str) -> str:
+    """The name of a task without that of its role, which Ansible prints above."""
+    return name.rpartition(" : ")[2]
+
+
 class CallbackModule(CallbackBase):  # type: ignore[misc]
     """See the documentation."""
 
@@ -116,7 +121,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._stop()
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
-        self._names[task._uuid] = task.get_name()  # its variables stand in it later
+        self._names[task._uuid] = short(task.get_name())  # its variables stand in it later
         if self._screen:
             self._screen.held = task.action in ASKS
 
@@ -124,7 +129,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self.v2_playbook_on_task_start(task, False)
 
     def v2_runner_on_start(self, host: Any, task: Any) -> None:
-        self._board.begin(host.get_name(), task._uuid, self._names.get(task._uuid) or task.get_name())
+        self._board.begin(host.get_name(), task._uuid, self._names.get(task._uuid) or short(task.get_name()))
 
     def _ended(self, result: Any) -> None:
         self._board.end(result.host.get_name(), result.task._uuid)
