@@ -175,7 +175,10 @@ def triton_service(replica: Replica) -> dict[str, Any]:
         },
         "listen": listens(replica),
         "load_paths": list(replica.get("checkpoint_dirs" if serve.is_served(replica) else "engine_dirs") or []),
-        "files": {f"{scripts_dir(replica)}/{name}": f"{text}\n" for name, text in replica["scripts"].items()},
+        "files": {
+            **{f"{scripts_dir(replica)}/{name}": f"{text}\n" for name, text in replica["scripts"].items()},
+            **(serve.files(replica) if serve.is_served(replica) else {}),
+        },
         "record": {
             "release": known.version,
             "replica": replica["name"],

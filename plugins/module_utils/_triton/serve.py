@@ -31,6 +31,8 @@ MODELS = "/models"
 LLM_ARGS = "llm_args.yaml"
 # Where what a start compiles and tunes is kept, below the root of the fleet, and in the container.
 CACHES, CACHE = "caches", "/cache"
+# By which tar, restic and others know what they need not keep.
+CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55"
 MADE_BY_US = re.compile(r"(?P<root>/.*)/repositories/[^/]+/(?P<fingerprint>[0-9a-f]{64})/?")
 
 Replica = Mapping[str, Any]
@@ -83,6 +85,12 @@ def cache_dir(replica: Replica) -> str:
 def environment(replica: Replica, release: Release) -> dict[str, str]:
     """Where the libraries of the server keep what they compile and tune."""
     return {name: f"{CACHE}/{where}" for name, where in caches(release).items()} if cache_dir(replica) else {}
+
+
+def files(replica: Replica) -> dict[str, str]:
+    """What makes the directory, and has backups leave it out."""
+    kept = cache_dir(replica)
+    return {f"{kept}/CACHEDIR.TAG": f"{CACHE_TAG}\n"} if kept else {}
 
 
 def prepare(replica: Replica) -> dict[str, str]:

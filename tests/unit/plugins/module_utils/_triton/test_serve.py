@@ -58,11 +58,13 @@ OURS = f"/srv/llm/repositories/m/{'ab' * 32}"
 
 
 def test_what_a_start_compiles_is_kept_for_the_next_start_of_the_same() -> None:
-    unit = served(repository_dir=OURS)["unit"]
+    service = served(repository_dir=OURS)
+    unit = service["unit"]
     (cache,) = [volume for volume in unit["Container"]["Volume"] if ":/cache:" in volume]
     host = cache.partition(":")[0]
     assert re.fullmatch(r"/srv/llm/caches/m-0/[0-9a-f]{64}", host) and cache.endswith(":/cache:rw,z")
     assert unit["Service"]["ExecStartPre"] == f"/bin/mkdir -p {host}"
+    assert service["files"][f"{host}/CACHEDIR.TAG"].startswith("Signature: "), "a path that is mounted must be there"
     environment = unit["Container"]["Environment"]
     assert environment["TLLM_AUTOTUNER_CACHE_PATH"] == "/cache/autotuner-@gpus@.json"
     assert environment["TORCHINDUCTOR_CACHE_DIR"] == "/cache/inductor"
