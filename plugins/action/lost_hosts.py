@@ -36,9 +36,13 @@ class ActionModule(ActionBase):
         leaving = boolean(args.get("leaving", False))
         if leaving:
             left -= {host for host in left if known_of(host).get("fleet_lost")}
-        # What was found out once is handed on: the plays that follow know less.
-        known = dict(variables.get("fleet_lost_hosts", {}).get("lost") or {})
-        gone = [host for host in everyone if host not in left]
+        # What was found out once is handed on: the plays that follow know less, and those of site.yml that have only
+        # the hosts that differ count with the whole fleet all the same.
+        before = variables.get("fleet_lost_hosts") or {}
+        known = dict(before.get("lost") or {})
+        beside = [host for host in before.get("everyone") or [] if host not in everyone and "site_hosts" in variables]
+        gone = [host for host in everyone if host not in left] + [host for host in beside if host in known]
+        everyone += beside
         lost = {host: known.get(host) or self._why(known_of(host)) for host in gone}
         try:
             refusal = None if leaving else too_many(lost, args.get("max_lost", MAX_LOST), len(everyone))
@@ -49,7 +53,7 @@ class ActionModule(ActionBase):
             display.display("\n" + "\n".join(lines) + "\n", color=C.COLOR_ERROR)
         if refusal:
             raise AnsibleActionFail(refusal)
-        result.update(changed=False, lost=lost)
+        result.update(changed=False, lost=lost, everyone=everyone)
         return result
 
     def _why(self, variables: dict[str, Any]) -> str:

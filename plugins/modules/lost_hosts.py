@@ -69,4 +69,9 @@ lost:
   type: dict
   sample:
     gpu-07: "Failed to connect to the host via ssh (at 'Record the ports and GPUs that replicas of this host have')"
+everyone:
+  description: The hosts that are counted.
+  returned: success
+  type: list
+  elements: str
 """

@@ -137,4 +137,5 @@ def settled_table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if told.get("settled")
         else f"{host}: not settled; {'; '.join(told.get('why') or [str(told.get('msg') or 'it was not looked at')])}."
         for host, told in sorted(found.items())
+        if not told.get("skipped")
     ]

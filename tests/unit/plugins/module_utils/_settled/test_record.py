@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.trtllm.fleet.plugins.filter.settled import unsettled_hosts
 from ansible_collections.trtllm.fleet.plugins.module_utils._host.system import System
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.cli import ContainerState
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.stock import Stored
@@ -310,6 +311,16 @@ def test_nothing_is_written_where_the_fleet_has_nothing_yet(tmp_path: Path, monk
     record = Settled(Ground(ROOT, [], fake.system, Services(tmp_path)))
     assert not record.look(INPUTS, [], False).settled
     assert not (tmp_path / ROOT.lstrip("/")).exists()
+
+
+@pytest.mark.parametrize(
+    ("differ", "max_lost", "count"),
+    [([], "10%", 0), (["h0"], "10%", 3), (["h0"], 0, 1), (["h0", "h1", "h2", "h3"], "10%", 4), (["h0"], "100%", 20)],
+)
+def test_a_play_has_more_hosts_than_may_be_lost(differ: list[str], max_lost: Any, count: int) -> None:
+    found = {f"h{number}": {"settled": f"h{number}" not in differ} for number in range(20)}
+    hosts = unsettled_hosts(found, max_lost)
+    assert set(differ) <= set(hosts) and len(hosts) == count
 
 
 def test_the_screen_says_since_when_and_why_not() -> None:
