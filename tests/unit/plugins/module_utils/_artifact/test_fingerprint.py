@@ -7,6 +7,7 @@ import hashlib
 import mmap
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -318,12 +319,20 @@ def test_differences_name_each_leaf() -> None:
     ]
 
 
-def test_two_thousand_files_are_checked_within_a_tenth_of_a_second(tmp_path: Path, settled: None) -> None:
+def test_files_that_are_known_are_checked_for_little_more_than_asking_for_their_size(
+    tmp_path: Path, settled: None
+) -> None:
     root, index = make(tmp_path / "tree", {f"f{i}": b"" for i in range(2000)}), tmp_path / "index.json"
     fp.tree_digest(root, index)
-    best = 9.0
-    for _ in range(5):
-        start = time.perf_counter()
-        fp.tree_digest(root, index)
-        best = min(best, time.perf_counter() - start)
-    assert best < 0.1
+
+    def least(work: Callable[[], object]) -> float:
+        """Seconds of the processor, of the best of five, which a busy machine makes no longer."""
+        taken = []
+        for _ in range(5):
+            start = time.process_time()
+            work()
+            taken.append(time.process_time() - start)
+        return min(taken)
+
+    # 2.3 times where this was written
+    assert least(lambda: fp.tree_digest(root, index)) < 10 * least(lambda: [path.stat() for path in root.iterdir()])

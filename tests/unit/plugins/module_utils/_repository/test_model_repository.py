@@ -66,14 +66,14 @@ def test_a_run_that_changes_nothing_is_fast_and_reads_nothing_large(
             return _real(path, *args, **more)
 
         monkeypatch.setattr(owner, name, noting)
-    start = time.perf_counter()
+    start = time.process_time()
     assert not host.present().changed
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     monkeypatch.undo()
     assert any(path.endswith("config.json") for path in opened)
     sizes = {path: os.stat(path).st_size for path in opened if os.path.isfile(path)}
     assert max(sizes.values()) <= 1 << 20, sizes
-    assert seconds < 0.2, "25 ms on two idle cores; 50 is the aim, the rest is for a busy machine"
+    assert seconds < 0.2, "25 ms of the processor where this was written"
 
 
 def test_a_changed_parameter_makes_a_new_repository_beside_the_old_one(host: RepositoryFixture) -> None:
