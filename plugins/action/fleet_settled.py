@@ -38,7 +38,7 @@ class ActionModule(ActionBase):
             plan = variables.get("fleet_plan")
             values = {name: self._value(variables[name]) for name in names(variables)}
             host = str(variables["inventory_hostname"])
-            skipped = {"what the run leaves out": " ".join(context.CLIARGS.get("skip_tags") or [])}
+            skipped = {"what the run leaves out": " ".join(sorted(context.CLIARGS.get("skip_tags") or []))}
             inputs = given(host, plan, variables.get("fleet_map") or {}, values, self._find)
             args["inputs"] = {**inputs, **skipped}
             # What is not the controller's may be the host's.

@@ -121,6 +121,9 @@ def call_guide(family: Family, functions: Mapping[str, dict[str, Any]], name: st
 
 
 def _regex(pattern: str, param: str) -> Guide:
+    if not pattern:
+        # Triton takes an empty guide for none, and then refuses the kind that needs one.
+        raise ApiError(400, f"Invalid '{param}': is empty; give an expression, or leave it out.", param=param)
     known = pattern
     for foreign, ours in FOREIGN:
         known = foreign.sub(ours, known)

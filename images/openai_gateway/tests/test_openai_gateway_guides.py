@@ -112,6 +112,7 @@ def test_plain_text_needs_no_guided_decoding(checkpoint: Path) -> None:
     [
         ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice", "Only one of guided_regex and guided_choice"),
         ({"guided_regex": "("}, "guided_regex", "is no regular expression"),
+        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex", "is empty"),
         ({"guided_json": "{"}, "guided_json", "must be a JSON schema"),
         ({"guided_json": "[]"}, "guided_json", "must be a JSON schema"),
         ({"guided_grammar": "start: x"}, "guided_grammar", "'root ::= ...'"),
