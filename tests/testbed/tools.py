@@ -25,6 +25,9 @@ PACKAGES = {
     "zstd": "zstd",
     "openssh-client": "ssh-keygen",
     "debian-archive-keyring": None,
+    # of a controller that downloads repositories itself
+    "git": "git",
+    "git-lfs": "git-lfs",
 }
 OLDEST_PODMAN = (4, 3)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._hub.request import r
 from git_server import GitServer, pointer, run
 from unit.plugins.module_utils._hub.hub_files import SECRET, files, weights
 from unit.plugins.module_utils._hub.running import NO_CONSENT, download, kill_once_arrived, received, run_here
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("git-lfs") is None, reason="git-lfs is not installed; tests/testbed/testbed prepare installs it"
+)
 
 REPOSITORY, LARGE = "models/tiny", ("model.safetensors",)
 
