@@ -211,7 +211,7 @@ class RegistryClient:
         if file_sha256(part) != digest.partition(":")[2]:
             part.unlink()
             raise OSError(f"{self.host} sends something else as {digest}")
-        os.replace(part, path)
+        part.rename(path)
 
     def _url(self, what: str, reference: str) -> str:
         return f"{self._scheme}://{self.host}/v2/{self.name.path}/{what}/{reference}"
