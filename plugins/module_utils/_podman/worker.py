@@ -113,6 +113,8 @@ class Worker:
                 self.spec["argv"], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
                 cwd=self.spec.get("cwd"),
             )  # fmt: skip
+            if self.over.is_set():  # told so while it was being started
+                self.child.terminate()
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     code = self.child.wait(INTERVAL)

@@ -77,6 +77,7 @@ OPTIONS: Mapping[str, Callable[[Any, str], None]] = MappingProxyType({
     "rollout_gate_timeout": _wait,
     "rollout_stop_for_build": _flag,
     "rollout_prunes": _flag,
+    "rollout_gateways_first": _flag,
 })  # fmt: skip
 
 

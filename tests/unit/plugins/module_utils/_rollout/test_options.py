@@ -24,6 +24,7 @@ TAKEN: dict[str, tuple[Any, ...]] = {
     "rollout_gate_timeout": (60, "0.5", 2.5),
     "rollout_stop_for_build": (True, False, "false", "yes"),
     "rollout_prunes": (True, False, "False", "1"),
+    "rollout_gateways_first": (True, False, "False", "1"),
 }
 REFUSED: dict[str, tuple[Any, ...]] = {
     "rollout_serial": ("many", 0, "0%", "101%", [], [1, "x"], True, -1, {}),
@@ -36,6 +37,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "rollout_gate_timeout": ("long", 0, "0.0", -1, True, "nan", "inf"),
     "rollout_stop_for_build": ("maybe", 2, "", []),
     "rollout_prunes": ("never", {}),
+    "rollout_gateways_first": ("never", {}),
 }
 
 
