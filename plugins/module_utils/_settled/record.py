@@ -5,7 +5,8 @@
 
 The record says what that run was given (*inputs*) and how the host was (*observed*). A run looks before its roles do,
 and the record counts when the same look at the end of the whole run finds the same: so what was changed by the run, or
-beside it, between any of its checks and its end, is never taken for settled.
+beside it, between any of its checks and its end, is never taken for settled. The look is kept below ``/run`` until then:
+a run that is refused, or fails before it changes anything, leaves the record as it was.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .parts import RECORD, Ground, Look, look, signed
 from .signature import difference
 
 VERSION = 1
+LOOKED = "/run/trtllm/looked.json"
 SHOWN = 2  # differences of a part that are told
 Values = Mapping[str, str]
 Observed = Mapping[str, Values]
@@ -50,24 +52,26 @@ class Settled:
     ) -> None:
         self.ground, self._look, self._clock = ground, look_at, clock
         self.path: Path = ground.at(f"{ground.root}/{RECORD}")
+        self.looked: Path = ground.at(LOOKED)
 
     def look(self, inputs: Values, unsettled: list[str], check: bool) -> Found:
-        """Whether the host is settled. What the look found is noted, so that `settle` can compare with it; a record
-        that does not hold is gone then. *unsettled*: why it cannot be, whatever the record says."""
+        """Whether the host is settled. What the look found is noted, so that `settle` can compare with it.
+        *unsettled*: why it cannot be, whatever the record says."""
         noted = int(self._clock() * 1e9)
-        kept = self._read()
+        kept = _read(self.path)
         now = self._look(self.ground)
         why = list(unsettled) or self._differences(kept, inputs, now)
         if not why:
             return Found(True, since=utc(float(kept["since"])))
         if not check and self.path.parent.is_dir():
+            self.looked.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             looked = {"at": noted, "since": None, "paths": list(self.ground.paths)}
-            self._write({**looked, "inputs": dict(inputs), "observed": signed(now, noted)})
+            _write(self.looked, {**looked, "inputs": dict(inputs), "observed": signed(now, noted)})
         return Found(False, why, at=noted)
 
     def settle(self, at: int, check: bool) -> Found:
         """The host is settled if it is as the look *at* had found it. Else there is no record, and it is told why."""
-        kept = self._read()
+        kept = _read(self.looked)
         if not kept or kept["at"] != at:
             return Found(False, ["another run looked at the host in the meantime"], at=at)
         self.ground.paths = kept["paths"]
@@ -78,7 +82,8 @@ class Settled:
             remove(self.path)
             return Found(False, why, at=at)
         since = self._clock()
-        self._write({**kept, "since": since})
+        _write(self.path, {**kept, "since": since})
+        remove(self.looked)
         return Found(True, since=utc(since), at=at)
 
     def _differences(self, kept: Mapping[str, Any], inputs: Values, now: Look) -> list[str]:
@@ -87,26 +92,28 @@ class Settled:
         given = differing({"given": kept["inputs"]}, {"given": inputs})
         return given + differing(kept["observed"], signed(now, kept["at"]))
 
-    def _read(self) -> dict[str, Any]:
-        """The record; {} where there is none, or one that is not whole."""
-        found = read_object(self.path)
-        try:
-            since = found["since"]
-            whole = (
-                found["version"] == VERSION
-                and isinstance(found["at"], int)
-                and isinstance(found["paths"], list)
-                and (since is None or isinstance(since, float))
-                and all(isinstance(value, str) for value in found["inputs"].values())
-                and all(isinstance(one, str) for part in found["observed"].values() for one in part.values())
-            )
-        except (KeyError, AttributeError):
-            return {}
-        return found if whole else {}
 
-    def _write(self, record: Mapping[str, Any]) -> None:
-        text = json.dumps({"version": VERSION, **record}, separators=(",", ":"), sort_keys=True)
-        write_atomically(self.path, text.encode(), 0o600)
+def _read(path: Path) -> dict[str, Any]:
+    """A record or a look; {} where there is none, or one that is not whole."""
+    found = read_object(path)
+    try:
+        since = found["since"]
+        whole = (
+            found["version"] == VERSION
+            and isinstance(found["at"], int)
+            and isinstance(found["paths"], list)
+            and (since is None or isinstance(since, float))
+            and all(isinstance(value, str) for value in found["inputs"].values())
+            and all(isinstance(one, str) for part in found["observed"].values() for one in part.values())
+        )
+    except (KeyError, AttributeError):
+        return {}
+    return found if whole else {}
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    text = json.dumps({"version": VERSION, **record}, separators=(",", ":"), sort_keys=True)
+    write_atomically(path, text.encode(), 0o600)
 
 
 def differing(before: Observed, now: Observed) -> list[str]:

@@ -267,6 +267,14 @@ def test_a_record_that_was_altered_or_cut_is_none(host: Host, spoil: Callable[[s
     assert host.run_whole().settled
 
 
+def test_a_run_that_was_refused_leaves_the_record_as_it_was(host: Host) -> None:
+    host.run_whole()
+    text = host.path.read_text()
+    assert not host.look({**INPUTS, "the plan": "bad"}).settled
+    assert host.path.read_text() == text
+    assert host.look().settled
+
+
 def test_check_mode_judges_and_writes_nothing(host: Host) -> None:
     assert not host.look(check=True).settled and not host.path.exists()
     host.run_whole()
