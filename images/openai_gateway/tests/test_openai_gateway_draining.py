@@ -197,18 +197,19 @@ def test_workers_tell_together_what_a_replica_works_on(checkpoint: Path, tmp_pat
         with running(tmp_path, config) as (process, address):
 
             def state() -> dict[str, Any]:
-                (one,) = httpx.get(f"{address}/health/replicas").json()["replicas"]
+                # While the killed worker is replaced, a busy machine takes longer than httpx waits.
+                (one,) = httpx.get(f"{address}/health/replicas", timeout=60).json()["replicas"]
                 return dict(one)
 
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            with httpx.Client(base_url=address) as client:
+            with httpx.Client(base_url=address, timeout=60) as client:
                 streams = [client.stream("POST", "/v1/completions", json=ask(stream=True)) for _ in range(3)]
                 for stream in streams:
                     stream.__enter__()
                 assert state()["outstanding"] == 3
                 drain.write_text(f"{backend} {int(time.time()) + 60}\n")
-                assert wait_for(lambda: bool(state()["draining"]), 3)
+                assert wait_for(lambda: bool(state()["draining"]), 30)
                 assert state()["outstanding"] > 0
                 os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
-                assert wait_for(lambda: state()["outstanding"] == 0, 10)
-            assert wait_for(lambda: bool(state()["draining"]), 5), "the new one knows it too"
+                assert wait_for(lambda: state()["outstanding"] == 0, 30)
+            assert wait_for(lambda: bool(state()["draining"]), 30), "the new one knows it too"
