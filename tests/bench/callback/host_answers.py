@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible.plugins.callback import CallbackBase
 from ansible.plugins.connection import ssh
+from ansible_collections.trtllm.fleet.plugins.modules import triton_verify
 
 DOCUMENTATION = """
 name: host_answers
@@ -23,10 +24,12 @@ description:
   - E(HOST_ANSWERS) is a directory for the counts, E(HOST_ANSWERS_MODE) V(count), V(record) or V(replay).
   - A recorded answer belongs to a module and its arguments, with the host's name and address taken out, so that any
     number of hosts can be replayed from one.
+  - With E(HOST_ANSWERS_ASKS) V(no) the requests to Triton and gateways are not sent either.
   - Workers are forks, so what is changed here in the connection holds in all of them.
 """
 
 MODE = os.environ.get("HOST_ANSWERS_MODE", "count")
+ASKS = os.environ.get("HOST_ANSWERS_ASKS", "yes")
 PLACE = Path(os.environ.get("HOST_ANSWERS", "."))
 MODULE = re.compile(rb"^module_fqn='([^']*)'", re.M)
 PARAMS = re.compile(rb"^params=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"),$", re.M)
@@ -71,6 +74,22 @@ def answered(place: Path, module: str, question: str) -> tuple[list[Any], bool]:
     return json.loads(others[0].read_text()), False
 
 
+def replay_requests(answers: Path) -> None:
+    """Keep what a replica and its gateway answered, or answer with it in their place."""
+    kept, plain = answers / "requests.json", triton_verify.work
+
+    def work(parameters: Any) -> Any:
+        if ASKS == "no":
+            return json.loads(kept.read_text())
+        found = plain(parameters)
+        if MODE == "record" and not parameters["only_gateway"]:
+            answers.mkdir(exist_ok=True)
+            kept.write_text(json.dumps(found))
+        return found
+
+    triton_verify.work = work
+
+
 class CallbackModule(CallbackBase):
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -102,6 +121,7 @@ class CallbackModule(CallbackBase):
             return result
 
         ssh.Connection.exec_command = exec_command
+        replay_requests(answers)
         if MODE == "replay":
             ssh.Connection.reset = lambda connection: None
             ssh.Connection.put_file = lambda connection, in_path, out_path: None
