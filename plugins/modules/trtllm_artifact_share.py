@@ -195,7 +195,7 @@ def run(unit: TransferUnit, params: dict[str, Any], check_mode: bool) -> dict[st
     # One that runs has asked for the turn already; it is asked again where nobody has it.
     runs = any(map(unit.runs, begun)) and not (turn and unit.status().get("state") == "free")
     failed = params["wait"] and any(map(unit.failed, begun))
-    store = ArtifactStore(Path(params["shared_dir"]) / KINDS[params["kind"]])
+    store = ArtifactStore(Path(params["shared_dir"]) / KINDS[params["kind"]], shared=True)
     given = store.has(unit.name, unit.fingerprint)
     # Where it is here and cannot be put there, all is done.
     done = unit.is_there and (given or not turn or not os.access(params["shared_dir"], os.W_OK))

@@ -24,7 +24,7 @@ options:
     type: str
   verify:
     description:
-      - V(stat) compares sizes with the manifest.
+      - V(stat) compares sizes with the manifest, and by sha256 files whose times or inode changed since they were read.
       - V(full) reads every byte of every engine.
     type: str
     choices: [stat, full]
@@ -98,7 +98,7 @@ def engine(store: ArtifactStore, name: str, path: Path, full: bool) -> dict[str,
 
 def collect(root: Path, name: str | None, full: bool) -> dict[str, Any]:
     """All engines and builds below *root*, or those called *name*."""
-    store, jobs = ArtifactStore(root / "engines"), Store(root / "jobs")
+    store, jobs = ArtifactStore(root / "engines", looks=True), Store(root / "jobs")
     named = None if name is None else [check_name(name, "name")]
     return {
         "changed": False,

@@ -6,13 +6,16 @@
 ``<root>/<name>/<fingerprint>/`` is a published artefact with a ``manifest.json``; ``<fingerprint>.partial``
 beside it is one in the making, which nobody but its maker looks into, and ``<fingerprint>.incoming`` one that comes
 from another host, which may be made here at the same time. ``<fingerprint>.pieces.json`` says how it is handed on,
-``<fingerprint>.left_out.json`` what of it another host has (the ranks of other nodes), and in a store that hosts share,
-``<fingerprint>.lock`` is held by the one that makes it.
+``<fingerprint>.left_out.json`` what of it another host has (the ranks of other nodes), ``<fingerprint>.digests.json`` how
+its files were when they were last read, and in a store that hosts share, ``<fingerprint>.lock`` is held by the one that
+makes it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -21,7 +24,7 @@ from typing import Any
 from .._base import files
 from .._base.errors import FleetError
 from .._base.names import show
-from .fingerprint import file_sha256, tree_digest, walk
+from .fingerprint import tree_digest, walk, write_known_index
 from .store import Store
 
 MANIFEST = "manifest.json"
@@ -43,6 +46,12 @@ def manifest_text(manifest: Mapping[str, Any], held: Mapping[str, tuple[int, str
 
 class ArtifactStore(Store):
     """The artefacts below one root directory, e.g. ``<root>/engines``."""
+
+    def __init__(self, root: Path, *, looks: bool = False, shared: bool = False) -> None:
+        """*looks*: nothing is written, not even what was read. *shared*: hosts share it, to which a file has other
+        times and inodes, so that what was read is noted for none; who takes something from there compares digests."""
+        super().__init__(root)
+        self._looks, self._shared = looks, shared
 
     def path(self, name: str, fingerprint: str) -> Path:
         """Where the artefact is, or would be, published."""
@@ -73,6 +82,17 @@ class ArtifactStore(Store):
         names = files.read_object(self.left_out_file(path)).get("files") or []
         return [name for name in names if not (path / name).exists()]
 
+    def digests_file(self, path: Path) -> Path:
+        """Where the digests of the files of the artefact at *path* are, with the times and inodes that they had."""
+        return path.with_name(f"{path.name.partition('.')[0]}.digests.json")
+
+    def _note(self, path: Path, contents: Mapping[str, str]) -> None:
+        """Note that the files at *path* have these sha256, so that none is read again until it is changed."""
+        if self._shared:
+            return
+        manifest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+        write_known_index(path, self.digests_file(path), {**contents, MANIFEST: manifest})
+
     def lacks(self, path: Path, ranks: Collection[int] = ()) -> list[str]:
         """Of what was left to other hosts, the files that *ranks* need here, or any where no ranks are given."""
         left = self.left_out(path)
@@ -100,6 +120,7 @@ class ArtifactStore(Store):
         digests = tree_digest(partial, None, ignore=()).contents() if known is None else known
         text = manifest_text(manifest, {path: (sizes[path], digests[path]) for path in sizes})
         (partial / MANIFEST).write_text(text, encoding="utf-8")
+        self._note(partial, {path: digests[path] for path in sizes})
         files.sync_tree(partial)
 
     def publish(
@@ -138,9 +159,11 @@ class ArtifactStore(Store):
         beside = self.left_out_file(incoming)
         if left_out:
             files.write_atomically(beside, json.dumps({"files": sorted(left_out)}).encode())
-        problems = self.verify(incoming, full=False)
+        manifest = self.manifest(incoming) or {"files": {}}
+        found, problems = self._by_size(incoming, manifest)
         if problems:
             raise FleetError(f"{name}: {problems[0]} in what arrived; nothing is published. Run again.")
+        self._note(incoming, {path: manifest["files"][path]["sha256"] for path in found})
         files.sync_tree(incoming)
         path = self._put(self.path(name, fingerprint), incoming)
         if not left_out:
@@ -170,29 +193,37 @@ class ArtifactStore(Store):
     def verify(self, path: Path, full: bool) -> list[str]:
         """Sentences on what is wrong with the artefact at *path*; [] when intact, as far as it is to be here.
 
-        By size always; with *full* by sha256, which reads every byte.
+        By size, and by sha256 of each file whose times or inode are not those that were noted when it was published or
+        last read; with *full* of every file.
         """
         manifest = self.manifest(path)
         if manifest is None:
             return [f"{MANIFEST} is missing or damaged"]
+        found, problems = self._by_size(path, manifest)
+        if not full and (problems or self._shared):
+            return problems
+        index = None if self._shared else self.digests_file(path)
+        writes = not self._looks and os.access(path.parent, os.W_OK)
+        tree = tree_digest(path, index, verify="full" if full else "stat", write_index=writes, ignore=())
+        read = tree.contents()
+        altered = [name for name in found if read.get(name) != manifest["files"][name]["sha256"]]
+        return problems + [f"{name} was altered after publication" for name in altered]
+
+    def _by_size(self, path: Path, manifest: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+        """The files that are there with the size that *manifest* says, and what is wrong with others."""
         found = {relative: status.st_size for relative, status in walk(path, ()) if relative != MANIFEST}
-        left_out = self.left_out(path)
-        lost = [relative for relative in manifest["files"] if relative not in found and relative not in left_out]
+        held, left_out = manifest["files"], self.left_out(path)
+        lost = [relative for relative in held if relative not in found and relative not in left_out]
         problems = [f"{relative} is missing" for relative in lost]
-        added = sorted(relative for relative in found if relative not in manifest["files"])
+        added = sorted(relative for relative in found if relative not in held)
         problems += [f"{relative} was added after publication" for relative in added]
-        for relative, held in manifest["files"].items():
-            if relative not in found:
-                continue
-            size = found[relative]
-            if size != held["size"]:
-                problems.append(f"{relative} has {size} bytes instead of {held['size']}")
-            elif full and file_sha256(path / relative, size) != held["sha256"]:
-                problems.append(f"{relative} was altered after publication")
-        return problems
+        here = [relative for relative in held if relative in found]
+        wrong = [relative for relative in here if found[relative] != held[relative]["size"]]
+        problems += [f"{relative} has {found[relative]} bytes instead of {held[relative]['size']}" for relative in wrong]
+        return [relative for relative in here if relative not in wrong], problems
 
     def has(self, name: str, fingerprint: str, ranks: Collection[int] = ()) -> bool:
-        """Whether it is published, with files of the right sizes; all of it, or what *ranks* need."""
+        """Whether it is published and intact (see `verify`); all of it, or what *ranks* need."""
         path = self.path(name, fingerprint)
         return path.is_dir() and not self.verify(path, full=False) and not self.lacks(path, ranks)
 
@@ -214,9 +245,10 @@ class ArtifactStore(Store):
 
     def remove(self, name: str, fingerprint: str) -> bool:
         """Remove an artefact, and what is left of making it; True if there was anything."""
-        beside = [place(name, fingerprint) for place in (self.incoming, self.pieces_file, self.turn_file)]
-        beside.append(self.left_out_file(self.path(name, fingerprint)))
-        existed = any(path.exists() for path in beside)
-        for path in beside:
-            files.remove(path)
-        return self._take_away(self.path(name, fingerprint)) or existed
+        beside = [of(name, fingerprint) for of in (self.incoming, self.pieces_file, self.turn_file)]
+        path = self.path(name, fingerprint)
+        beside += [self.left_out_file(path), self.digests_file(path)]
+        existed = any(place.exists() for place in beside)
+        for place in beside:
+            files.remove(place)
+        return self._take_away(path) or existed

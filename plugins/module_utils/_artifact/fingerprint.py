@@ -285,6 +285,10 @@ def tree_digest(
     reread = sorted((p for p in found if p not in kept), key=lambda p: (-found[p].st_size, p))
     shares = _shares({path: found[path].st_size for path in reread}, stays)
     records, bytes_read = _read_records(base, reread, listener, shares) if reread else ({}, 0)
+    for path, record in records.items():  # what is noted already need not be noted again
+        noted = known.get(path)
+        if noted is not None and noted.sha256 == record.sha256 and _unchanged(noted, found[path]):
+            records[path] = noted
     files = {path: records[path] if path in records else kept[path] for path in sorted(found)}
     if index is not None and write_index and files != known:
         _write_index(index, root, files)

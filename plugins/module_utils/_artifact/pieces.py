@@ -172,10 +172,10 @@ def _read_file(path: Path, piece: int) -> PieceFile:
 
 
 def _held(store: ArtifactStore, path: Path) -> dict[str, Any]:
-    """What the manifest of the artefact at *path* says of its files; raises where sizes already differ from it."""
+    """What the manifest of the artefact at *path* says of its files; raises where they differ from it."""
     problems = store.verify(path, full=False) + [f"{name} is on another host" for name in store.lacks(path)]
     if problems:
-        raise FleetError(f"{path} cannot be handed on: {problems[0]}; make it again with verify: full.")
+        raise FleetError(f"{path} cannot be handed on: {problems[0]}; make it again, as the next run here does.")
     held: dict[str, Any] = (store.manifest(path) or {})["files"]
     return held
 
@@ -192,7 +192,8 @@ def _make(store: ArtifactStore, path: Path, piece: int) -> Pieces:
     for name, about in held.items():
         if files[name].sha256 != about["sha256"]:
             raise FleetError(
-                f"{path / name} was altered after publication, so it is not handed on; make it again with verify: full."
+                f"{path / name} was altered after publication, so it is not handed on; make it again, as the next run "
+                "here does."
             )
     return Pieces(path.name, files, piece)
 

@@ -90,7 +90,7 @@ class Transfer:
         threading.Thread(target=self._tell_on, daemon=True).start()
         try:
             if self.spec["shared"]:
-                self._share(ArtifactStore(Path(self.spec["shared"]) / KINDS[self.spec["kind"]]))
+                self._share(ArtifactStore(Path(self.spec["shared"]) / KINDS[self.spec["kind"]], shared=True))
             elif self.spec["sources"]:
                 self._receive()
             else:

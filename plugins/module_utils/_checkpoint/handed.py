@@ -89,7 +89,8 @@ class Handed:
                 if keep:
                     made = self.store.staging(self.name)
                     files.remove(made)
-                    _link(arrived / FILES, made, contents)
+                    index = self.artifacts.digests_file(arrived)
+                    change_links(arrived, index, lambda: _link(arrived / FILES, made, contents))
                 self.store.adopt(self.name, made, contents, digest)
                 if not keep:
                     self._clear()

@@ -65,7 +65,7 @@ class Engine:
         self.request, self.check_mode = request.located(), check_mode
         self.environment = dict(environment or {})
         self.root = self.request.root
-        self.store = ArtifactStore(self.root / "engines")
+        self.store = ArtifactStore(self.root / "engines", looks=check_mode)
         self.images = Images(self.root)
         self.store.home(request.name)  # refuses a name that would lead out of it
 

@@ -26,7 +26,7 @@ def describe(path: Path, version: str | None = None) -> dict[str, Any]:
     """The repository at *path*. *version* tells the release where no manifest does; without it no default is known."""
     if not path.is_dir():
         raise FleetError(f"There is no model repository at {path}; give the directory that Triton serves.")
-    store = ArtifactStore(path.parent.parent)
+    store = ArtifactStore(path.parent.parent, looks=True)
     manifest = store.manifest(path) or {}
     version = version or manifest.get("release")
     rel = release(version) if version else None

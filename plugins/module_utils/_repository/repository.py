@@ -71,7 +71,7 @@ class Repository:
         self.request = request
         self.check_mode = check_mode
         self.release = release(request.release)
-        self.store = ArtifactStore(request.root / "repositories")
+        self.store = ArtifactStore(request.root / "repositories", looks=check_mode)
         self.image_templates = ImageTemplates(request.root)
         self.awaited: list[str] = []
         self.store.home(request.name)  # refuses a name that would lead out of it

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact import fingerprint as fingerprint_module
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact import store as module
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.artifact_store import ArtifactStore
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
@@ -44,12 +47,112 @@ def test_what_is_published_says_what_it_holds(store: ArtifactStore) -> None:
     assert store.published("m") == [path]
 
 
-def test_truncation_is_found_by_size_and_alteration_by_full_verification(store: ArtifactStore) -> None:
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of files that are read from now on."""
+    told: list[str] = []
+    real = fingerprint_module._read_record
+
+    def spied(path: str, *given: object) -> object:
+        told.append(Path(path).name)
+        return real(path, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fingerprint_module, "_read_record", spied)
+    return told
+
+
+def alter(path: Path, content: bytes) -> None:
+    """Write other bytes of the same length into the file, and put its times back."""
+    before = path.stat()
+    with open(path, "r+b") as stream:
+        stream.write(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_what_was_altered_in_place_is_found_though_its_size_and_time_are_the_same(
+    store: ArtifactStore, full: bool
+) -> None:
+    path = publish(store)
+    time.sleep(0.02)  # the kernel's clock of files ticks each 10 ms at most
+    alter(path / "1" / "rank0.engine", b"Engine")
+    for _ in range(2):  # and again, now that it is noted what is there
+        assert store.verify(path, full) == ["1/rank0.engine was altered after publication"]
+    assert not store.has("m", FP)
+    time.sleep(0.02)
+    alter(path / "1" / "rank0.engine", b"engine")
+    assert store.verify(path, full) == []
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_what_was_touched_and_is_the_same_is_intact_and_read_once(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    path, told = publish(store), reads(monkeypatch)
+    assert store.verify(path, full=False) == [] and told == []
+    time.sleep(0.02)
+    os.chmod(path / "1" / "rank0.engine", 0o600)
+    time.sleep(0.02)
+    monkeypatch.setattr(fingerprint_module, "RACY_NS", 0)  # that the file is young is another test's
+    assert store.verify(path, full) == []
+    assert "rank0.engine" in told
+    told.clear()
+    assert store.verify(path, full=False) == [] and told == []
+
+
+def test_who_only_looks_reads_what_differs_and_notes_nothing(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = publish(store)
+    index, looking = store.digests_file(path), ArtifactStore(store.root, looks=True)
+    noted, told = index.read_bytes(), reads(monkeypatch)
+    assert looking.verify(path, full=False) == [] and told == []
+    time.sleep(0.02)
+    alter(path / "1" / "rank0.engine", b"Engine")
+    assert looking.verify(path, full=False) == ["1/rank0.engine was altered after publication"]
+    assert told == ["rank0.engine"] and index.read_bytes() == noted
+    index.unlink()
+    assert len(looking.verify(path, full=False)) == 1
+    assert not index.exists()
+
+
+def test_a_full_verification_writes_nothing_where_all_is_noted_already(store: ArtifactStore) -> None:
+    path = publish(store)
+    index = store.digests_file(path)
+    noted = index.stat()
+    assert store.verify(path, full=True) == []
+    assert index.stat().st_ino == noted.st_ino
+
+
+def test_what_arrived_is_not_read_again_and_what_is_altered_then_is_found(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = publish(store)
+    other = ArtifactStore(store.root.parent / "other")
+    shutil.copytree(made, other.incoming("m", FP))
+    told = reads(monkeypatch)
+    path = other.adopt("m", FP)
+    assert other.has("m", FP) and told == []
+    time.sleep(0.02)
+    alter(path / "1" / "rank0.engine", b"Engine")
+    assert not other.has("m", FP)
+    assert other.remove("m", FP) and list(path.parent.iterdir()) == []
+
+
+def test_a_store_that_hosts_share_has_no_note_and_is_looked_at_by_size(tmp_path: Path) -> None:
+    shared = ArtifactStore(tmp_path, shared=True)
+    path = publish(shared)
+    assert [entry.name for entry in path.parent.iterdir()] == [FP]
+    alter(path / "1" / "rank0.engine", b"Engine")
+    assert shared.verify(path, full=False) == []
+    assert shared.verify(path, full=True) == ["1/rank0.engine was altered after publication"]
+    assert [entry.name for entry in path.parent.iterdir()] == [FP]
+
+
+def test_truncation_is_found_by_size(store: ArtifactStore) -> None:
     path = publish(store)
     engine = path / "1" / "rank0.engine"
-    engine.write_bytes(b"Engine")
-    assert store.verify(path, full=False) == []
-    assert store.verify(path, full=True) == ["1/rank0.engine was altered after publication"]
     engine.write_bytes(b"eng")
     assert store.verify(path, full=False) == ["1/rank0.engine has 3 bytes instead of 6"]
     engine.unlink()
@@ -81,7 +184,7 @@ def test_a_rebuild_replaces_the_artefact(store: ArtifactStore) -> None:
     publish(store)
     path = publish(store, content=b"another")
     assert (path / "1" / "rank0.engine").read_bytes() == b"another"
-    assert sorted(p.name for p in path.parent.iterdir()) == [FP]
+    assert sorted(p.name for p in path.parent.iterdir()) == [FP, f"{FP}.digests.json"]
 
 
 def test_what_began_to_arrive_goes_when_the_artefact_is_made_here(store: ArtifactStore) -> None:
@@ -140,7 +243,7 @@ def test_remove_takes_everything_of_one_fingerprint(store: ArtifactStore) -> Non
     store.staging("m", FP)
     assert store.remove("m", FP) is True
     assert store.remove("m", FP) is False
-    assert [p.name for p in other.parent.iterdir()] == [OTHER]
+    assert sorted(p.name for p in other.parent.iterdir()) == [OTHER, f"{OTHER}.digests.json"]
 
 
 def test_published_lists_the_newest_first(store: ArtifactStore) -> None:

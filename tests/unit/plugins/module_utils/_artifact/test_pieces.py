@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact import pieces as module
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pieces import PIECE as DEFAULT
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pieces import Pieces, pieces_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
@@ -33,9 +34,15 @@ def test_they_are_computed_once_and_kept_beside_the_artefact(tmp_path: Path, mon
     first = pieces(tmp_path)
     assert Pieces.decoded(store_of(tmp_path).pieces_file(NAME, FINGERPRINT).read_bytes()) == first
     assert store_of(tmp_path).verify(path, full=True) == []
-    # What is kept is not computed again, so an altered byte is not found here; a receiver finds it.
-    alter(path / "rank1.engine", 5)
+
+    def refuse(*given: object) -> Pieces:
+        raise AssertionError("they were computed again")
+
+    monkeypatch.setattr(module, "_make", refuse)
     assert pieces(tmp_path).identity == first.identity
+    alter(path / "rank1.engine", 5)
+    with pytest.raises(FleetError, match=r"handed on: rank1\.engine was altered after publication; make it again"):
+        pieces(tmp_path)
 
 
 def test_those_of_an_engine_that_was_made_again_are_others(tmp_path: Path) -> None:
@@ -48,7 +55,7 @@ def test_those_of_an_engine_that_was_made_again_are_others(tmp_path: Path) -> No
 def test_what_was_altered_is_not_handed_on(tmp_path: Path) -> None:
     path = made(tmp_path)
     alter(path / "rank0.engine", 70_000)
-    with pytest.raises(FleetError, match=r"rank0\.engine was altered after publication, so it is not handed on; make"):
+    with pytest.raises(FleetError, match=r"handed on: rank0\.engine was altered after publication; make it again"):
         pieces(tmp_path)
     assert not store_of(tmp_path).pieces_file(NAME, FINGERPRINT).exists()
 

@@ -68,7 +68,8 @@ def left(home: Path) -> list[str]:
 
 
 INCOMING = f"{FINGERPRINT}.incoming"
-WHOLE = [".lock", FINGERPRINT, f"{FINGERPRINT}.pieces.json"]
+MADE = [".lock", FINGERPRINT, f"{FINGERPRINT}.digests.json"]
+WHOLE = [*MADE, f"{FINGERPRINT}.pieces.json"]
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_a_node_gets_its_ranks_only_and_hands_them_to_others_of_the_same_ranks(s
     assert (running.state, running.message) == ("published", "")
     assert sent == running.status()["size"] == pieces(source).size - SIZES["rank0.engine"]
     assert sorted(content(path)) == ["1/empty", "config.json", "manifest.json", "rank1.engine"]
-    assert left(host) == [".lock", FINGERPRINT, f"{FINGERPRINT}.left_out.json"]
+    assert left(host) == [*MADE, f"{FINGERPRINT}.left_out.json"]
     assert store.verify(path, full=True) == [] and store.left_out(path) == ["rank0.engine"]
     assert store.has(NAME, FINGERPRINT, [1]) and not store.has(NAME, FINGERPRINT)
     assert store.lacks(path, [0, 1]) == ["rank0.engine"] and not store.has(NAME, FINGERPRINT, [0])
@@ -179,8 +180,8 @@ def test_a_cut_transfer_keeps_what_is_right(source: Path, host: Path) -> None:
 
 def test_an_altered_piece_is_named_and_nothing_is_published(source: Path, host: Path) -> None:
     wanted = pieces(source)
-    alter(store_of(source).path(NAME, FINGERPRINT) / "rank1.engine", 4 * PIECE + 7)
     with serving(source) as sender:
+        alter(store_of(source).path(NAME, FINGERPRINT) / "rank1.engine", 4 * PIECE + 7)
         done = received(host, wanted, sender.url)
     assert done.state == "failed"
     assert done.message.startswith("tiny: piece 4 of rank1.engine is not what the manifest says at http://127.0.0.1:")
@@ -197,8 +198,8 @@ def test_a_second_source_gives_the_piece_that_the_first_has_wrong(tmp_path: Path
         (store.path(NAME, FINGERPRINT) / name).write_bytes((there / name).read_bytes())
         (store.path(NAME, FINGERPRINT) / name).chmod((there / name).stat().st_mode)
     assert pieces(tmp_path / "bad").identity == wanted.identity
-    alter(store.path(NAME, FINGERPRINT) / "rank0.engine", 3)
     with serving(tmp_path / "bad") as bad, serving(source) as good:
+        alter(store.path(NAME, FINGERPRINT) / "rank0.engine", 3)
         done = received(host, wanted, bad.url, good.url)
         assert good.sent == PIECE, "one piece, and no more"
     assert done.state == "published"
@@ -354,7 +355,7 @@ def test_a_build_that_was_faster_stays(source: Path, host: Path, monkeypatch: py
     monkeypatch.setattr(Receiver, "run", slow)
     with serving(source) as sender:
         assert received(host, wanted, sender.url).state == "published"
-    assert left(host) == [".lock", FINGERPRINT]
+    assert left(host) == MADE
 
 
 def test_an_artefact_of_another_fingerprint_is_not_published(source: Path, host: Path) -> None:

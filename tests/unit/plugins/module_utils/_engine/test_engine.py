@@ -168,17 +168,26 @@ def test_each_kind_of_change_rebuilds_and_is_named(host: FakeHost) -> None:
     assert second["diff"]["after"]["checkpoint"]["files"].keys() == {"generation_config.json", "model.safetensors"}
 
 
-def test_a_truncated_engine_is_found_by_its_size_and_an_altered_one_by_reading(host: FakeHost) -> None:
+def test_a_truncated_engine_is_found_by_its_size_and_an_altered_one_by_its_times(host: FakeHost) -> None:
     path = Path(host.build()["engine_dir"])
     content = (path / "rank0.engine").read_bytes()
     (path / "rank0.engine").write_bytes(content[:-1])
     again = host.build()
     assert again["reasons"] == [f"engine: rank0.engine has {len(content) - 1} bytes instead of {len(content)}"]
-    (path / "rank0.engine").write_bytes(content.swapcase())
     assert not host.build()["changed"]
-    found = host.build(verify="full")
+    before = (path / "rank0.engine").stat()
+    (path / "rank0.engine").write_bytes(content.swapcase())
+    os.utime(path / "rank0.engine", ns=(before.st_atime_ns, before.st_mtime_ns))
+    found = host.build()
     assert found["reasons"] == ["engine: rank0.engine was altered after publication"]
     assert (path / "rank0.engine").read_bytes() == content
+
+
+def test_an_engine_that_was_touched_and_is_the_same_is_not_built_again(host: FakeHost) -> None:
+    path = Path(host.build()["engine_dir"])
+    for change in (lambda file: os.utime(file), lambda file: os.chmod(file, 0o600)):
+        change(path / "rank0.engine")
+        assert not host.build()["changed"]
 
 
 def test_rebuild_never_keeps_what_is_there_and_says_what_differs(host: FakeHost) -> None:
