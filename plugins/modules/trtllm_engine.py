@@ -93,7 +93,8 @@ options:
     default: when_stale
   verify:
     description:
-      - V(stat) reads only files of the checkpoint and of the engine whose size, times or inode changed since they were read.
+      - V(stat) reads only files of the checkpoint and of the engine whose size, times or inode changed since they were
+        read.
       - V(full) reads every byte of both.
     type: str
     choices: [stat, full]

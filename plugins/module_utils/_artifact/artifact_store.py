@@ -6,9 +6,9 @@
 ``<root>/<name>/<fingerprint>/`` is a published artefact with a ``manifest.json``; ``<fingerprint>.partial``
 beside it is one in the making, which nobody but its maker looks into, and ``<fingerprint>.incoming`` one that comes
 from another host, which may be made here at the same time. ``<fingerprint>.pieces.json`` says how it is handed on,
-``<fingerprint>.left_out.json`` what of it another host has (the ranks of other nodes), ``<fingerprint>.digests.json`` how
-its files were when they were last read, and in a store that hosts share, ``<fingerprint>.lock`` is held by the one that
-makes it.
+``<fingerprint>.left_out.json`` what of it another host has (the ranks of other nodes), ``<fingerprint>.digests.json``
+how its files were when they were last read, and in a store that hosts share, ``<fingerprint>.lock`` is held by the one
+that makes it.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class ArtifactStore(Store):
         problems += [f"{relative} was added after publication" for relative in added]
         here = [relative for relative in held if relative in found]
         wrong = [relative for relative in here if found[relative] != held[relative]["size"]]
-        problems += [f"{relative} has {found[relative]} bytes instead of {held[relative]['size']}" for relative in wrong]
+        problems += [f"{name} has {found[name]} bytes instead of {held[name]['size']}" for name in wrong]
         return [relative for relative in here if relative not in wrong], problems
 
     def has(self, name: str, fingerprint: str, ranks: Collection[int] = ()) -> bool:
