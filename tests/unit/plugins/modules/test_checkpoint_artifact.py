@@ -67,12 +67,19 @@ def bytes_read(handed: Handed) -> int:
     return tree_digest(handed.path, handed.store.index(NAME), write_index=False).bytes_read
 
 
+def bytes_read_to_hand_on(handed: Handed, digest: str) -> int:
+    """What a look at the artefact reads of it."""
+    path = handed.artifacts.path(NAME, digest)
+    return tree_digest(path, handed.artifacts.digests_file(path), write_index=False, ignore=()).bytes_read
+
+
 def test_it_goes_from_host_to_host(systemd: FakeSystemd, tmp_path: Path) -> None:
     first, second = downloaded(tmp_path / "h1"), Handed(tmp_path / "h2", NAME)
     offers = [artifact(tmp_path / "h1", check) for check in (True, False, True, False)]
     assert [offer["changed"] for offer in offers] == [True, True, False, False]
     digest = offers[1]["digest"]
     assert offers[1]["origin"] == ORIGIN and bytes_read(first) == 0, "links are no reason to read it again"
+    assert bytes_read_to_hand_on(first, digest) == 0
     taken = {"state": "adopted", "digest": digest, "origin": ORIGIN}
     assert not artifact(tmp_path / "h2", **taken)["there"], "nothing has arrived yet"
     out = serve(tmp_path / "h1", digest)
@@ -84,8 +91,12 @@ def test_it_goes_from_host_to_host(systemd: FakeSystemd, tmp_path: Path) -> None
     assert content(second.path) == content(first.path) and second.source() == ORIGIN
     assert bytes_read(second) == 0, "what was verified as it arrived is not read again"
     assert tree_digest(second.path, None).digest == digest
+    third = Handed(tmp_path / "h3", NAME)
+    transfer(tmp_path / "h3", "trtllm_artifact_fetch", digest, pieces=out["pieces"], sources=[out["url"]])
+    artifact(tmp_path / "h3", **taken, keep=True)
+    assert bytes_read(third) == bytes_read_to_hand_on(third, digest) == 0, "nor where it is handed on"
     stop = {"state": "stopped"}
-    assert transfer(tmp_path / "h1", "trtllm_artifact_serve", digest, **stop)["sent"] == out["size"]
+    assert transfer(tmp_path / "h1", "trtllm_artifact_serve", digest, **stop)["sent"] == 2 * out["size"]
     ended = [artifact(tmp_path / "h1", check, state="absent") for check in (True, False, True, False)]
     assert [one["changed"] for one in ended] == [True, True, False, False]
     assert bytes_read(first) == 0 and not (tmp_path / "h1" / "handed" / NAME).exists()
