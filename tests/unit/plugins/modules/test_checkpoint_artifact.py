@@ -119,7 +119,7 @@ def test_an_altered_checkpoint_is_not_handed_on(systemd: FakeSystemd, tmp_path: 
     digest = artifact(tmp_path / "h1")["digest"]
     alter(first.path / "model.safetensors", 5000)
     refused = serve(tmp_path / "h1", digest)
-    assert refused["failed"] and "was altered after publication, so it is not handed on" in refused["msg"]
+    assert refused["failed"] and "handed on: files/model.safetensors was altered after publication" in refused["msg"]
 
 
 def test_a_new_checkpoint_makes_a_new_artefact(systemd: FakeSystemd, tmp_path: Path) -> None:
