@@ -127,7 +127,7 @@ def test_a_new_checkpoint_makes_a_new_artefact(systemd: FakeSystemd, tmp_path: P
     old = artifact(tmp_path / "h1")["digest"]
     downloaded(tmp_path / "h1", README__md=b"new")
     new = artifact(tmp_path / "h1")["digest"]
-    assert old != new and sorted(os.listdir(tmp_path / "h1" / "handed" / NAME)) == sorted([".lock", new][1:])
+    assert old != new and sorted(os.listdir(tmp_path / "h1" / "handed" / NAME)) == [new, f"{new}.digests.json"]
 
 
 def test_what_is_not_there_is_refused(systemd: FakeSystemd, tmp_path: Path) -> None:
