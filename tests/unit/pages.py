@@ -148,6 +148,12 @@ def _without_address(groups: Any) -> Iterator[str]:
         yield from _without_address((group or {}).get("children") or {})
 
 
+def says(line: str, text: str) -> bool:
+    """Whether *text*, on single blanks, has a printed line; `...` in it stands for anything."""
+    parts = [re.escape(" ".join(part.split())) for part in line.split("...")]
+    return re.search(".*?".join(parts), text) is not None
+
+
 def words(command: str) -> list[str]:
     """The words of a command, without what is set before it and without a remark."""
     found = shlex.split(command, comments=True)
