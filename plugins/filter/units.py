@@ -39,8 +39,9 @@ def triton_results(
             "release": str(replica["release"]),
             "entry_models": triton_replica.entry_models(replica),
             "address": replica["address"],
+            **triton_replica.api(replica),
             # Its only port is that of its API.
-            **({"api": serve.API, "metrics_url": ""} if serve.is_served(replica) else {}),
+            **({"metrics_url": ""} if serve.is_served(replica) else {}),
             **({"nodes": gang.node_names(replica), "node": replica["node"]} if gang.is_gang(replica) else {}),
             **{key: int(replica[key]) for key, _what in PORTS if not gang.is_worker(replica)},
             # Nobody asks a worker of a replica on several hosts.

@@ -137,15 +137,15 @@ def _refuse_no_weight(gateway: str, model: Mapping[str, Any]) -> None:
 
 
 def _refuse_other_front(name: str, gateway: Mapping[str, Any], model: Mapping[str, Any], hosts: Found) -> None:
-    """Only the collection's own gateway speaks to trtllm-serve."""
+    """Only the collection's own gateway speaks to what loads a checkpoint itself."""
     flavour = gateway.get("flavour") or GATEWAY
     for host, values in hosts.items():
         for replica in values["plan"]["replicas"]:
-            if flavour != GATEWAY and replica["model"] == model["name"] and serve.is_served(replica):
+            if flavour != GATEWAY and replica["model"] == model["name"] and serve.loads_checkpoint(replica):
                 raise FleetError(
-                    f"{replica['name']} on {host} is served by {serve.MODE}, but openai_gateway_flavour of {name} is "
-                    f"{flavour}, which speaks to Triton alone; set openai_gateway_flavour: {GATEWAY}, or flow: engine "
-                    "and a release that has it."
+                    f"{replica['name']} on {host} is served by {replica['mode']}, but openai_gateway_flavour of "
+                    f"{name} is {flavour}, which speaks to Triton with an engine alone; set openai_gateway_flavour: "
+                    f"{GATEWAY}, or flow: engine and a release that has it."
                 )
 
 

@@ -19,7 +19,7 @@ from ._base.errors import FleetError, nearest
 from ._base.names import show
 from ._base.tables import columns
 from ._plan import MOST_WEIGHT
-from ._release.releases import FLOW_ENGINE, FLOW_SERVE, flow_of
+from ._release.releases import FLOW_SERVE, flow_of
 from ._release.releases import release as release_of
 from ._release.serve import crossing
 
@@ -55,9 +55,10 @@ class Wanted:
 
 @dataclass
 class _Model:
-    """One model of the fleet: where an engine serves it, and where trtllm-serve will in this phase."""
+    """One model of the fleet: where Triton serves it, and where trtllm-serve will in this phase."""
 
     engines: dict[str, Item] = field(default_factory=dict)
+    flows: dict[str, str] = field(default_factory=dict)
     served: list[str] = field(default_factory=list)
     crossing: list[str] = field(default_factory=list)
 
@@ -115,8 +116,10 @@ def _models(plans: Found, described: Mapping[str, Sequence[Item]], wanted: Wante
                 continue
             one = found.setdefault(model["name"], _Model())
             known = release_of(str(model.get("release") or plans[host]["release"]))
-            if flow_of(known, model.get("flow")) == FLOW_ENGINE:
+            flow = flow_of(known, model.get("flow"))
+            if flow != FLOW_SERVE:
                 one.engines[host] = model
+                one.flows[host] = flow
             else:
                 one.served.append(host)
     found = {name: model for name, model in found.items() if model.engines}
@@ -126,7 +129,7 @@ def _models(plans: Found, described: Mapping[str, Sequence[Item]], wanted: Wante
         elif wanted.phase == TRY:
             one.crossing = [host for host in one.engines if host in wanted.hosts]
     if not found and wanted.phase != BACK:
-        raise FleetError("No model of the inventory is served by an engine any more, so there is nothing to migrate.")
+        raise FleetError("No model of the inventory is served by Triton any more, so there is nothing to migrate.")
     return found
 
 
@@ -250,7 +253,7 @@ def _table(found: Mapping[str, _Model], weights: Mapping[str, tuple[int, int]], 
             served = host in model.crossing or host in model.served
             weight = str(weights[name][served]) if name in weights else "-"
             note = f"crosses over to {wanted.to}" if host in model.crossing else ""
-            rows.append([name, host, FLOW_SERVE if served else FLOW_ENGINE, weight, note])
+            rows.append([name, host, FLOW_SERVE if served else model.flows[host], weight, note])
     return columns(rows)
 
 

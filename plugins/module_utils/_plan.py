@@ -19,7 +19,7 @@ from ._base.tables import columns
 from ._hub.request import CONSENTS, SECRETS, TAKEN, request_of
 from ._release.limits import check_options
 from ._release.options import ENGINE_OPTIONS, RANKS, world_size
-from ._release.releases import FLOW_ENGINE, FLOW_SERVE, flow_of
+from ._release.releases import FLOW_ENGINE, FLOW_LLMAPI, FLOW_SERVE, flow_of
 from ._release.releases import release as release_of
 from ._release.serve import crossing, serve_config
 from ._repository.schema import parameters_of
@@ -54,6 +54,11 @@ MODEL_IMAGES = ("image", "engine_image")
 # What of its image is a path of the host.
 IMAGE_PATHS = ("context", "containerfile", "authfile")
 REPLICA_SPEC = replica_options.argument_spec()
+# How a replica of a flow that loads checkpoints runs. In Triton the model starts its ranks, and not mpirun.
+CHECKPOINT_MODES: dict[str, Item] = {
+    FLOW_SERVE: {"mode": FLOW_SERVE},
+    FLOW_LLMAPI: {"mode": FLOW_LLMAPI, "world_size": 1},
+}
 # How the backend is told how many hosts its ranks are on.
 BACKEND_MODEL, NODES_PARAMETER = "tensorrt_llm", "num_nodes"
 # More keys than these are not listed in a sentence.
@@ -154,7 +159,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
                 "parameters": _parameters(
                     model, flows[model["name"]], first[model["name"]], own[model["name"]].get("release") or release
                 ),
-                **({"layout": FLOW_SERVE} if flows[model["name"]] == FLOW_SERVE else {}),
+                **({"layout": flows[model["name"]]} if flows[model["name"]] != FLOW_ENGINE else {}),
                 **own[model["name"]],
             }
             for model in models
@@ -164,7 +169,7 @@ def plan(description: Mapping[str, Any]) -> dict[str, Any]:
             {
                 **replica,
                 "checkpoint_dirs": [directories[replica["model"]]],
-                **({"mode": FLOW_SERVE} if flows[replica["model"]] == FLOW_SERVE else {}),
+                **CHECKPOINT_MODES.get(flows[replica["model"]], {}),
                 **own[replica["model"]],
             }
             for replica in replicas
@@ -260,25 +265,23 @@ def _flow(model: Item, release: str) -> str:
     name, known = model["name"], release_of(release)
     try:
         flow = flow_of(known, model.get("flow"))
-        if flow == FLOW_SERVE:
-            serve_config(known, model["engine"], model["repository"]["parameters"], model.get("llm_args") or {})
+        if flow != FLOW_ENGINE:
+            serve_config(known, model["engine"], model["repository"]["parameters"], model.get("llm_args") or {}, flow)
         elif model.get("llm_args"):
-            raise FleetError(f"llm_args is for flow {FLOW_SERVE}, and flow is {flow}; leave llm_args out, or set flow.")
+            raise FleetError(
+                f"llm_args is for the flows {FLOW_SERVE} and {FLOW_LLMAPI}, and flow is {flow}; leave llm_args out, or "
+                "set flow."
+            )
     except FleetError as error:
         raise FleetError(f"{name}: {error}") from error
-    if flow not in (FLOW_ENGINE, FLOW_SERVE):
-        raise FleetError(
-            f"{name}: flow is {flow}, whose repository triton_model_repo renders, but which is not served here yet; "
-            f"set flow: {FLOW_SERVE}, which serves the same checkpoint."
-        )
-    if flow == FLOW_SERVE:
+    if flow != FLOW_ENGINE:
         if any(replica.get("nodes") for replica in model["serving"]["replicas"]):
             raise FleetError(
-                f"{name}: serving.replicas has nodes, but trtllm-serve runs on one host here; leave nodes out, or take "
+                f"{name}: serving.replicas has nodes, but flow {flow} runs on one host here; leave nodes out, or take "
                 f"flow {FLOW_ENGINE} and a release that has it."
             )
         if model.get("engine_image"):
-            raise FleetError(f"{name}: engine_image builds engines, and flow {FLOW_SERVE} has none; leave it out.")
+            raise FleetError(f"{name}: engine_image builds engines, and flow {flow} has none; leave it out.")
     return flow
 
 
@@ -311,9 +314,9 @@ def _weights(model: Item, replicas: list[Item]) -> Item:
 
 def _parameters(model: Item, flow: str, replica: Item, release: str) -> dict[str, Any]:
     """What is asked of the model repository; the backend is told of several hosts where its release has a word."""
-    if flow == FLOW_SERVE:
+    if flow != FLOW_ENGINE:
         parameters = model["repository"]["parameters"]
-        config = serve_config(release_of(release), model["engine"], parameters, model.get("llm_args") or {})
+        config = serve_config(release_of(release), model["engine"], parameters, model.get("llm_args") or {}, flow)
         return {BACKEND_MODEL: config}
     given: dict[str, Any] = dict(model["repository"]["parameters"])
     if is_gang(replica) and NODES_PARAMETER in parameters_of(BACKEND_MODEL, release_of(release).key):

@@ -44,9 +44,11 @@ options:
   api:
     description:
       - What the server speaks, Triton's protocol or OpenAI's API, as C(trtllm-serve) does.
-      - With V(openai), completions are asked for instead, and what only Triton has is left out.
+      - With V(openai), completions are asked for instead, and what only Triton has is left out. With V(llmapi),
+        Triton's one model that loads a checkpoint is asked by the names that it has, and what only engines have is left
+        out.
     type: str
-    choices: [triton, openai]
+    choices: [triton, llmapi, openai]
     default: triton
   release:
     description:
@@ -197,7 +199,7 @@ ARGUMENT_SPEC = {
     "url": {"type": "str", "default": "http://127.0.0.1:8000"},
     "metrics_url": {"type": "str"},
     "entry_models": {"type": "list", "elements": "str", "default": ["ensemble", "tensorrt_llm_bls"]},
-    "api": {"type": "str", "choices": ["triton", "openai"], "default": "triton"},
+    "api": {"type": "str", "choices": ["triton", "llmapi", "openai"], "default": "triton"},
     "release": {"type": "str"},
     "streaming": {"type": "bool"},
     "gathers": {"type": "list", "elements": "str", "choices": ["context", "generation"]},

@@ -15,7 +15,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica impor
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._gateway import gateway_config
 
 ANYWHERE = ("", "0.0.0.0", "::", "[::]")
-TRITON = "triton"
+TRITON, LLMAPI = "triton", "llmapi"
 # The least that is made before an answer begins: it streams each token as it comes.
 ENTRIES = ("ensemble",)
 
@@ -80,6 +80,9 @@ def _replicas(host: str, told: Mapping[str, Any], _address: str, wanted: Mapping
         entries = list(replica.get("entry_models") or [])
         entry = next((one for one in entries if one in ENTRIES), entries[0] if entries else "ensemble")
         api = TRITON if replica.get("api") in (None, "", TRITON) else wanted["api"]
+        if replica.get("api") == LLMAPI:
+            # The client has no words for its inputs.
+            continue
         model = str(replica["model"])
         yield {
             "host": host, "url": str(replica["http_url"]), "name": model, "model": model, "api": api,

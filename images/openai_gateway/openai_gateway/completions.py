@@ -2,8 +2,8 @@
 """A replica that is trtllm-serve: completions of OpenAI's API in the place of Triton's generate extension.
 
 Chat templates, tools and limits are the gateway's for every replica, so that such a server is sent the finished
-prompt, and what it answers looks here as Triton's responses do. Which of the two a replica is, is found out by asking
-it: it may be the one today and the other tomorrow.
+prompt, and what it answers looks here as Triton's responses do. What a replica is, is found out by asking it: it may be
+the one today and the other tomorrow.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic_core import from_json
 from openai_gateway.errors import ApiError
 from openai_gateway.http_client import HttpClient, HttpError, Silence
 from openai_gateway.interface import Interface, release_row
+from openai_gateway.llmapi import SIGN, LlmApiClient
 from openai_gateway.triton import CONFIG_TIMEOUT, ENCODE, EVENT, TritonClient, refusal, unreachable
 
 # Triton's inputs that a completion has too, and what it calls them. It refuses a request with a name that it does not
@@ -54,16 +55,20 @@ def interface_of(model: str) -> Interface:
 
 
 async def look_at(http: HttpClient, url: str, entry_model: str, release: str) -> Interface:
-    """How the server at *url* is spoken to: it is Triton with *entry_model* of *release*, or trtllm-serve.
+    """How the server at *url* is spoken to: it is Triton with *entry_model* of *release*, or with the model of the LLM
+    API, or trtllm-serve.
 
     Raises ApiError or Unreachable.
     """
-    triton = TritonClient(http, url)
+    triton = LlmApiClient(http, url)
     try:
-        return await triton.interface(entry_model, release)
+        found = await triton.interface(entry_model, release)
+        return (SIGN in found.inputs and await triton.llmapi()) or found
     except ApiError as error:
         if error.code != "model_not_ready":
             raise
+        if other := await triton.llmapi():
+            return other
         model = await CompletionsClient(http, url).model()
         if model is None:
             raise
@@ -72,11 +77,9 @@ async def look_at(http: HttpClient, url: str, entry_model: str, release: str) ->
 
 def client_of(http: HttpClient, url: str, interface: Interface | None) -> TritonClient:
     """Who speaks to the server at *url*."""
-    return (
-        CompletionsClient(http, url, interface.completions)
-        if interface and interface.completions
-        else TritonClient(http, url)
-    )
+    if interface and interface.completions:
+        return CompletionsClient(http, url, interface.completions)
+    return LlmApiClient(http, url) if interface and interface.llmapi else TritonClient(http, url)
 
 
 class CompletionsClient(TritonClient):

@@ -28,6 +28,7 @@ LOG = logging.getLogger("openai_gateway")
 COUNTS_AGAINST = {"model_not_ready": True, "upstream_error": True, "upstream_refusal": False, "overloaded": False}
 PROCESS, SERIAL = secrets.token_hex(4), itertools.count()
 NOTHING: Mapping[str, str] = MappingProxyType({})
+ENDS = ("stop", "length")
 SPECIAL_ROOM = 8  # tokens that a tokenizer may put around a text
 
 
@@ -79,12 +80,15 @@ class _Counts:
         self.written: int | None = None
         self.responses = 0
         self.texts = 0  # responses that brought text
+        self.reason: str | None = None  # why the answer ended, where the engine says it
 
     def feed(self, response: Mapping[str, Any], text: str) -> None:
         """Take in one response."""
         self.responses += 1
         if text:
             self.texts += 1
+        if (reason := response.get("finish_reason")) in ENDS:
+            self.reason = reason
         if self.read is None:
             self.read = _number(response.get("num_input_tokens")) or None
         new = response.get("num_output_tokens")
@@ -316,12 +320,14 @@ class ServedModel:
     def _reason(self, text: AnswerText, counts: _Counts, max_tokens: int) -> tuple[str, int]:
         """Say why the answer ended, and how many tokens it has.
 
-        The engine's own count is exact. Without it (releases before the counts existed) the text is counted again,
-        which may differ by a merge; a stream brings one token with each response then.
+        The engine's own word and count are exact. Without (releases before the counts existed) the text is counted
+        again, which may differ by a merge; a stream brings one token with each response then.
         """
         written = counts.written
         if written is None:
             written = self.tokenizer.count(text.text if text.stopped else text.generated)
+        if counts.reason and not text.stopped:
+            return counts.reason, written
         reached = max(written, counts.texts if counts.written is None else 0) >= max_tokens
         return "length" if reached and not text.stopped else "stop", written
 

@@ -79,6 +79,7 @@ class Interface:
     adds_special_tokens: bool  # preprocessing puts the tokenizer's special tokens (BOS) before the text
     guided: bool = False  # the engine can bind an answer to a schema, an expression or a grammar
     completions: str | None = None  # the model's name where the server is no Triton, but has OpenAI's completions
+    llmapi: bool = False  # Triton's model loads a checkpoint, and calls its tensors otherwise
 
     @cached_property
     def counts_tokens(self) -> bool:
@@ -169,15 +170,15 @@ def describe(release: str, entry: Mapping[str, Any], called: Mapping[str, Mappin
     """
     row = release_row(release)
     policies = [entry, *(config for config in called.values() if config and "ensemble_scheduling" in entry)]
-    decoupled = any(_flag(config.get("model_transaction_policy", {}).get("decoupled")) for config in policies)
+    decoupled = any(is_decoupled(config) for config in policies)
     special = row.adds_special_tokens
     for config in called.values():
-        if config and "QUERY" in _names(config, "input"):
+        if config and "QUERY" in names_of(config, "input"):
             special = _flag(_parameter(config, "add_special_tokens"), special)
     return Interface(
         row=row,
-        inputs=_names(entry, "input"),
-        outputs=_names(entry, "output"),
+        inputs=names_of(entry, "input"),
+        outputs=names_of(entry, "output"),
         decoupled=decoupled,
         cumulative=_flag(_parameter(entry, "accumulate_tokens")),
         adds_special_tokens=special,
@@ -190,7 +191,13 @@ def _unspeakable(word: str) -> bool:
     return bool(re.search(r'[,"\n]', word))
 
 
-def _names(config: Mapping[str, Any], kind: str) -> frozenset[str]:
+def is_decoupled(config: Mapping[str, Any]) -> bool:
+    """Whether a model may answer in several responses."""
+    return _flag(config.get("model_transaction_policy", {}).get("decoupled"))
+
+
+def names_of(config: Mapping[str, Any], kind: str) -> frozenset[str]:
+    """The inputs or outputs of a model."""
     return frozenset(str(tensor.get("name")) for tensor in config.get(kind, []))
 
 

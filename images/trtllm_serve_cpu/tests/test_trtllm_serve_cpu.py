@@ -24,8 +24,9 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify import
 from openai_gateway.interface import describe
 from openai_gateway_fakes import OPEN, FakeTriton, Network, gateway, model_entry
 from tensorrt_llm.errors import TrtllmError
-from trtllm_serve.llm_args import LlmArgs, read_args
-from trtllm_serve.model import Model
+from tensorrt_llm.llmapi.llm_args import LlmArgs
+from tensorrt_llm.llmapi.model import Model
+from trtllm_serve.llm_args import read_args
 from trtllm_serve.options import parser
 from trtllm_serve.server import Server
 

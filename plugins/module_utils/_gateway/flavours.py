@@ -119,7 +119,7 @@ class Ability:
 ABILITIES: Sequence[Ability] = (
     Ability("runs", ("beside Triton, or on another host", "beside Triton, or on another host", "as the Triton server")),
     Ability("asks Triton", ("HTTP", "gRPC", "in its own process")),
-    Ability("fronts `trtllm-serve`, also beside Triton under one name", (YES, NO, NO)),
+    Ability("fronts `trtllm-serve` and the LLM API in Triton, also beside engines under one name", (YES, NO, NO)),
     Ability("`/v1/completions`, `/v1/chat/completions`, streamed too", (YES, YES, YES)),
     Ability("`/v1/models`", (YES, NO, YES)),
     Ability("`/v1/responses`, `/v1/messages`, `/tokenize`", (YES, NO, NO)),

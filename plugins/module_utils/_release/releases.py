@@ -150,10 +150,11 @@ def _row(line: str) -> Release:
 RELEASES: dict[str, Release] = {row.version: row for row in (_row(line) for line in _TABLE.strip().splitlines())}
 LAST_ENGINE_RELEASE = [row.version for row in RELEASES.values() if row.builds_engines][-1]
 
-# flow | releases whose way is established. Triton has no image with a release after the last with engines.
+# flow | releases whose way is established. Triton has no image with a release after the last with engines. The
+# repository llmapi is in images since 0.19, and what it can be told is known from 1.0.0 on.
 _FLOWS = """
 engine       | 0.7.1-
-llmapi       | 0.19.0-
+llmapi       | 1.0.0-
 trtllm-serve | 1.0.0-1.3.0
 """
 

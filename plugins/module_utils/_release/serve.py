@@ -1,7 +1,7 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From one description of a model to what ``trtllm-serve`` of its release is told.
+"""From one description of a model to what the LLM API of its release is told, by trtllm-serve or in Triton.
 
 Pure, as ``cli`` is for engines. Every setting is said once, and in the file of the LLM API: up to 1.3.0rc3 the file
 wins over the command line, later the command line over the file. What a release is not known to take is refused.
@@ -25,6 +25,8 @@ KV_CACHE_SHARE = "kv_cache_config.free_gpu_memory_fraction"
 # What is always said. 1.0.0 forgets the share of its command line where the file has a kv_cache_config; without
 # statistics of iterations nothing tells a busy server from one that hangs.
 ALWAYS = {"tensor_parallel_size": 1, KV_CACHE_SHARE: 0.9, "enable_iter_perf_stats": True}
+# In Triton nobody reads these statistics, which the LLM API keeps until somebody does.
+UNREAD_IN_TRITON = ("enable_iter_perf_stats",)
 # What is said by where the model is, or cannot be said in a file.
 OWN_KEYS = {
     "model": "the checkpoint of the model is served",
@@ -100,8 +102,9 @@ def releases_with(path: str) -> list[Release]:
 class _File:
     """The file of the LLM API as it grows, and who said what of it."""
 
-    def __init__(self, release: Release) -> None:
+    def __init__(self, release: Release, flow: str = FLOW_SERVE) -> None:
         self.release = release
+        self.flow = flow
         self.said: dict[str, Any] = {}
         self.by: dict[str, str] = {}
 
@@ -110,7 +113,7 @@ class _File:
             raise _refuse_key(self.release, path, source)
         if path in self.by and self.said[path] != value:
             raise FleetError(
-                f"{source} and {self.by[path]} both say {path} of trtllm-serve, and not the same; leave one out."
+                f"{source} and {self.by[path]} both say {path} of the LLM API, and not the same; leave one out."
             )
         self.said[path], self.by[path] = value, source
 
@@ -129,23 +132,25 @@ class _File:
 def _refuse_key(release: Release, path: str, source: str) -> FleetError:
     elsewhere = [row.version for row in releases_with(path)]
     where = f"; it is for {', '.join(elsewhere)}" if elsewhere else ""
+    engine = release.builds_engines and source.startswith(("engine.", "repository."))
+    advice = "leave it out" + (", or set flow: engine, which has it" if engine else "")
     return FleetError(
-        f"{source} needs the key {path} of trtllm-serve, which TensorRT-LLM {release.version} is not known to "
-        f"have{where}; leave it out."
+        f"{source} needs the key {path} of the LLM API, which TensorRT-LLM {release.version} is not known to "
+        f"have{where}; {advice}."
     )
 
 
-def _refuse_option(release: Release, option: str, source: str) -> FleetError:
+def _refuse_option(release: Release, option: str, source: str, flow: str = FLOW_SERVE) -> FleetError:
     """Why an option of an engine cannot be had, with what can."""
     other = dict(_lines(INSTEAD)).get(option)
-    if other:
-        return FleetError(f"{source} is not an option of trtllm-serve; {other}.")
+    if other and (flow == FLOW_SERVE or "triton_extra_args" not in other):
+        return FleetError(f"{source} is not an option of {flow}; {other}.")
     advice = "leave it out"
     if option in QUANTIZATION:
         advice = "serve a checkpoint that is quantised already, whose own configuration says how"
     if release.builds_engines:
         advice += ", or set flow: engine, which has it"
-    return FleetError(f"{source} says how an engine is made, and trtllm-serve makes none; {advice}.")
+    return FleetError(f"{source} says how an engine is made, and {flow} makes none; {advice}.")
 
 
 def _take(file: _File, table: str, option: str, value: Any, source: str) -> None:
@@ -153,7 +158,7 @@ def _take(file: _File, table: str, option: str, value: Any, source: str) -> None
     if values:
         word = str(value).lower() if isinstance(value, bool) else str(value)
         if word not in values and set(values) != {"-1"}:
-            raise FleetError(f"{source} is {word}, but trtllm-serve takes {' or '.join(values)}; leave it out.")
+            raise FleetError(f"{source} is {word}, but {file.flow} takes {' or '.join(values)}; leave it out.")
         value = values.get(word, value)
     if key and value != "":
         file.say(key, value, source)
@@ -170,21 +175,26 @@ def _leaves(given: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, An
 
 
 def serve_config(
-    release: Release, options: Mapping[str, Any], parameters: Mapping[str, Any], llm_args: Mapping[str, Any]
+    release: Release,
+    options: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    llm_args: Mapping[str, Any],
+    flow: str = FLOW_SERVE,
 ) -> dict[str, Any]:
     """What the file of the LLM API says.
 
     *options* as for an engine; *parameters*: of the model repository, by model; *llm_args*: further keys, as the file
-    has them. Raises `FleetError` for what the release is not known to take, and for what is said twice.
+    has them; *flow*: who reads the file. Raises `FleetError` for what the release is not known to take, and for what is
+    said twice.
     """
-    file = _File(release)
+    file = _File(release, flow)
     for option, value in options.items():
         if value is None or (value is False and option not in engine_ways()):
             continue
         source = f"engine.{option}"
         if option not in engine_ways():
             if is_set(value):
-                raise _refuse_option(release, option, source)
+                raise _refuse_option(release, option, source, flow)
             continue
         _take(file, ENGINE_WAYS, option, value, source)
     for model, given in parameters.items():
@@ -193,8 +203,8 @@ def serve_config(
             if model != BACKEND_MODEL or name not in _ways(PARAMETER_WAYS):
                 known = ", ".join(_ways(PARAMETER_WAYS))
                 raise FleetError(
-                    f"{source} is of a Triton model repository, and trtllm-serve has none; of {BACKEND_MODEL} it takes "
-                    f"{known}, and all else in llm_args."
+                    f"{source} is of a model repository for an engine, and {flow} has none; of {BACKEND_MODEL} it "
+                    f"takes {known}, and all else in llm_args."
                 )
             _take(file, PARAMETER_WAYS, name, _window(name, value), source)
     said = {key: option for option, key in engine_ways().items() if key}
@@ -210,7 +220,7 @@ def serve_config(
             raise FleetError(f"{source} is not a key of the LLM API{hint or '.'}")
         file.say(path, value, source)
     for path, value in ALWAYS.items():
-        if path not in file.by:
+        if path not in file.by and (flow == FLOW_SERVE or path not in UNREAD_IN_TRITON):
             file.say(path, value, path)
     return file.nested()
 

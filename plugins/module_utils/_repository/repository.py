@@ -203,7 +203,7 @@ class Repository:
         tokenizer = self._unless_awaited(partial(self._tokenizer, checkpoint))
         if directory is None or self.awaited:
             return None
-        return render_llmapi(self.release, model, tokenizer, directory)
+        return render_llmapi(self.release, model, tokenizer, directory, self._content(model.arguments["model"]))
 
     def _serve(self) -> Rendered | None:
         """The same of a checkpoint that no Triton serves: its content counts, as there is no engine that would tell."""
@@ -211,9 +211,12 @@ class Repository:
         tokenizer = self._unless_awaited(partial(self._tokenizer, entry))
         if self.awaited:
             return None
-        tree = checkpoint_tree(self.request.root, Path(str(entry.tokenizer_dir)), "stat", not self.check_mode)
         config = normalise_serve(self.release, entry.parameters, entry.label)
-        return render_serve(self.release, self.request.name, config, tokenizer, tree.digest)
+        return render_serve(self.release, self.request.name, config, tokenizer, self._content(entry.tokenizer_dir))
+
+    def _content(self, checkpoint: str | None) -> str:
+        """The digest of a checkpoint, so that another one at the same place is another repository."""
+        return checkpoint_tree(self.request.root, Path(str(checkpoint)), "stat", not self.check_mode).digest
 
     # -- publication ----------------------------------------------------------------------------------------------
 
@@ -298,13 +301,15 @@ def render_inflight(
     return Rendered(files, directories, _address(files, record), facts, record, notes)
 
 
-def render_llmapi(rel: Release, model: LlmApi, tokenizer: Tokenizer | None, directory: Path) -> Rendered:
-    """The one model of the llmapi layout, described for both of its readers."""
+def render_llmapi(
+    rel: Release, model: LlmApi, tokenizer: Tokenizer | None, directory: Path, checkpoint: str
+) -> Rendered:
+    """The one model of the llmapi layout, described for both of its readers; *checkpoint*: the digest of it."""
     template = read_templates(directory, [LLM])[LLM]
     files = {f"{LLM}/{path}": content for path, content in template.files.items()}
     files[f"{LLM}/{MODEL_YAML}"] = model.yaml().encode()
     files[f"{LLM}/{CONFIG}"] = render_config(template, model).encode()
-    record = {"release": rel.version, "layout": LLMAPI, "engines": {}}
+    record = {"release": rel.version, "layout": LLMAPI, "engines": {}, "checkpoint": checkpoint}
     facts = llmapi_facts(model, tokenizer)
     return Rendered(files, {LLM, f"{LLM}/1"}, _address(files, record), facts, record, [])
 

@@ -140,7 +140,8 @@ def normalise_serve(release: Release, parameters: Mapping[str, Any], source: str
 def _mapping(given: Mapping[str, Any], spec: Spec, source: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, raw in given.items():
-        if raw is None:
+        # A mapping that is null is off, such as cuda_graph_config.
+        if raw is None and spec.get(str(name), ("",))[0] != "mapping":
             continue
         at = f"{source}.{name}"
         nested = _NESTED.get(name)

@@ -14,7 +14,7 @@ from .._release.releases import release as release_of
 from .._repository.schema import parameters_of
 from .._triton.ports import PORTS
 from .._triton.replica import http_url
-from .._triton.serve import MODE, refuse_elsewhere
+from .._triton.serve import refuse_elsewhere
 from .script import layout
 from .submit import PORTS_PER_SLOT
 
@@ -40,7 +40,7 @@ def repositories(items: Sequence[Mapping[str, Any]], of: Sequence[Mapping[str, A
 
     *of*: the engines, from `engines`.
     """
-    refuse_elsewhere([{**item, "mode": MODE} for item in items if item.get("layout") == MODE], "as a job of Slurm")
+    refuse_elsewhere([{**item, "mode": item.get("layout")} for item in items], "as a job of Slurm")
     nodes = {engine["name"]: int(engine["nodes"]) for engine in of}
     return [_told_of_nodes(item, nodes[item["name"]], release) for item in items]
 

@@ -160,6 +160,24 @@ class GenerateClient:
         return answer
 
 
+class LlmApiClient(GenerateClient):
+    """The same of Triton's one model that loads a checkpoint: what is asked for is named as with models for engines.
+
+    What is asked for under a name that it does not have is left out, and an answer is never repeated behind its prompt.
+    """
+
+    NAMES: ClassVar[dict[str, str]] = {
+        "text_input": "text_input",
+        "stream": "streaming",
+        **{name: f"sampling_param_{name}" for name in ("max_tokens", "top_k", "seed", "temperature")},
+    }
+    ALWAYS: ClassVar[dict[str, Json]] = {"sampling_param_exclude_input_from_output": True}
+
+    def _request(self, model: str, verb: str, request: Mapping[str, Json]) -> urllib.request.Request:
+        named = {self.NAMES[name]: value for name, value in request.items() if name in self.NAMES}
+        return super()._request(model, verb, {**named, **self.ALWAYS})
+
+
 class CompletionsClient(GenerateClient):
     """The same of a server that speaks OpenAI's API: a prompt for text, as Triton's tensors are called here.
 

@@ -152,7 +152,7 @@ def triton_service(replica: Replica) -> dict[str, Any]:
         "ReadOnly": True if replica.get("read_only") else None,
         "Volume": [
             *(f"{path}:{path}:ro,z" for path in read_only_paths(replica)),
-            *(serve.volumes(replica) if serve.is_served(replica) else []),
+            *serve.volumes(replica),
             *(replica.get("volumes") or []),
         ],
         **(_waits(replica) if worker else _serves(replica, known.version)),
@@ -174,10 +174,10 @@ def triton_service(replica: Replica) -> dict[str, Any]:
             "Install": {"WantedBy": "multi-user.target"},
         },
         "listen": listens(replica),
-        "load_paths": list(replica.get("checkpoint_dirs" if serve.is_served(replica) else "engine_dirs") or []),
+        "load_paths": list(replica.get("checkpoint_dirs" if serve.loads_checkpoint(replica) else "engine_dirs") or []),
         "files": {
             **{f"{scripts_dir(replica)}/{name}": f"{text}\n" for name, text in replica["scripts"].items()},
-            **(serve.files(replica) if serve.is_served(replica) else {}),
+            **serve.files(replica),
         },
         "record": {
             "release": known.version,
@@ -249,13 +249,20 @@ def _asked_at(replica: Replica) -> dict[str, Any]:
         return {
             "http": f"{host_of(replica['address'])}:{replica['http_port']}",
             "entry_models": entry_models(replica),
-            "api": serve.API,
+            **api(replica),
         }
     return {
         "http": f"{host_of(replica['address'])}:{replica['http_port']}",
         "metrics": f"{host_of(replica['address'])}:{replica['metrics_port']}",
         "entry_models": entry_models(replica),
+        **api(replica),
     }
+
+
+def api(replica: Replica) -> dict[str, str]:
+    """What a replica speaks, where it does not speak as Triton's models for engines do."""
+    spoken = serve.APIS.get(str(replica.get("mode")))
+    return {"api": spoken} if spoken else {}
 
 
 def gangs(replicas: Sequence[Replica], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -325,6 +332,7 @@ def launch_of(replica: Replica) -> triton_launch.Launch:
         environment={
             **ENVIRONMENT,
             **(LEADER_ENVIRONMENT if mode == triton_launch.LEADER else {}),
+            **serve.environment(replica, release_of(str(replica["release"]))),
             **(gang.environment(replica, scripts_dir(replica)) if gang.is_gang(replica) else {}),
             **(gang.network_environment(replica) if gang.is_gang(replica) else {}),
             **(replica.get("environment") or {}),
@@ -497,7 +505,7 @@ def service_section(name: str, replica: Replica) -> dict[str, Any]:
         "RestartSteps": 8,
         "RestartMaxDelaySec": 30,
         "TimeoutStopSec": 2 * stop + 30,
-        **(serve.prepare(replica) if serve.is_served(replica) else {}),
+        **serve.prepare(replica),
         "ExecStop": "-" + command_line(["/bin/sh", "-c", end]),
     }
     if replica.get("start_timeout") is not None:

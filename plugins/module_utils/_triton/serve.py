@@ -1,10 +1,11 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is different about a replica that is trtllm-serve, TensorRT-LLM's own server, and not Triton.
+"""What is different about a replica that loads a checkpoint itself, without an engine.
 
-It speaks OpenAI's API on one port, loads the checkpoint itself, starts its own ranks, and calls its model by the name
-of the directory that it is given.
+trtllm-serve, TensorRT-LLM's own server, is no Triton: it speaks OpenAI's API on one port, starts its own ranks, and
+calls its model by the name of the directory that it is given. In the mode llmapi it is Triton's one Python model that
+loads the checkpoint, starts the ranks, and has tensors of other names.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from .._release.releases import FLOW_SERVE, Release, flow_of
 from .._release.serve import caches, check_arguments
 from .._service.quadlet import PODMAN
 from . import gang
+from .launch import LLMAPI
 
 MODE, API = FLOW_SERVE, "openai"
+# What such replicas speak; all others speak as Triton's models for engines do.
+APIS = {MODE: API, LLMAPI: LLMAPI}
 PORTS = (("http_port", "HTTP"),)
 RUN, PROBE, STOP = "serve_run.sh", "serve_probe.sh", "serve_stop.sh"
 SCRIPTS = ("run.sh", RUN, PROBE, STOP)
@@ -41,6 +45,11 @@ Replica = Mapping[str, Any]
 def is_served(replica: Replica) -> bool:
     """Whether the replica is trtllm-serve."""
     return replica.get("mode") == MODE
+
+
+def loads_checkpoint(replica: Replica) -> bool:
+    """Whether the replica loads a checkpoint and not an engine."""
+    return replica.get("mode") in APIS
 
 
 def check(replica: Replica, release: Release) -> None:
@@ -62,20 +71,22 @@ def place(replica: Replica) -> str:
 
 
 def volumes(replica: Replica) -> list[str]:
-    """The checkpoint, where its name is the model's, and what starts keep for the next."""
-    kept = cache_dir(replica)
-    checkpoint = f"{posixpath.normpath(str(replica['checkpoint_dirs'][0]))}:{place(replica)}:ro,z"
-    return [checkpoint, *([f"{kept}:{CACHE}:rw,z"] if kept else [])]
+    """Of trtllm-serve the checkpoint, where its name is the model's, and what starts keep for the next."""
+    found, kept = [], cache_dir(replica)
+    if is_served(replica):
+        found.append(f"{posixpath.normpath(str(replica['checkpoint_dirs'][0]))}:{place(replica)}:ro,z")
+    return [*found, *([f"{kept}:{CACHE}:rw,z"] if kept else [])]
 
 
 def cache_dir(replica: Replica) -> str:
-    """The directory of the host for what a start compiles and tunes; empty where the repository is not one of ours.
+    """The directory of the host for what a start compiles and tunes; empty where there is an engine, or the repository
+    is not one of ours.
 
     One for each replica, as two would write at once, by all that such work follows from but the kind of GPU: what it is
     served by and what it is told, which has the content of the checkpoint in it.
     """
-    made = MADE_BY_US.fullmatch(str(replica["repository_dir"]))
-    if not made:
+    made = MADE_BY_US.fullmatch(str(replica.get("repository_dir")))
+    if not made or not loads_checkpoint(replica):
         return ""
     told = {"image": replica["image"], "told": made["fingerprint"], "gpus": len(replica.get("gpus") or [])}
     key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
@@ -121,10 +132,10 @@ def stop(container: str, scripts: str, seconds: int) -> str:
 
 
 def refuse_elsewhere(replicas: Sequence[Replica], where: str) -> None:
-    """Raise `FleetError` for a replica that is to run *where* trtllm-serve does not run yet."""
+    """Raise `FleetError` for a replica that is to run *where* none that loads a checkpoint itself runs yet."""
     for replica in replicas:
-        if is_served(replica):
+        if loads_checkpoint(replica):
             raise FleetError(
-                f"{replica['name']}: its flow is {MODE}, which runs as a service of a host (rollout.yml, serve.yml) "
-                f"and not {where} yet; serve it so, or set flow: engine and a release that has it."
+                f"{replica['name']}: its flow is {replica['mode']}, which runs as a service of a host (rollout.yml, "
+                f"serve.yml) and not {where} yet; serve it so, or set flow: engine and a release that has it."
             )

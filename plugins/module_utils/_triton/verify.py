@@ -22,7 +22,15 @@ from .._base.errors import FleetError
 from .._base.tables import columns
 from .._base.versions import version_key
 from .._release.releases import LAST_ENGINE_RELEASE
-from .client import CompletionsClient, GenerateClient, TritonError, TritonServer, requests_served, trt_llm_metrics
+from .client import (
+    CompletionsClient,
+    GenerateClient,
+    LlmApiClient,
+    TritonError,
+    TritonServer,
+    requests_served,
+    trt_llm_metrics,
+)
 from .gate import Gate, Prompt, tokens_per_second, too_slow
 
 # The request of the source document, word for word.
@@ -68,7 +76,7 @@ class Target:
     *gathers*: which logits the engine gathers (``context``, ``generation``), None for unknown. *streaming*: whether
     the repository streams; asked of Triton when None. *gate*: what the operator expects beside the documents, and
     alone with *gate_only*. *only_gateway*: nothing but the chat completion is asked for. *api*: what the server speaks,
-    ``triton`` or ``openai``.
+    ``triton``, ``llmapi`` or ``openai``.
     """
 
     url: str
@@ -131,6 +139,10 @@ class Verification:
         self._gate(self.target.gate)
         if self.target.gate_only:
             return self.outcomes
+        self._checks(before)
+        return self._through_gateway()
+
+    def _checks(self, before: Optional[int]) -> None:
         for model in self.target.entry_models:
             self._entry_model(model)
         self._check("end_id", "tensorrt_llm: end_id = the second token it gives", "one or two tokens", self.end_id)
@@ -138,7 +150,6 @@ class Verification:
             ask = f"return_{which}_logits: true"
             self._check(f"{which} logits", ask, self._logits_expectation(which), partial(self.logits, which))
         self._check("metrics", "GET /metrics", "nv_trt_llm_* and requests counted", lambda: self.metrics(before))
-        return self._through_gateway()
 
     def _through_gateway(self) -> list[Outcome]:
         if self.target.gateway_url:
@@ -542,7 +553,46 @@ class CompletionsVerification(Verification):
         return "and it answers the next"
 
 
-VERIFICATIONS = {"triton": Verification, "openai": CompletionsVerification}
+class LlmApiVerification(Verification):
+    """The checks of a Triton whose one model loads a checkpoint: no tokens by number, logits or words to avoid."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self.client = LlmApiClient(target.url, target.timeout)
+
+    def _checks(self, before: Optional[int]) -> None:
+        for model in self.target.entry_models:
+            self._entry_model(model)
+        self._check("metrics", "GET /metrics", "requests counted", lambda: self.metrics(before))
+
+    def _entry_model(self, model: str) -> None:
+        self._check(f"{model} generate", "the document's prompt, 20 tokens", "text", partial(self.generate, model))
+        ask = "one token, twice for each instance"
+        self._check(f"{model} every instance", ask, "a token each", partial(self.every_instance, model))
+        if self._streams:
+            streaming = partial(self.streaming, model)
+            self._check(f"{model} streaming", "streaming: true", "the same text in pieces", streaming)
+            ask = f"max_tokens: {self.target.early_stop_tokens}, cancelled after {self.target.early_stop_ms} ms"
+            self._check(f"{model} early stop", ask, "fewer tokens, and it answers", partial(self.early_stop, model))
+
+    def _left_the_server(self, remaining: float) -> str:
+        """Whether it answers the next; its metrics do not tell of requests that run."""
+        problem = self._one_token(self.target.entry_models[0])
+        if problem:
+            raise Failed(f"no token after the connection was dropped: {problem}")
+        return "and it answers the next"
+
+    def metrics(self, before: Optional[int]) -> str:
+        """Our requests were counted; metrics of TensorRT-LLM's own such a model has none."""
+        if not self.target.metrics_url:
+            raise NotJudged("no metrics_url given")
+        served = requests_served(self.client.metrics(self.target.metrics_url))
+        if before is not None and served <= before:
+            raise Failed(f"nv_inference_request_success stayed at {served}")
+        return f"{served - (before or 0)} more requests counted"
+
+
+VERIFICATIONS = {"triton": Verification, "llmapi": LlmApiVerification, "openai": CompletionsVerification}
 
 
 def verification_of(target: Target) -> Verification:

@@ -13,9 +13,10 @@ from pathlib import Path
 import uvicorn
 from tensorrt_llm import progress
 from tensorrt_llm.errors import TrtllmError
+from tensorrt_llm.llmapi.llm_args import LlmArgs
+from tensorrt_llm.llmapi.model import Model
 
-from .llm_args import LlmArgs, read_args
-from .model import Model
+from .llm_args import read_args
 from .options import parser
 from .server import Server
 

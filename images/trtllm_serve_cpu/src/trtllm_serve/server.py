@@ -19,8 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from tensorrt_llm import __version__
 from tensorrt_llm.errors import TrtllmError
-
-from .model import Answer, Model
+from tensorrt_llm.llmapi.model import Answer, Model
 
 SAMPLING = (
     "frequency_penalty presence_penalty seed stop temperature top_p use_beam_search top_k top_p_min min_p "

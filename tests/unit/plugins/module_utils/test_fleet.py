@@ -392,12 +392,11 @@ def test_a_model_of_which_no_replica_has_weight_is_refused() -> None:
 
 
 @pytest.mark.parametrize("fronts", ["fleet", "host"])
-def test_only_the_collections_own_gateway_fronts_trtllm_serve(fronts: str) -> None:
-    served = {**model("a"), "release": "1.3.0", "image": {"name": "r/i:1"}}
+@pytest.mark.parametrize("flow", ["trtllm-serve", "llmapi"])
+def test_only_the_collections_own_gateway_fronts_what_has_no_engine(fronts: str, flow: str) -> None:
+    served = {**model("a"), "flow": flow}
     hosts = {"g1": host("g1", served)}
     assert fleet_map(hosts, {"g1": gateway(fronts=fronts)})
     with pytest.raises(FleetError) as refusal:
         fleet_map(hosts, {"g1": {**gateway(fronts=fronts), "flavour": "openai_trtllm"}})
-    assert str(refusal.value).startswith(
-        "a-0 on g1 is served by trtllm-serve, but openai_gateway_flavour of g1 is openai"
-    )
+    assert str(refusal.value).startswith(f"a-0 on g1 is served by {flow}, but openai_gateway_flavour of g1 is openai")

@@ -80,6 +80,14 @@ def test_a_release_with_both_flows_is_told_which() -> None:
     assert now(phase({"g1": engine()}, phase="switch", to=LAST, image=IMAGE), "g1")["flow"] == "trtllm-serve"
 
 
+def test_a_checkpoint_in_triton_crosses_over_too() -> None:
+    told = {"flow": "llmapi", "engine": {"max_batch_size": 8}, "repository": {"parameters": {}}}
+    both = phase({"g1": engine(**told), "g2": served()}, phase="try")
+    assert both["table"][1].split() == ["m", "g1", "llmapi", "9"]
+    crossed = now(phase({"g1": engine(**told), "g2": served()}, phase="switch"), "g1")
+    assert "flow" not in crossed and (crossed["release"], crossed["engine"]) == ("1.3.0", {"max_batch_size": 8})
+
+
 def test_it_goes_back_whatever_was_answered_meanwhile() -> None:
     found = phase({"g1": engine(gate={**GATE, "same_answers": True})}, phase="back")
     assert now(found, "g1") == {**engine(), "gate": GATE}
@@ -109,7 +117,7 @@ def test_it_goes_back_whatever_was_answered_meanwhile() -> None:
         ),
         ({"g1": engine()}, {"phase": "switch", "hosts": ["g1"]}, "migrate_hosts names the hosts that cross over first"),
         ({"g1": engine()}, {"phase": "try", "share": 100}, "migrate_share is 100; give the percent"),
-        ({"g1": served()}, {"phase": "switch"}, "No model of the inventory is served by an engine any more"),
+        ({"g1": served()}, {"phase": "switch"}, "No model of the inventory is served by Triton any more"),
         ({"g1": engine(gate={})}, {"phase": "switch", "image": IMAGE}, "m: its gate has no prompts whose answers"),
     ],
 )

@@ -284,6 +284,9 @@ def test_a_replica_is_asked_in_its_own_way() -> None:
     assert (
         _bench_target.choose(served, {}, {**WANTED, "target": "replica", "api": "completions"})["api"] == "completions"
     )
+    other = {"h1": {"replicas": [{**REPLICA, "api": "llmapi"}]}}
+    with pytest.raises(FleetError, match="There is no replica of any model"):
+        _bench_target.choose(other, {}, {**WANTED, "target": "replica"})
 
 
 @pytest.mark.parametrize(

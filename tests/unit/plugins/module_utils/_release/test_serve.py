@@ -45,8 +45,8 @@ def test_the_flow_follows_from_the_release() -> None:
     ("version", "flow", "sentence"),
     [
         ("1.3.0", "engine", f"1.3.0 is not known to have (it has {SERVE}); 0.7.1 to {LAST} have it."),
-        ("0.20.0", SERVE, "(it has engine and llmapi); 1.0.0 to 1.3.0 have it."),
-        ("1.3.0", "llmapi", f"(it has {SERVE}); 0.19.0 to {LAST} have it."),
+        ("0.20.0", SERVE, "(it has engine); 1.0.0 to 1.3.0 have it."),
+        ("1.3.0", "llmapi", f"(it has {SERVE}); 1.0.0 to {LAST} have it."),
     ],
 )
 def test_a_flow_that_a_release_has_not_names_those_that_have(version: str, flow: str, sentence: str) -> None:
@@ -107,7 +107,7 @@ def test_what_is_lost_or_not_told_otherwise_is_always_said() -> None:
         ({"dtype": "float32"}, {}, {}, "1.3.0", "is float32, but trtllm-serve takes auto or float16 or bfloat16"),
         ({"kv_cache_type": "continuous"}, {}, {}, "1.3.0", "is continuous, but trtllm-serve takes paged"),
         ({"tokens_per_block": 32}, {}, {}, "1.2.0", "1.2.0 is not known to have; it is for 1.3.0; leave it out"),
-        ({}, {"preprocessing": {"tokenizer_dir": "/x"}}, {}, "1.3.0", "is of a Triton model repository, and "
+        ({}, {"preprocessing": {"tokenizer_dir": "/x"}}, {}, "1.3.0", "is of a model repository for an engine, and "
          "trtllm-serve has none"),
         ({}, {"tensorrt_llm": {"decoding_mode": "top_k"}}, {}, "1.3.0", "all else in llm_args"),
         ({}, {"tensorrt_llm": {"max_attention_window_size": "a"}}, {}, "1.3.0", "give numbers of tokens"),
@@ -117,7 +117,7 @@ def test_what_is_lost_or_not_told_otherwise_is_always_said() -> None:
         ({}, {}, {"model": "x"}, "1.3.0", "is not for you to give: the checkpoint of the model is served"),
         ({}, {}, {"sampler_type": "x"}, LAST, "is not known to have; it is for 1.3.0; leave it out"),
         ({"use_paged_context_fmha": True}, {"tensorrt_llm": {"enable_chunked_context": False}}, {}, "1.3.0",
-         "both say enable_chunked_prefill of trtllm-serve, and not the same; leave one out."),
+         "both say enable_chunked_prefill of the LLM API, and not the same; leave one out."),
     ],
 )  # fmt: skip
 def test_what_cannot_be_said_is_refused_with_what_can(

@@ -74,7 +74,7 @@ def test_check_mode_says_what_would_be_and_what_it_waits_for(host: RepositoryFix
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        ({"max_batch": 3}, "parameters.tensorrt_llm.max_batch needs the key max_batch of trtllm-serve"),
+        ({"max_batch": 3}, "parameters.tensorrt_llm.max_batch needs the key max_batch of the LLM API"),
         ({"max_batch_size": "many"}, "parameters.tensorrt_llm.max_batch_size"),
         ({"kv_cache_config": {"free_gpu_memory_fraction": 2}}, "kv_cache_config.free_gpu_memory_fraction"),
         ({"model": "/x"}, "the checkpoint of the model is served; leave it out."),

@@ -153,8 +153,15 @@ def test_a_release_that_has_both_serves_the_checkpoint_where_that_is_asked_for()
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        ({"flow": "llmapi"}, "m: flow is llmapi, whose repository triton_model_repo renders, but which is not served"),
-        ({"llm_args": {"dtype": "auto"}}, "m: llm_args is for flow trtllm-serve, and flow is engine"),
+        ({"llm_args": {"dtype": "auto"}}, "m: llm_args is for the flows trtllm-serve and llmapi, and flow is engine"),
+        ({**OWN, "flow": "llmapi"}, f"which TensorRT-LLM 1.3.0 is not known to have (it has trtllm-serve); "
+         f"1.0.0 to {LAST} have it."),
+        ({"flow": "llmapi", "engine": {"gemm_plugin": "auto"}}, "m: engine.gemm_plugin says how an engine is made, and "
+         "llmapi makes none; leave it out, or set flow: engine, which has it."),
+        ({"flow": "llmapi", "engine": {"tokens_per_block": 32}}, "it is for 1.3.0; leave it out, or set flow: engine"),
+        ({"flow": "llmapi", "engine": {"log_level": "info"}}, "m: engine.log_level says how an engine is made"),
+        ({"flow": "llmapi", "engine_image": {"name": "r.example.com/x:1"}}, "m: engine_image builds engines, and flow "
+         "llmapi has none"),
         ({**OWN, "flow": "engine"}, f"which TensorRT-LLM 1.3.0 is not known to have (it has trtllm-serve); "
          f"0.7.1 to {LAST} have it."),
         ({**OWN, "engine": {"gemm_plugin": "auto"}}, "m: engine.gemm_plugin says how an engine is made"),
@@ -167,11 +174,46 @@ def test_a_flow_that_cannot_be_is_refused_in_the_plan(more: dict[str, Any], sent
     assert sentence in str(refused.value)
 
 
-def test_it_runs_as_a_service_of_a_host_only() -> None:
-    fleet = plan(description({**model("m"), **OWN}))
+def test_triton_serves_the_checkpoint_where_that_is_asked_for() -> None:
+    args = {"cuda_graph_config": None}
+    fleet = plan(description({**model("m", {"tp_size": 2}), "flow": "llmapi", "llm_args": args}, model("e")))
+    assert [engine["name"] for engine in fleet["engines"]] == ["e"]
+    served, engine = fleet["repositories"]
+    assert served["layout"] == "llmapi" and "layout" not in engine
+    assert served["parameters"] == {
+        "tensorrt_llm": {
+            "tensor_parallel_size": 2, "cuda_graph_config": None, "kv_cache_config": {"free_gpu_memory_fraction": 0.9}
+        }
+    }, "nobody reads statistics of iterations there"  # fmt: skip
+    replicas = fleet["replicas"]
+    assert [(one.get("mode"), one["world_size"], one["gpus"]) for one in replicas] == [
+        ("llmapi", 1, [0, 1]), (None, 1, [2])
+    ], "the model starts its ranks itself"  # fmt: skip
+
+
+def test_its_unit_is_tritons_and_keeps_what_a_start_compiles() -> None:
+    described = {**replica("m-0", model="m", engine_dirs=[]), "mode": "llmapi", "repository_dir": OURS, "gpus": [0, 1]}
+    (service,) = triton_replica.triton_services([described], {**SETTINGS, "scripts": SCRIPTS})
+    container = service["unit"]["Container"]
+    assert container["Environment"]["TRITON_CACHE_DIR"] == "/cache/triton"
+    (cache,) = [volume for volume in container["Volume"] if ":/cache:" in volume]
+    assert "/var/lib/trtllm/checkpoints/codellama:/var/lib/trtllm/checkpoints/codellama:ro,z" in container["Volume"]
+    assert service["unit"]["Service"]["ExecStartPre"] == f"/bin/mkdir -p {cache.partition(':')[0]}"
+    assert service["load_paths"] == ["/var/lib/trtllm/checkpoints/codellama"]
+    assert (service["record"]["api"], service["record"]["entry_models"]) == ("llmapi", ["tensorrt_llm"])
+    found = triton_results([described], {**SETTINGS, "scripts": SCRIPTS}, {})["m-0"]
+    assert found["api"] == "llmapi" and "metrics_url" not in found and found["metrics_port"] == 8002
+    engine = {**described, "mode": "leader"}
+    (other,) = triton_replica.triton_services([engine], {**SETTINGS, "scripts": SCRIPTS})
+    assert "TRITON_CACHE_DIR" not in other["unit"]["Container"]["Environment"] and "api" not in other["record"]
+
+
+@pytest.mark.parametrize("flow", ["trtllm-serve", "llmapi"])
+def test_it_runs_as_a_service_of_a_host_only(flow: str) -> None:
+    fleet = plan(description({**model("m"), "flow": flow}))
     with pytest.raises(FleetError) as refused:
         refuse_elsewhere(fleet["replicas"], "in a cluster")
-    assert "m-0: its flow is trtllm-serve" in str(refused.value) and "not in a cluster yet" in str(refused.value)
+    assert f"m-0: its flow is {flow}" in str(refused.value) and "not in a cluster yet" in str(refused.value)
     with pytest.raises(FleetError) as refused:
         repositories(fleet["repositories"], [], LAST)
     assert "not as a job of Slurm yet" in str(refused.value)

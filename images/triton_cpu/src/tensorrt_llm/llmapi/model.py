@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tensorrt_llm.build import build
-from tensorrt_llm.build import parse as parse_build
-from tensorrt_llm.communicator import join_world
-from tensorrt_llm.convert import convert
-from tensorrt_llm.engine import read_engine_config
-from tensorrt_llm.errors import TrtllmError
-from tensorrt_llm.executor import Executor, Request, Result
-from tensorrt_llm.loading import load_model
-from tensorrt_llm.mapping import Mapping as Ranks
-from tensorrt_llm.options import CONVERT_OPTIONS
-from tensorrt_llm.options import parser as convert_parser
-from tensorrt_llm.parameters import Parameters
-from tensorrt_llm.sampling import SamplingParams
 from tokenizers import Tokenizer
 
+from ..build import build
+from ..build import parse as parse_build
+from ..communicator import join_world
+from ..convert import convert
+from ..engine import read_engine_config
+from ..errors import TrtllmError
+from ..executor import Executor, Request, Result
+from ..loading import load_model
+from ..mapping import Mapping as Ranks
+from ..options import CONVERT_OPTIONS
+from ..options import parser as convert_parser
+from ..parameters import Parameters
+from ..sampling import SamplingParams
 from .llm_args import LlmArgs
 
 
