@@ -14,8 +14,8 @@ author: The trtllm.fleet authors (@trtllm-fleet)
 description:
   - Looks, in one remote call and without reading what is large, at everything that the roles of the collection look at,
     and compares it, and what the run is given, with the record that such a run has left.
-  - With O(state=looked), which is how a run begins, what was found is noted below C(/run). With O(state=settled), which is
-    how a whole run ends, the host has a record if it is still as the look had found it, and none otherwise.
+  - With O(state=looked), which is how a run begins, what was found is noted below C(/run). With O(state=settled),
+    which is how a whole run ends, the host has a record if it is still as the look had found it, and none otherwise.
   - What a run is given (the plan, the variables, the collection, files of the controller) the controller adds itself.
   - The record is kept as C(settled.json) below O(root), readable by root alone. It holds no value of a variable.
 extends_documentation_fragment:

@@ -4,9 +4,9 @@
 """Which host is settled: one on which a whole run found nothing to change, and nothing differs since.
 
 The record says what that run was given (*inputs*) and how the host was (*observed*). A run looks before its roles do,
-and the record counts when the same look at the end of the whole run finds the same: so what was changed by the run, or
-beside it, between any of its checks and its end, is never taken for settled. The look is kept below ``/run`` until then:
-a run that is refused, or fails before it changes anything, leaves the record as it was.
+and the record counts when the same look at the end of the whole run finds the same: so what was changed by the run,
+or beside it, between any of its checks and its end, is never taken for settled. The look is kept below ``/run`` until
+then: a run that is refused, or fails before it changes anything, leaves the record as it was.
 """
 
 from __future__ import annotations
