@@ -35,16 +35,17 @@ from blows import BLOWS, PATIENCE, Replica, since
 
 HOSTS = {"bgg1": "10.200.0.229", "bgg2": "10.200.0.230", "bgg3": "10.200.0.231"}
 SPREAD, TOGETHER = ("bgg1", "bgg2"), ("bgg3",)
+RANKS = 2
 UNIT = f"triton-{demo.MODEL}-0"
 
 
 def variables(nodes: tuple[str, ...]) -> dict[str, object]:
     """The same engine of two ranks, on those hosts."""
-    replica: dict[str, object] = {"nodes": list(nodes), "gpus": [0]} if len(nodes) > 1 else {"gpus": [0, 1]}
+    replica: dict[str, object] = {"nodes": list(nodes), "gpus": [0]} if len(nodes) > 1 else {"gpus": list(range(RANKS))}
     model = {
         "name": demo.MODEL,
         "checkpoint": {"source": "path", "path": "{{ demo_cache }}/demo/tiny-llama"},
-        "engine": {"dtype": "float32", "tp_size": 2, "max_batch_size": 8, "max_input_len": 256, "max_seq_len": 512},
+        "engine": {"dtype": "float32", "tp_size": RANKS, "max_batch_size": 8, "max_input_len": 256, "max_seq_len": 512},
         "serving": {"replicas": [replica]},
     }
     return {"trtllm_models": [model], "trtllm_triton_address": "{{ ansible_host }}", "trtllm_gateway": False}
@@ -65,18 +66,26 @@ class Bench:
         self.stages.run("hosts", [demo.TESTBED, "up", *names], f"booting {len(HOSTS)} test hosts")
         inventory = self.scratch / "inventory"
         inventory.mkdir()
-        groups = {
-            f"bench_{nodes[0]}": {
-                "hosts": {name: {"ansible_host": HOSTS[name]} for name in nodes}, "vars": variables(nodes)
-            }
-            for nodes in (SPREAD, TOGETHER)
-        }  # fmt: skip
-        described = {"all": {"children": {"gpu_hosts": {"children": groups}}}}
+        # Of each host, as variables of groups give way to the demo's, which has a model of that name with one rank.
+        hosts = {
+            name: {"ansible_host": HOSTS[name], **variables(nodes)} for nodes in (SPREAD, TOGETHER) for name in nodes
+        }
+        described = {"all": {"children": {"gpu_hosts": {"hosts": hosts}}}}
         (inventory / "hosts.yml").write_text(json.dumps(described), encoding="utf-8")
         (inventory / "group_vars").symlink_to(REPO / "inventories" / "demo" / "group_vars")
         argv = ["ansible-playbook", "-i", str(inventory), "playbooks/site.yml"]
         argv += ["-e", json.dumps({"rollout_journal": str(self.scratch / "rollouts.jsonl")})]
         self.stages.run("site.yml", argv, "deploying both replicas")
+        for replica in (self.spread, self.together):
+            self.judge_ranks(replica)
+
+    @staticmethod
+    def judge_ranks(replica: Replica) -> None:
+        """Raise StageError where the ranks are not as many on each node as described: other figures would be no use."""
+        found = sorted(node for node, _pid in replica.ranks())
+        described = sorted(replica.nodes * (RANKS // len(replica.nodes)))
+        if found != described:
+            raise StageError(f"The ranks of {replica.unit} are on {found}, and should be on {described}.")
 
     def down(self) -> None:
         """Remove the hosts."""
@@ -101,6 +110,7 @@ class Bench:
             raise StageError(
                 f"{replica.unit} on {', '.join(replica.nodes)} gives no token {PATIENCE} s after its start."
             )
+        self.judge_ranks(replica)
         return seconds
 
 
