@@ -60,10 +60,10 @@ class Replica:
         self.url = f"{url}/v2/models/tensorrt_llm_bls/generate"
         self.own = OWN.format(unit=unit)
 
-    def on(self, host: str, command: str) -> str:
+    def on(self, host: str, command: str, limit: float = 60) -> str:
         """What a command of the shell says on a host; one that a blow cuts off tells nothing."""
         argv = [self.testbed, "exec", host, "--", "sh", "-c", command]
-        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False).stdout.strip()
+        return subprocess.run(argv, capture_output=True, text=True, timeout=limit, check=False).stdout.strip()
 
     def power(self, what: str, host: str) -> None:
         """Cut the power of a host, or start it."""

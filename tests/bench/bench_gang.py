@@ -94,7 +94,7 @@ class Bench:
     def stop(self, replica: Replica) -> float:
         """Stop it on its leader: the seconds. Raises StageError where ranks are left."""
         begun = time.monotonic()
-        replica.on(replica.nodes[0], f"systemctl stop {replica.unit}")
+        replica.on(replica.nodes[0], f"systemctl stop {replica.unit}", PATIENCE)
         seconds = time.monotonic() - begun
         if since(begun, lambda: not replica.ranks(), PATIENCE) is None:
             left = ", ".join(sorted({node for node, _pid in replica.ranks()}))
