@@ -30,6 +30,8 @@ SECRET = "secret"
 # Each replica of a model has a hundred ports of its own from here on, of which these are used.
 GANG_PORT, PORTS_PER_GANG = 18700, 100
 DAEMON_OFFSET, RANKS_OFFSET, RANK_PORTS = 1, 10, 50
+# What the leader's script needs at most to end the ranks on all nodes once the first has ended.
+END_SECONDS = 7
 # Rank by rank what Open MPI 4 needs so that its daemons are started by a call and found at known ports. Values in
 # braces are those of the replica. Networks and not interfaces, as these may have other names on each node.
 ENVIRONMENT = {

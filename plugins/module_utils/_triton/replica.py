@@ -363,6 +363,16 @@ def exit_timeout(replica: Replica) -> int:
     return max(1, stop - 10, stop // 2)
 
 
+def ends_after(replica: Replica) -> int:
+    """Seconds after which what is still in flight is ended.
+
+    Where ranks are on several hosts, mpirun may take a moment more to end those of all nodes, which is within the time
+    that the replica has to stop.
+    """
+    stop = int(replica["stop_timeout"])
+    return min(stop, max(exit_timeout(replica) + 1, stop - gang.END_SECONDS)) if gang.is_gang(replica) else stop
+
+
 def read_only_paths(replica: Replica) -> list[str]:
     """The directories that the container reads, each at its path of the host; nested ones only once."""
     wanted = [scripts_dir(replica), replica["repository_dir"]]
@@ -495,8 +505,8 @@ def service_section(name: str, replica: Replica) -> dict[str, Any]:
         serve.stop(name, scripts_dir(replica), stop)
         if serve.is_served(replica)
         else (
-            f"exec {PODMAN} exec --interactive --privileged {name} python3 -I -S - {stop} {replica['http_port']} "
-            f"< {scripts_dir(replica)}/stop.py"
+            f"exec {PODMAN} exec --interactive --privileged {name} python3 -I -S - {ends_after(replica)} "
+            f"{replica['http_port']} < {scripts_dir(replica)}/stop.py"
         )
     )
     section: dict[str, Any] = {

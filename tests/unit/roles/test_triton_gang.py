@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -279,6 +280,29 @@ def test_a_replica_that_is_told_to_end_ends_on_all_nodes_without_a_failure(two: 
     worker, leader = two.worker(), two.leader()
     two.orted()
     (two.root / ".stopping").touch()  # and no tritonserver is there that finishes requests
+    assert ends(leader, 5)[0] == 0
+    assert ends(worker, 5)[0] == 0
+
+
+def server(two: Two, pid: int, *options: str) -> Path:
+    """A server, as the leader sees it."""
+    place = two.root / "proc" / str(pid)
+    place.mkdir()
+    (place / "comm").write_text("tritonserver\n")
+    (place / "cmdline").write_bytes("".join(f"{word}\0" for word in options).encode())
+    return place
+
+
+def test_a_replica_that_is_told_to_end_waits_for_the_server_that_clients_ask_and_for_no_other(two: Two) -> None:
+    worker, leader = two.worker(), two.leader()
+    two.orted()
+    first = server(two, 12, "tritonserver", "--http-port=8000")
+    server(two, 13, "tritonserver", "--allow-http=false")
+    server(two, 14)  # it has ended, and nobody has asked for its exit code
+    (two.root / ".stopping").touch()
+    time.sleep(10 * TIMES["PAUSE"])
+    assert leader.poll() is None
+    shutil.rmtree(first)
     assert ends(leader, 5)[0] == 0
     assert ends(worker, 5)[0] == 0
 

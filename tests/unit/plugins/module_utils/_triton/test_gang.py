@@ -79,6 +79,16 @@ def test_a_worker_waits_and_has_the_devices_and_mounts_of_its_ranks() -> None:
     assert [listen["port"] for listen in leader["listen"]] == [8000, 8001, 8002, 18701]
 
 
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [({}, 53), ({"stop_timeout": 8}, 5), ({"exit_timeout": 56}, 57), ({"exit_timeout": 90}, 60)],
+)
+def test_what_is_in_flight_ends_so_early_that_the_ranks_of_all_nodes_end_in_time(
+    options: dict[str, Any], seconds: int
+) -> None:
+    assert f" python3 -I -S - {seconds} 8000 < /" in unit(0, **options)["unit"]["Service"]["ExecStop"]
+
+
 def test_what_nodes_are_told_is_the_same_but_for_what_is_their_own() -> None:
     told = [json.loads(unit(number)["unit"]["Container"]["Environment"]["TRTLLM_GANG"]) for number in (0, 1)]
     own = ("node", "ranks")
