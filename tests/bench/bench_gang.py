@@ -82,10 +82,15 @@ class Bench:
     @staticmethod
     def judge_ranks(replica: Replica) -> None:
         """Raise StageError where the ranks are not as many on each node as described: other figures would be no use."""
-        found = sorted(node for node, _pid in replica.ranks())
-        described = sorted(replica.nodes * (RANKS // len(replica.nodes)))
+        names = f"for pid in $({replica.own} tritonserver); do tr '\\0' '\\n' < /proc/$pid/environ; done"
+        command = f"{names} | sed -n 's/^OMPI_COMM_WORLD_RANK=//p' | sort --unique"
+        found = {node: replica.on(node, command).split() for node in replica.nodes}
+        share = RANKS // len(replica.nodes)
+        described = {
+            node: [str(number * share + rank) for rank in range(share)] for number, node in enumerate(replica.nodes)
+        }
         if found != described:
-            raise StageError(f"The ranks of {replica.unit} are on {found}, and should be on {described}.")
+            raise StageError(f"The ranks of {replica.unit} by node are {found}, and should be {described}.")
 
     def down(self) -> None:
         """Remove the hosts."""
