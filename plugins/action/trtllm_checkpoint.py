@@ -5,8 +5,9 @@
 
 Through ssh it goes as a checkpoint goes from host to host: the controller hands it out to this host alone, through a
 port that its ssh opens there meanwhile, and the host receives it in verified pieces, takes up what a broken transfer
-left, writes once and reads nothing again. Where only little of it differs, or ssh may forward no port, single files go
-the way that every connection has.
+left, writes once and reads nothing again. Where its digests are not known yet, they are made while it goes, and it is
+received once more, of which nothing but the digests goes then, under the name that they make. Where only little of it
+differs, or ssh may forward no port, single files go the way that every connection has.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.trtllm.fleet.plugins.action.trtllm_checkpoint_fetch import line
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fingerprint import TreeDigest
-from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.serve import Sender
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pieces import Pieces
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.serve import Offer, Sender
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.sizes import MB
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.draft import Draft, Reading, draft
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.handed import KIND, Local, local
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.inspect import inspect_checkpoint
 from ansible_collections.trtllm.fleet.plugins.module_utils._host.base import memory
@@ -66,14 +69,24 @@ def local_index(source: Path) -> Path:
     return directory / f"{hashlib.sha256(os.fsencode(source)).hexdigest()[:32]}.json"
 
 
+@contextlib.contextmanager
+def alone(source: Path, waits: bool = True) -> Iterator[bool]:
+    """Whether no other worker of the controller reads *source* for its digests, within the block."""
+    with open(local_index(source).with_suffix(".lock"), "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 def local_checkpoint(source: Path) -> Local:
     """What *source* holds. The hosts of a run ask at once; all but the first wait for what that reads."""
-    index = local_index(source)
     # It is sent next, so what there is memory for is read from the disk once.
     stays = (memory(System())["available_bytes"] or 0) // 2
-    with open(index.with_suffix(".lock"), "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return local(source, index, stays)
+    with alone(source):
+        return local(source, local_index(source), stays)
 
 
 class ActionModule(ActionBase):
@@ -96,15 +109,19 @@ class ActionModule(ActionBase):
                 f"rate is {rate}, but the connection is {self._connection.transport}; only ssh has one."
             )
         source = Path(os.path.expanduser(str(args["path"]))).absolute()
+        args.update(path=str(source))
         try:
             inspect_checkpoint(source)
+            sent = self._while_sending(source, int(rate), args, task_vars or {})
+            if sent is not None:
+                return sent
             found = local_checkpoint(source)
         except (FleetError, OSError) as error:
             raise AnsibleActionFail(sentence(error, str(source))) from error
-        args.update(path=str(source), wanted=found.tree.contents())
+        args.update(wanted=found.tree.contents())
         result = self._module(args, task_vars)
         if args.get("ask"):
-            return {**result, "asked": found.tree.digest, "pieces": found.pieces.identity}
+            return {**result, "asked": found.tree.digest, "pieces": found.pieces.identity, "draft": False}
         if result.get("failed") or "missing" not in result:
             return result
         if self._connection.transport == "ssh" and is_much(result["missing"], found.tree):
@@ -118,36 +135,87 @@ class ActionModule(ActionBase):
 
     # -- as a whole ----------------------------------------------------------------------------------------
 
-    def _hand_out(
-        self, found: Local, rate: int, args: Mapping[str, Any], asked: dict[str, Any], task_vars: dict[str, Any]
+    def _while_sending(
+        self, source: Path, rate: int, args: dict[str, Any], task_vars: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """The module's result where the digests are made while it is sent; None where they have to be made before."""
+        if not args.get("while_sending") or self._connection.transport != "ssh" or self._task.check_mode:
+            return None
+        first = draft(source, local_index(source))
+        if first is None:
+            return None
+        asked = self._module({**args, "sizes": first.sizes}, task_vars)
+        if asked.get("failed"):
+            return asked
+        if asked["alike"]:
+            return None
+        if args.get("ask"):
+            return {**asked, "asked": first.pieces.fingerprint, "pieces": first.pieces.identity, "draft": True}
+        with alone(source, waits=False) as mine:
+            try:
+                return self._send_draft(first, rate, args, asked, task_vars) if mine else None
+            except NoForwarding:  # which is told once it is known what there is to send
+                return None
+
+    def _send_draft(
+        self, first: Draft, rate: int, args: Mapping[str, Any], asked: dict[str, Any], task_vars: dict[str, Any]
     ) -> dict[str, Any]:
-        """Have the host receive it from here, and make it the checkpoint; the module's result."""
+        """Send it while it is read; what arrived becomes the checkpoint by the list that was made of it."""
+        reading = Reading(first)
+        try:
+            got, on = self._sent(reading.offer(), first.pieces, rate, args, task_vars)
+            if got.get("failed"):
+                if reading.failure is not None:
+                    raise reading.failure
+                return {**got, "invocation": asked.get("invocation")}
+            found = reading.found()
+        finally:
+            reading.stop()
+        # By now others may receive the draft from there; they have it from this host once they have asked for it.
+        return {**self._hand_out(found, rate, {**args, "address": ""}, asked, task_vars, keep=on), "drafted": True}
+
+    def _sent(
+        self, offer: Offer, pieces: Pieces, rate: int, args: Mapping[str, Any], task_vars: dict[str, Any]
+    ) -> tuple[dict[str, Any], bool]:
+        """Have the host receive it from here; what its module says, and whether others receive it from there."""
         token = str(args.get("token") or secrets.token_urlsafe(32))
-        which = {"name": args["name"], **({"root": args["root"]} if args.get("root") else {})}
         hands_on = {key: args[key] for key in ("address", "port", "time_limit") if args.get(key)}
         wanted = {
-            **which, **hands_on, "kind": KIND, "fingerprint": found.tree.digest, "pieces": found.pieces.identity,
+            **_which(args), **hands_on, "kind": KIND, "fingerprint": pieces.fingerprint, "pieces": pieces.identity,
             "token": token, "rate": rate,
         }  # fmt: skip
-        with self._sender(found, token, rate) as sender, self._told(sender, found.pieces.size, task_vars):
+        with self._sender(offer, token, rate) as sender, self._told(sender, pieces.size, task_vars):
             got = self._received(sender, wanted, task_vars)
             if got.get("failed") and hands_on.pop("address", None) and not sender.sent:
                 # Its address or port may be no good to others; it is brought all the same.
                 display.warning(f"{args['name']} is not handed on while it arrives: {got.get('msg')}")
                 got = self._received(sender, {**wanted, "address": ""}, task_vars)
+        return got, bool(hands_on.get("address"))
+
+    def _hand_out(
+        self,
+        found: Local,
+        rate: int,
+        args: Mapping[str, Any],
+        asked: dict[str, Any],
+        task_vars: dict[str, Any],
+        keep: bool = False,
+    ) -> dict[str, Any]:
+        """Have the host receive it from here, and make it the checkpoint; the module's result."""
+        got, on = self._sent(found.offer(), found.pieces, rate, args, task_vars)
         if got.get("failed"):
             return {**got, "invocation": asked.get("invocation")}  # the other one is of a module that nobody named
-        taken = {**which, "state": "adopted", "digest": found.tree.digest, "keep": bool(hands_on.get("address"))}
+        taken = {**_which(args), "state": "adopted", "digest": found.tree.digest, "keep": keep or on}
         put = self._execute_module(module_name=ARTIFACT, module_args=taken, task_vars=task_vars)
         if put.get("failed") or not put.get("there"):
             said = put.get("msg") or f"{args['name']} arrived on the host and is not there; run again."
             return {**asked, "failed": True, "changed": False, "msg": said}
-        kept = {key: value for key, value in asked.items() if key not in ("missing", "staging")}
-        return {**kept, "digest": found.tree.digest}
+        kept = {key: value for key, value in asked.items() if key not in ("missing", "staging", "alike")}
+        return {**kept, "digest": found.tree.digest, "drafted": False}
 
     @contextlib.contextmanager
-    def _sender(self, found: Local, token: str, rate: int) -> Iterator[Sender]:
-        sender = Sender(found.offer(), HERE, 0, token, rate * MB)
+    def _sender(self, offer: Offer, token: str, rate: int) -> Iterator[Sender]:
+        sender = Sender(offer, HERE, 0, token, rate * MB)
         try:
             yield sender
         finally:
@@ -246,6 +314,11 @@ class ActionModule(ActionBase):
     def _module(self, args: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         result: dict[str, Any] = self._execute_module(module_name=MODULE, module_args=args, task_vars=task_vars)
         return result
+
+
+def _which(args: Mapping[str, Any]) -> dict[str, Any]:
+    """The checkpoint, as other modules name it too."""
+    return {"name": args["name"], **({"root": args["root"]} if args.get("root") else {})}
 
 
 def is_much(missing: list[str], tree: TreeDigest) -> bool:

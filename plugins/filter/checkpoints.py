@@ -5,19 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.election import (
-    CHECKPOINTS,
     checkpoint_offer,
-    having,
+    having_checkpoints,
 )
 
 
-def checkpoint_having(offered: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """The same host, once it has the checkpoints called *names*."""
-    return having(offered, names, CHECKPOINTS)
+def checkpoint_having(offered: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same host, once it has the checkpoints of *results*."""
+    return having_checkpoints(offered, {result["item"]["name"]: result["digest"] for result in results})
 
 
 class FilterModule:

@@ -39,7 +39,8 @@ attributes:
 options:
   pieces:
     description: The RV(trtllm.fleet.trtllm_artifact_serve#module:pieces) of the host that has it. Nothing else is
-      taken.
+      taken. That of a draft, whose digests come with its pieces, receives what nobody publishes; it is taken up where
+      the artefact is received that was made of it.
     type: str
     required: true
   sources:
@@ -134,6 +135,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fetch impor
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pieces import DIGEST
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.transfer_unit import (
     ARGUMENTS,
+    DONE,
     NETWORK,
     OF_RANKS,
     TransferUnit,
@@ -198,7 +200,7 @@ def run(unit: TransferUnit, params: dict[str, Any], check_mode: bool) -> dict[st
     said = unit.waited(params["poll"]) if params["wait"] else unit.status()
     if params["wait"] and not params["address"]:
         unit.stop()  # it has nothing left to do, and what it did is told once
-    return {**result, **_figures(said), "changed": True, "receiving": said.get("state") != "published"}
+    return {**result, **_figures(said), "changed": True, "receiving": said.get("state") not in DONE}
 
 
 def main() -> None:

@@ -95,6 +95,13 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  while_sending:
+    description:
+      - With O(location=controller), read a checkpoint whose digests the controller has not kept for them while it is
+        sent, and not before, where the host has no such checkpoint. It is for one host at a time, and needs a
+        connection by ssh.
+    type: bool
+    default: false
   ask:
     description:
       - Say in RV(reasons) what differs, and transfer nothing. Unlike in check mode, digests of what was read are kept.
@@ -103,6 +110,11 @@ options:
   wanted:
     description:
       - Set by the action plugin with O(location=controller). The sha256 of each file, by its relative path.
+    type: dict
+  sizes:
+    description:
+      - Set by the action plugin with O(while_sending=true), in place of O(wanted). The bytes of each file, by its
+        relative path.
     type: dict
   publish:
     description:
@@ -147,6 +159,18 @@ pieces:
   description: The sha256 of the list of its pieces, by which M(trtllm.fleet.trtllm_artifact_fetch) knows them.
   returned: with O(location=controller) and O(ask=true)
   type: str
+draft:
+  description: Whether these two are of a draft, as the digests are made while it is sent.
+  returned: with O(location=controller) and O(ask=true)
+  type: bool
+drafted:
+  description: Whether the digests were made while it was sent.
+  returned: with O(location=controller), where it was sent as a whole
+  type: bool
+alike:
+  description: Whether the host has a checkpoint whose files mostly are of the same sizes, so that digests tell more.
+  returned: with O(while_sending=true), where the digests were not kept
+  type: bool
 missing:
   description: The files that the controller has to transfer.
   returned: with O(location=controller), before the transfer
@@ -183,8 +207,10 @@ ARGUMENT_SPEC: dict[str, Any] = {
     "port": {"type": "int", "default": 18850},
     "token": {"type": "str", "no_log": True},
     "time_limit": {"type": "int", "default": 7200},
+    "while_sending": {"type": "bool", "default": False},
     "ask": {"type": "bool", "default": False},
     "wanted": {"type": "dict"},
+    "sizes": {"type": "dict"},
     "publish": {"type": "bool", "default": False},
 }
 
@@ -237,6 +263,9 @@ class CheckpointModule:
 
     def from_controller(self) -> dict[str, Any]:
         """Say what has to be transferred, or publish what was."""
+        if self.params["sizes"] is not None:
+            difference, alike = self.store.compare_sizes(self.name, self.params["sizes"])
+            return {**self._result(difference, ""), "alike": alike}
         wanted = self.params["wanted"]
         if wanted is None:
             raise FleetError("wanted is set by the action plugin of the same name; call the module by its full name.")

@@ -5,10 +5,10 @@
 
 ``<root>/<name>/<fingerprint>/`` is a published artefact with a ``manifest.json``; ``<fingerprint>.partial``
 beside it is one in the making, which nobody but its maker looks into, and ``<fingerprint>.incoming`` one that comes
-from another host, which may be made here at the same time. ``<fingerprint>.pieces.json`` says how it is handed on,
-``<fingerprint>.left_out.json`` what of it another host has (the ranks of other nodes), ``<fingerprint>.digests.json``
-how its files were when they were last read, and in a store that hosts share, ``<fingerprint>.lock`` is held by the one
-that makes it.
+from another host, which may be made here at the same time. ``<fingerprint>.verified.json`` has the digests of what of
+that is on the disk for good, ``<fingerprint>.pieces.json`` says how it is handed on, ``<fingerprint>.left_out.json``
+what of it another host has (the ranks of other nodes), ``<fingerprint>.digests.json`` how its files were when they were
+last read, and in a store that hosts share, ``<fingerprint>.lock`` is held by the one that makes it.
 """
 
 from __future__ import annotations
@@ -72,6 +72,10 @@ class ArtifactStore(Store):
         """Where the digests of the published artefact's pieces are kept."""
         path = self.path(name, fingerprint)
         return path.with_name(f"{path.name}.pieces.json")
+
+    def verified_file(self, incoming: Path) -> Path:
+        """Where the digests of the pieces at *incoming* are kept that were verified there and put on disk."""
+        return incoming.with_name(f"{incoming.name.partition('.')[0]}.verified.json")
 
     def left_out_file(self, path: Path) -> Path:
         """Where the names of those files stand that the artefact at *path* leaves to other hosts."""
@@ -247,7 +251,7 @@ class ArtifactStore(Store):
         """Remove an artefact, and what is left of making it; True if there was anything."""
         beside = [of(name, fingerprint) for of in (self.incoming, self.pieces_file, self.turn_file)]
         path = self.path(name, fingerprint)
-        beside += [self.left_out_file(path), self.digests_file(path)]
+        beside += [of(path) for of in (self.left_out_file, self.digests_file, self.verified_file)]
         existed = any(place.exists() for place in beside)
         for place in beside:
             files.remove(place)

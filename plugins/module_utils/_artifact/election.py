@@ -83,6 +83,7 @@ def checkpoint_offer(
             "shared": bool(result.get("asked")),
             "port": port + number,
             "pieces": result.get("pieces", ""),
+            "draft": bool(result.get("draft")),
         }
     return {"address": address, "root": root, "serves": False, "checkpoints": found}
 
@@ -97,6 +98,15 @@ def having(
         every = about["whole"] or (now and (whole or not about["ranks"]))
         found[name] = {**about, "there": about["there"] or now, "whole": every}
     return {**offered, goods.key: found}
+
+
+def having_checkpoints(offered: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
+    """The same host, once it has checkpoints; *digests* is theirs, by name, which was not known of a draft."""
+    now = having(offered, digests, CHECKPOINTS)
+    for name, about in now[CHECKPOINTS.key].items():
+        if about.get("draft") and about["shared"] and digests.get(name):
+            about.update(fingerprint=digests[name], pieces="", draft=False)
+    return now
 
 
 def elect(
@@ -149,9 +159,9 @@ def elect(
                     **_place(offers[host], goods.key, name),
                 }
             )
+        known = "not read yet" if about[builder].get("draft") else fingerprint[:SHORT]
         lines.append(
-            f"{goods.what} {name} ({fingerprint[:SHORT]}): {builder} {goods.makes if builds else 'has'} it, for "
-            f"{_some(receivers)}"
+            f"{goods.what} {name} ({known}): {builder} {goods.makes if builds else 'has'} it, for {_some(receivers)}"
         )
     return {"hosts": plan, "receivers": sorted(host for host in plan if plan[host]["receives"]), "table": lines}
 

@@ -4,7 +4,8 @@
 """Receive an artefact in pieces from hosts that have it, or are about to have it.
 
 Threads take one piece after the other, write it where it belongs and keep it if its digest is right. There is no
-journal: what an earlier run left is hashed again, and what is right of it is kept.
+journal: what an earlier run left is hashed again, and what is right of it is kept. Of a draft, whose list has no
+digests, that of each piece comes with it, and the source is told the digest of what is here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import socket
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .._base import files
@@ -28,8 +29,8 @@ from .._base.errors import FleetError
 from .._base.sizes import MIB, gib
 from .fingerprint import walk
 from .pagecache import CacheState
-from .pieces import BLOCK, Pieces, Span, hash_span
-from .serve import WAIT
+from .pieces import BLOCK, DIGEST, Pieces, Span, hash_span
+from .serve import HAVE, SHA256, WAIT
 
 THREADS = 4
 CONNECT = 10.0  # seconds for a connection to be made
@@ -187,8 +188,11 @@ class Link:
             self._connection.close()
         self._connection = None
 
-    def ask(self, source: Source, path: str, span: Span | None = None) -> http.client.HTTPResponse:
-        """The answer to a request, whose body is still to be read; raises for any other answer."""
+    def ask(self, source: Source, path: str, span: Span | None = None, have: str = "") -> http.client.HTTPResponse:
+        """The answer to a request, whose body is still to be read; raises for any other answer.
+
+        The answer 304 to who told that it has *have* of the piece means that this is the piece.
+        """
         if source is not self._source:
             self.close()
         if self._connection is None:
@@ -200,9 +204,11 @@ class Link:
         headers = {"Authorization": f"Bearer {self._token}"}
         if span is not None:
             headers["Range"] = f"bytes={span.start}-{span.start + span.size - 1}"
+        if have:
+            headers[HAVE] = have
         self._connection.request("GET", urllib.parse.quote(path), headers=headers)
         answer = self._connection.getresponse()
-        if answer.status == (206 if span else 200):
+        if answer.status == (206 if span else 200) or (have and answer.status == 304):
             return answer
         answer.read()
         if answer.status == 503:
@@ -245,16 +251,27 @@ def receive_list(sources: Sources, fingerprint: str, identity: str, token: str) 
 
 
 class Receiver:
-    """Fills the directory *target* with what *pieces* lists."""
+    """Fills the directory *target* with what *pieces* lists.
+
+    *known* has the digests of pieces that were verified there and put on disk before, by file.
+    """
 
     def __init__(
-        self, pieces: Pieces, target: Path, sources: Sources, token: str, threads: int = THREADS, name: str = "artefact"
+        self,
+        pieces: Pieces,
+        target: Path,
+        sources: Sources,
+        token: str,
+        threads: int = THREADS,
+        name: str = "artefact",
+        known: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.pieces, self.target, self.sources, self.token, self.name = pieces, target, sources, token, name
         self.threads = max(1, threads)
         self.kept = self.received = 0
+        self._known = known or {}
         self._error: Exception | None = None
-        self._here: set[tuple[str, int]] = set()
+        self._here: dict[tuple[str, int], str] = {}
         self._news = threading.Condition()
         self._jobs: queue.SimpleQueue[Span] = queue.SimpleQueue()
         self._descriptors: dict[str, int] = {}
@@ -267,6 +284,17 @@ class Receiver:
         with self._news:
             self._news.wait_for(lambda: wanted in self._here or self._error is not None, timeout=seconds)
             return wanted in self._here
+
+    def sha256(self, name: str, start: int) -> str:
+        """The digest of the piece at *start*, which is verified."""
+        return self._here[name, start // self.pieces.piece]
+
+    def digests(self) -> dict[str, list[str]]:
+        """Those of all pieces, by file, once all are here."""
+        found: dict[str, list[str]] = {}
+        for span in self.pieces.spans():
+            found.setdefault(span.name, []).append(self._here[span.name, span.number])
+        return found
 
     # -- receiving -----------------------------------------------------------------------------------------
 
@@ -323,17 +351,17 @@ class Receiver:
                     span = self._jobs.get_nowait()
                 except queue.Empty:
                     return
-                right = self._is_right(span)
-                if not right:
-                    self._fetch(span, link, view)
+                wanted, have = self.pieces.digest(span), self._have(span)
+                got = have if have and have == wanted else self._fetch(span, link, view, have)
+                if got != have:
                     self._give_back(span)  # what is not on disk yet begins to be written, and stays
                     written.append(span)
                     if len(written) * self.pieces.piece > LAG:
                         self._give_back(written.pop(0))
                 with self._news:
-                    self.kept += span.size if right else 0
-                    self.received += 0 if right else span.size
-                    self._here.add((span.name, span.number))
+                    self.kept += span.size if got == have else 0
+                    self.received += 0 if got == have else span.size
+                    self._here[span.name, span.number] = got
                     self._news.notify_all()
         except Exception as error:
             with self._news:
@@ -345,25 +373,28 @@ class Receiver:
     def _give_back(self, span: Span) -> None:
         os.posix_fadvise(self._descriptors[span.name], span.start, span.size, os.POSIX_FADV_DONTNEED)
 
-    def _is_right(self, span: Span) -> bool:
-        """Whether an earlier run left the right piece. Where the file was never written, nothing is read."""
+    def _have(self, span: Span) -> str:
+        """The digest of what an earlier run left of a piece; where the file was never written, nothing is read."""
+        known = self._known.get(span.name, ())
+        if span.number < len(known) and known[span.number] == self.pieces.digest(span):
+            return known[span.number]
         descriptor = self._descriptors[span.name]
         try:
             if os.lseek(descriptor, span.start, os.SEEK_DATA) >= span.start + span.size:
-                return False
+                return ""
         except OSError:  # nothing but a hole up to the end
-            return False
-        return hash_span(descriptor, span.start, span.size) == self.pieces.files[span.name].pieces[span.number]
+            return ""
+        return hash_span(descriptor, span.start, span.size)
 
-    def _fetch(self, span: Span, link: Link, view: memoryview) -> None:
-        """One piece from whichever source gives it."""
+    def _fetch(self, span: Span, link: Link, view: memoryview, have: str) -> str:
+        """One piece from whichever source gives it; its digest, which is *have* where nothing had to be sent."""
         without: set[Source] = set()
         wrong = f"piece {span.number} of {span.name} is not what the manifest says"
         while (source := self.sources.pick(without)) is not None and self._error is None:
             try:
-                self._receive(source, span, link, view)
+                got = self._receive(source, span, link, view, have)
                 self.sources.succeeded(source)
-                return
+                return got
             except WrongPiece:
                 without.add(source)
             except NotYet:
@@ -386,12 +417,20 @@ class Receiver:
             f"{self.name}: no source gives more: {self.sources.reasons()}; see that one does, and run again. {kept}."
         )
 
-    def _receive(self, source: Source, span: Span, link: Link, view: memoryview) -> None:
+    def _receive(self, source: Source, span: Span, link: Link, view: memoryview, have: str) -> str:
         answer: http.client.HTTPResponse | Stretch
+        wanted = self.pieces.digest(span)
         if isinstance(source, Directory):
             answer = Stretch(source.path / span.name, span)
         else:
-            answer = link.ask(source, f"/{self.pieces.fingerprint}/{span.name}", span)
+            answer = link.ask(source, f"/{self.pieces.fingerprint}/{span.name}", span, "" if wanted else have)
+            if answer.status == 304:
+                answer.read()
+                return have
+            wanted = wanted or answer.headers.get(SHA256) or ""
+            if not DIGEST.fullmatch(wanted):
+                link.close()  # nothing of the answer is read
+                raise Refused("sends a piece without its digest")
         digest, at, end = hashlib.sha256(), span.start, span.start + span.size
         with contextlib.closing(answer):
             while at < end:
@@ -403,8 +442,9 @@ class Receiver:
                 at += count
                 self.sources.moved()
             answer.read()  # the end of the answer, so that the connection takes another request
-        if digest.hexdigest() != self.pieces.files[span.name].pieces[span.number]:
+        if digest.hexdigest() != wanted:
             raise WrongPiece
+        return wanted
 
 
 @contextlib.contextmanager

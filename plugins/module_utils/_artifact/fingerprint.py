@@ -241,10 +241,10 @@ def _shares(sizes: Mapping[str, int], room: int) -> dict[str, int]:
 
 
 def _read_records(
-    root: Path, paths: list[str], listener: Callable[[str], Told] | None, stays: Mapping[str, int]
+    root: Path, paths: list[str], listener: Callable[[str], Told] | None, stays: Mapping[str, int], threads: int
 ) -> tuple[dict[str, FileRecord], int]:
-    """Hash *paths* (largest first) on all cores: hashlib and reads release the GIL, so threads are enough."""
-    threads = max(1, min(usable_cpus(), MAX_THREADS, len(paths)))
+    """Hash *paths* on several cores: hashlib and reads release the GIL, so threads are enough."""
+    threads = max(1, min(threads, MAX_THREADS, len(paths)))
     block = min(BLOCK, BUFFER_BUDGET // threads)
     records, total = {}, 0
     with ThreadPoolExecutor(threads) as pool:
@@ -265,6 +265,7 @@ def tree_digest(
     ignore: Collection[str] = IGNORED_DIRECTORIES,
     listener: Callable[[str], Told] | None = None,
     stays: int = 0,
+    in_order: bool = False,
 ) -> TreeDigest:
     """Digest of all files below *root*; directories named in *ignore* do not count.
 
@@ -272,7 +273,8 @@ def tree_digest(
     *verify* ``stat`` reads only files whose size, times or inode differ from *index* (or that are as young as
     their record); ``full`` reads all. *index* is written, atomically, only when it changed and *write_index*. What
     *listener* returns for the path of a file that is read is told all that is read of it. The first *stays* bytes, in
-    the order of paths, are left in the page cache, for who reads them again at once.
+    the order of paths, are left in the page cache, for who reads them again at once. *in_order*, one file is read after
+    the other, in the order of paths.
     """
     if verify not in ("stat", "full"):
         raise FleetError(f"verify is '{verify}'; expected 'stat' or 'full'.")
@@ -282,9 +284,11 @@ def tree_digest(
     known = _load_index(index)
     base, found = (root.parent, {root.name: root.stat()}) if single else (root, dict(walk(root, ignore)))
     kept = {} if verify == "full" else {p: known[p] for p, s in found.items() if _unchanged(known.get(p), s)}
-    reread = sorted((p for p in found if p not in kept), key=lambda p: (-found[p].st_size, p))
+    # The largest first, so that the cores end together.
+    reread = sorted((p for p in found if p not in kept), key=lambda p: (0 if in_order else -found[p].st_size, p))
     shares = _shares({path: found[path].st_size for path in reread}, stays)
-    records, bytes_read = _read_records(base, reread, listener, shares) if reread else ({}, 0)
+    threads = 1 if in_order else usable_cpus()
+    records, bytes_read = _read_records(base, reread, listener, shares, threads) if reread else ({}, 0)
     for path, record in records.items():  # what is noted already need not be noted again
         noted = known.get(path)
         if noted is not None and noted.sha256 == record.sha256 and _unchanged(noted, found[path]):
@@ -294,6 +298,12 @@ def tree_digest(
         _write_index(index, root, files)
     digest = files[root.name].sha256 if single else _digest_of(files)
     return TreeDigest(digest, files, reread, bytes_read)
+
+
+def sizes_and_unread(root: Path, index: Path) -> tuple[dict[str, os.stat_result], list[str]]:
+    """The files below *root* in the order of their paths, and those of which *index* does not tell the content."""
+    known, found = _load_index(index), dict(sorted(walk(root, IGNORED_DIRECTORIES)))
+    return found, [path for path, status in found.items() if not _unchanged(known.get(path), status)]
 
 
 def _write_index(index: Path, root: Path, records: Mapping[str, FileRecord]) -> None:

@@ -6,6 +6,9 @@
 A manifest has the sha256 of whole files, which one core computes one after the other. Digests of pieces of 8 MiB
 are computed on all cores, tell right from wrong while an artefact arrives, and tell what of a broken transfer is
 good. They are computed once, in one read with the whole files' sha256, so that they stand for what the manifest says.
+
+A draft is a list without digests, of files that are read for them only while they are sent: each piece comes with its
+own. What came so is published by nobody before it was compared with the list that was made of it in the end.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class PieceFile(NamedTuple):
-    """One file: its size, its permissions, the sha256 of the whole and of every piece."""
+    """One file: its size, its permissions, the sha256 of the whole and of every piece; both empty in a draft."""
 
     size: int
     mode: int
@@ -67,13 +70,22 @@ class Pieces:
         """Bytes of all files."""
         return sum(file.size for file in self.files.values())
 
+    @property
+    def is_draft(self) -> bool:
+        """Whether its digests are still to be made."""
+        return any(not file.sha256 for file in self.files.values())
+
     def spans(self) -> list[Span]:
         """All pieces, in the order in which they are sent."""
         return [
-            Span(name, number, number * self.piece, min(self.piece, file.size - number * self.piece))
+            Span(name, start // self.piece, start, min(self.piece, file.size - start))
             for name, file in self.files.items()
-            for number in range(len(file.pieces))
+            for start in range(0, file.size, self.piece)
         ]
+
+    def digest(self, span: Span) -> str:
+        """The sha256 of a piece; empty in a draft."""
+        return self.files[span.name].pieces[span.number] if self.files[span.name].sha256 else ""
 
     def encoded(self) -> bytes:
         """The form that is kept and sent."""
@@ -101,6 +113,8 @@ class Pieces:
             if stored["version"] != VERSION:
                 raise ValueError("version")
             files = {name: _file(name, about, stored["piece"]) for name, about in stored["files"].items()}
+            if len({bool(file.sha256) for file in files.values()}) > 1:
+                raise ValueError("digests of some files alone")
             return cls(str(stored["fingerprint"]), files, stored["piece"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FleetError(f"What was received is no list of pieces ({error}); see what the source runs.") from None
@@ -110,6 +124,8 @@ def _file(name: str, about: Any, piece: int) -> PieceFile:
     """One entry of a list of pieces; what could lead elsewhere or is no whole number of pieces raises."""
     inside(Path("/"), name, "artefact")
     size, mode, pieces = int(about["size"]), int(about["mode"]), tuple(about["pieces"])
+    if piece >= 1 and size >= 0 and about["sha256"] == "" and not pieces:
+        return PieceFile(size, mode & 0o777, "", ())
     if piece < 1 or size < 0 or len(pieces) != -(-size // piece):
         raise ValueError(f"{name} has {len(pieces)} pieces")
     if not all(DIGEST.fullmatch(digest) for digest in (about["sha256"], *pieces)):
@@ -136,6 +152,15 @@ class PieceDigests:
     def _end(self) -> None:
         self._done.append(self._hash.hexdigest())
         self._hash, self._left = hashlib.sha256(), self.piece
+
+    @property
+    def done(self) -> int:
+        """How many pieces were told whole."""
+        return len(self._done)
+
+    def at(self, number: int) -> str:
+        """The digest of a piece that was told whole."""
+        return self._done[number]
 
     def digests(self) -> tuple[str, ...]:
         """Those of all that was told; the last piece may be a short one."""

@@ -34,15 +34,26 @@ WAIT = 20.0  # seconds that a request for a piece which is still to arrive is he
 CONNECTIONS = 256
 PIECES_PATH = "pieces"
 RANGE = re.compile(r"bytes=(\d+)-(\d+)")
+# The sha256 of the piece that is asked for, which a draft does not have, and that of what the one who asks has of it.
+SHA256, HAVE = "Piece-Sha256", "Have-Sha256"
+
+
+class Withdrawn(Exception):
+    """What was handed out is not to be had any more."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What is handed out: *open* opens a file by its name, *wait* says whether the piece at an offset is there."""
+    """What is handed out: *open* opens a file by its name, *wait* says whether the piece at an offset is there.
+
+    Of a draft, *sha256* is the digest of the piece at an offset, and *gone* is told which part of which file was sent.
+    """
 
     pieces: Pieces
     open: Callable[[str], int]
     wait: Optional[Callable[[str, int, float], bool]] = None
+    sha256: Optional[Callable[[str, int], str]] = None
+    gone: Optional[Callable[[str, int, int], None]] = None
 
     @classmethod
     def of_directory(cls, pieces: Pieces, root: Path) -> Offer:
@@ -99,15 +110,27 @@ class _Handler(BaseHTTPRequestHandler):
         start, stop = (int(asked.group(1)), int(asked.group(2)) + 1) if asked else (0, 0)
         if not start < stop <= offer.pieces.files[name].size:
             return self._answer(416)
-        if offer.wait is not None and not offer.wait(name, start, WAIT):
-            return self._answer(503)
-        return self._send(name, start, stop)
+        try:
+            if offer.wait is not None and not offer.wait(name, start, WAIT):
+                return self._answer(503)
+        except Withdrawn:
+            return self._answer(404)
+        sha256 = offer.sha256(name, start) if offer.sha256 is not None else ""
+        if sha256 and self.headers.get(HAVE) == sha256:
+            self._answer(304)
+        else:
+            self._send(name, start, stop, sha256)
+        if offer.gone is not None:
+            offer.gone(name, start, stop)
+        return None
 
-    def _send(self, name: str, start: int, stop: int) -> None:
+    def _send(self, name: str, start: int, stop: int, sha256: str) -> None:
         with os.fdopen(self.server.offer.open(name), "rb") as stream:
             cache = CacheState.of(stream.fileno(), stop, start)
             self.send_response(206)
             self.send_header("Content-Length", str(stop - start))
+            if sha256:
+                self.send_header(SHA256, sha256)
             self.end_headers()
             self.wfile.flush()
             bucket, at = self.server.bucket, start
@@ -123,7 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, code: int, content: bytes = b"") -> None:
         self.send_response(code)
-        self.send_header("Content-Length", str(len(content)))
+        if code != 304:  # which has no content
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 

@@ -11,13 +11,14 @@ left to do, when it is told to, and in any case when its time is over.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -31,6 +32,8 @@ from .turn import Turn
 
 # Kinds of artefacts, and where the root keeps them.
 KINDS = {"engine": "engines", "repository": "repositories", "image": "images", "checkpoint": "handed"}
+# Of these, whatever a transfer left is of use to the next one of the same name: most versions of one differ in little.
+TAKEN_UP = ("checkpoint",)
 SPEC, STATUS, TOKEN = "spec.json", "status.json", "token"
 STATUS_INTERVAL = 0.5  # seconds
 TURN_INTERVAL = 1.0  # seconds between two looks at what hosts share
@@ -47,6 +50,7 @@ class Transfer:
         self.sender: Optional[Sender] = None
         self.begun, self.seconds = time.monotonic(), 0.0
         self.state, self.message, self.holder, self.size = "starting", "", "", 0
+        self._held = -1  # the directory that it receives into
         self.over = threading.Event()
         self._writing = threading.RLock()  # a signal may come while it is held
 
@@ -107,6 +111,8 @@ class Transfer:
             self.over.set()
             if self.sender is not None:
                 self.sender.stop()
+            if self._held >= 0:
+                os.close(self._held)
         return 0
 
     def _serve(self, offer: Offer, pieces: Pieces) -> None:
@@ -115,28 +121,60 @@ class Transfer:
             self.sender = Sender(offer, self.spec["address"], self.spec["port"], self.token, self.spec["rate"])
 
     def _receive(self) -> None:
-        """Receive, hand on what is verified meanwhile, and publish."""
+        """Receive, hand on what is verified meanwhile, and publish; or keep what came of a draft."""
         spec, where = self.spec, self.store.incoming(self.name, self.fingerprint)
         sources = Sources(spec["sources"])
         self.tell("receiving")
         pieces = receive_list(sources, self.fingerprint, spec["pieces"], self.token)
         own = pieces.of_ranks(spec["ranks"])
-        receiver = Receiver(own, where, sources, self.token, spec["threads"], self.name)
+        self._take_up(where)
+        known = self._verified(where)
+        receiver = Receiver(own, where, sources, self.token, spec["threads"], self.name, known)
         self.receiver = receiver
-        published = self.store.path(self.name, self.fingerprint)
+        self._held = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        places = [where, self.store.path(self.name, self.fingerprint), Path(f"/proc/self/fd/{self._held}")]
 
         def opened(name: str) -> int:
-            # It is renamed while others read from it.
-            for place in (where, published):
+            # It is renamed while others read from it, and what came of a draft is taken up under another name.
+            for place in places:
                 with contextlib.suppress(FileNotFoundError):
                     return os.open(place / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             raise FileNotFoundError(name)
 
-        self._serve(Offer(pieces, opened, receiver.wait), own)
+        self._serve(Offer(pieces, opened, receiver.wait, receiver.sha256), own)
         receiver.run()
-        self._publish(pieces, own, self.store)
+        if pieces.is_draft:
+            body = json.dumps(receiver.digests()).encode()
+            files.write_atomically(self.store.verified_file(where), body)
+        else:
+            self._publish(pieces, own, self.store)
         self.seconds = time.monotonic() - self.begun
-        self.tell("published")
+        self.tell("received" if pieces.is_draft else "published")
+
+    def _take_up(self, where: Path) -> None:
+        """Begin with what another transfer of this name left, unless this one left something; make the directory."""
+        left = []
+        if self.spec["kind"] in TAKEN_UP and not where.exists() and where.parent.is_dir():
+            left = [path for path in where.parent.glob("*.incoming") if not path.is_symlink()]
+        # What is verified first, and then what is newest.
+        left.sort(key=lambda path: (self.store.verified_file(path).exists(), path.stat().st_mtime_ns), reverse=True)
+        for path in left:
+            with _unused(path) as free:
+                if free:
+                    known, beside = self.store.verified_file(path), self.store.verified_file(where)
+                    files.remove(beside)
+                    if known.exists():
+                        known.rename(beside)
+                    path.rename(where)
+                    return
+        where.mkdir(parents=True, exist_ok=True)
+
+    def _verified(self, where: Path) -> Mapping[str, Sequence[str]]:
+        """What is known of it; nothing any more of what may be written to from now on."""
+        beside = self.store.verified_file(where)
+        known = files.read_object(beside)
+        files.remove(beside)
+        return known
 
     # -- from a directory that hosts share -----------------------------------------------------------------
 
@@ -215,6 +253,19 @@ class Transfer:
                 # First, as hosts that may not write here read it as soon as the artefact is there.
                 files.write_atomically(store.pieces_file(self.name, self.fingerprint), pieces.encoded())
             store.adopt(self.name, self.fingerprint, left_out)
+
+
+@contextlib.contextmanager
+def _unused(path: Path) -> Iterator[bool]:
+    """Whether no process receives into *path*; none begins to within the block."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
 
 
 def main(directory: str) -> int:

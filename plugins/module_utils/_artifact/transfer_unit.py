@@ -53,6 +53,7 @@ PROPERTIES = {"NoNewPrivileges": "yes", "TimeoutStopSec": "10"}
 BEGIN = 20.0  # seconds within which a process says that it listens, or why it does not
 SHORT = 12
 FIRST_POLL, GROWTH = 0.1, 1.3  # seconds; by how much the next pause is longer
+DONE = ("published", "received")  # the latter of a draft, which is published by nobody
 
 
 def archive() -> bytes:
@@ -141,6 +142,7 @@ class TransferUnit:
     def start(self, spec: dict[str, Any], token: str | None) -> None:
         """Start the process, and wait until it listens or receives."""
         self.stop()
+        self._free_port(spec)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o700)
         files.write_atomically(self.directory / ARCHIVE, archive())
@@ -154,12 +156,19 @@ class TransferUnit:
             raise FleetError(f"The transfer of {self.name} cannot be started: {_last(said)}")
         self._begun(spec)
 
+    def _free_port(self, spec: Mapping[str, Any]) -> None:
+        """End what hands out something else of this name on the port: an earlier version, or a draft of this one."""
+        for entry in self.directory.parent.glob(f"{self.kind}-{self.name}-*") if spec["address"] else ():
+            other = files.read_object(entry / SPEC)
+            if all(other.get(key) == spec[key] for key in ("kind", "name", "port")) and other["address"]:
+                TransferUnit(str(self.root), self.kind, self.name, other["fingerprint"]).stop()
+
     def _begun(self, spec: dict[str, Any]) -> None:
         deadline = time.monotonic() + BEGIN
         while time.monotonic() < deadline:
             state = self.status().get("state")
             # A receiver that waits for its first source has begun. A sender may have to read the artefact first.
-            if state in ("serving", "receiving", "waiting", "free", "holding", "published"):
+            if state in ("serving", "receiving", "waiting", "free", "holding", *DONE):
                 return
             if state == "starting":
                 deadline = max(deadline, time.monotonic() + 1)
@@ -174,7 +183,7 @@ class TransferUnit:
         if said.get("state") == "failed":
             self.stop()
             raise FleetError(said.get("message") or f"The transfer of {self.name} failed.", {"transfer": said})
-        if not alive and said.get("state") not in ("published", "serving"):
+        if not alive and said.get("state") not in (*DONE, "serving"):
             raise FleetError(
                 f"The transfer of {self.name} ended too early: its time_limit was over, or it was stopped or killed; "
                 f"see 'journalctl -u {self.unit}'. What was verified is kept, so run again."
@@ -183,7 +192,7 @@ class TransferUnit:
     def is_over(self, said: Mapping[str, Any]) -> bool:
         """Whether nothing is to be waited for any more, by what the process said."""
         state = said.get("state")
-        return state in ("published", "free") or (state == "holding" and not self.is_there)
+        return state in (*DONE, "free") or (state == "holding" and not self.is_there)
 
     def waited(self, poll: float) -> dict[str, Any]:
         """Its status, once the artefact is published, or nobody but this host could make it.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,11 @@ def local(root: Path, index: Path, stays: int = 0) -> Local:
         return heard[path].told
 
     tree = tree_digest(root, index, listener=listener, stays=stays)
+    return local_of(root, index, tree, heard, stays)
+
+
+def local_of(root: Path, index: Path, tree: TreeDigest, heard: Mapping[str, PieceDigests], stays: int = 0) -> Local:
+    """The same from its *tree*, and from what was *heard* while files were read for that."""
     beside, manifest = index.with_suffix(".pieces.json"), index.with_suffix(".manifest.json")
     known = _known_pieces(beside)
     found: dict[str, PieceFile] = {}

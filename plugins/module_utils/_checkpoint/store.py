@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._artifact.fingerprint import TreeDigest, file_sha256, tree_digest, write_known_index
+from .._artifact.fingerprint import TreeDigest, file_sha256, tree_digest, walk, write_known_index
 from .._artifact.pagecache import forget
 from .._artifact.store import Store
 from .._base import files
@@ -95,6 +95,14 @@ class CheckpointStore(Store):
         if not self.path(name).is_dir():
             return None
         return tree_digest(self.path(name), self.index(name), verify=verify, write_index=write_index)
+
+    def compare_sizes(self, name: str, wanted: Mapping[str, int]) -> tuple[Difference, bool]:
+        """What has to change by the sizes of the files; and whether most bytes are in files whose sizes are right."""
+        path = self.path(name)
+        sizes = {relative: status.st_size for relative, status in walk(path, ())} if path.is_dir() else {}
+        same = sum(size for relative, size in wanted.items() if sizes.get(relative) == size)
+        difference = compare({p: str(s) for p, s in sizes.items()}, {p: str(s) for p, s in wanted.items()})
+        return difference, bool(sizes) and same * 2 >= sum(wanted.values())
 
     def missing(self, name: str, wanted: Files) -> list[str]:
         """Make the staging directory and return the files that it still lacks.
