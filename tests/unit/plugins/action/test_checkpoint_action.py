@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.handed im
 from unit import modules
 from unit.plugins.module_utils._hub.hub_files import files, weights
 from unit.systemd_fakes import FakeSystemd
-from unit.transfer_fakes import free_port
+from unit.transfer_fakes import alter, free_port
 
 OPTIONS = {"sftp_extra_args": "-C", "scp_extra_args": None, "ssh_args": "-C -o ControlMaster=auto -o User=me"}
 REFUSAL = "Failed to connect to the host via ssh: Error: remote port forwarding failed for listen port 19000"
@@ -49,12 +50,13 @@ def send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Conne
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "config.json").write_text("{}")
 
-    def run(rate: Any, transport: str = "ssh") -> Connection:
+    def run(rate: Any, transport: str = "ssh", **options: Any) -> Connection:
         plugin: Any = trtllm_checkpoint.ActionModule.__new__(trtllm_checkpoint.ActionModule)
-        plugin._task = SimpleNamespace(args={"name": "m", "path": str(tmp_path / "weights"), "rate": rate})
+        args = {"name": "m", "path": str(tmp_path / "weights"), "rate": rate, **options}
+        plugin._task = SimpleNamespace(args=args, check_mode=False)
         plugin._connection = Connection(transport)
         plugin._module = lambda args, task_vars: (
-            {} if args.get("publish") else {"missing": ["config.json"], "staging": "/there"}
+            {} if args.get("publish") else {"missing": ["config.json"], "staging": "/there", "alike": False}
         )
 
         def refused(**_: Any) -> dict[str, Any]:
@@ -107,12 +109,13 @@ class Hosts:
         for name, body in files(model__safetensors=weights(20 << 20)).items():
             (self.weights / name).write_bytes(body)
         self.asked: list[dict[str, Any]] = []
+        self.heard: Callable[[dict[str, Any]], None] = lambda said: None
 
     def send(self, host: str, **options: Any) -> dict[str, Any]:
         """What the task says."""
         plugin: Any = trtllm_checkpoint.ActionModule.__new__(trtllm_checkpoint.ActionModule)
         plugin._task = SimpleNamespace(
-            args={"name": "m", "path": str(self.weights), "root": str(self.home / host), **options}
+            args={"name": "m", "path": str(self.weights), "root": str(self.home / host), **options}, check_mode=False
         )
         plugin._connection = Connection()
         self.monkeypatch.setenv("TEST_HOST", host)
@@ -124,7 +127,10 @@ class Hosts:
                 (forward,) = (w for w in shlex.split(plugin._connection.options["ssh_args"]) if "RemoteForward" in w)
                 assert given["sources"] == [f"http://{forward.split('=')[1].split()[0]}"]
                 given["sources"] = [f"http://{forward.split()[1]}"]
-            return modules.call(module_name.rpartition(".")[2], given)
+            said = modules.call(module_name.rpartition(".")[2], given)
+            if module_name == trtllm_checkpoint.FETCH:
+                self.heard(said)
+            return said
 
         plugin._execute_module = execute
         result: dict[str, Any] = plugin.run(None, {"inventory_hostname": host})
@@ -156,6 +162,118 @@ def test_it_goes_as_a_whole_through_a_port_that_ssh_opens(hosts: Hosts) -> None:
     again = hosts.send("one")
     assert not again["changed"] and again["digest"] == sent["digest"] and len(hosts.asked) == 1
     assert not (hosts.home / "one" / "handed" / "m").exists()
+
+
+def test_its_digests_are_made_while_it_goes(hosts: Hosts) -> None:
+    size = sum(path.stat().st_size for path in hosts.weights.iterdir())
+    asked = hosts.send("one", ask=True, while_sending=True)
+    assert asked["draft"] and not asked["changed"] and asked["reasons"]
+    sent = hosts.send("one", while_sending=True)
+    assert hosts.held("one") == {path.name: path.read_bytes() for path in hosts.weights.iterdir()}
+    draft, whole = hosts.asked
+    assert (draft["fingerprint"], draft["pieces"]) == (asked["asked"], asked["pieces"])
+    assert whole["fingerprint"] == sent["digest"] != asked["asked"]
+    assert sent["changed"] and sent["drafted"] and "alike" not in sent
+    handed = Handed(hosts.home / "one", "m")
+    assert handed.store.current("m", write_index=False).bytes_read == 0, "it was verified as it came"
+    assert handed.digest() == sent["digest"] and not (hosts.home / "one" / "handed" / "m").exists()
+    # From here on all is as if it had been read before: for the same host, and for another one.
+    known = hosts.send("one", while_sending=True)
+    assert (known["changed"], known["digest"], len(hosts.asked)) == (False, sent["digest"], 2)
+    asked = hosts.send("two", ask=True, while_sending=True)
+    assert (asked["asked"], asked["draft"]) == (sent["digest"], False) and asked["pieces"] == whole["pieces"]
+    other = hosts.send("two", while_sending=True)
+    assert not other["drafted"] and other["digest"] == sent["digest"] and hosts.held("two") == hosts.held("one")
+    assert size == sum(len(body) for body in hosts.held("two").values())
+
+
+def test_a_host_that_may_have_it_is_asked_with_the_digests(hosts: Hosts, tmp_path: Path) -> None:
+    digest = hosts.send("one", while_sending=True)["digest"]
+    shutil.rmtree(tmp_path / "cache")
+    asked = hosts.send("one", ask=True, while_sending=True)
+    assert (asked["draft"], asked["asked"], asked["reasons"]) == (False, digest, [])
+    # Of the same sizes, and another one.
+    body = (hosts.weights / "model.safetensors").read_bytes()
+    (hosts.weights / "model.safetensors").write_bytes(body[:-1] + b"x")
+    asked = hosts.send("one", ask=True, while_sending=True)
+    assert not asked["draft"] and asked["reasons"] == ["model.safetensors: content differs"]
+
+
+def test_a_draft_is_handed_on_while_it_arrives(hosts: Hosts) -> None:
+    asked = hosts.send("one", ask=True, while_sending=True)
+    port, token = free_port(), "no secret at all"
+    sent = hosts.send("one", while_sending=True, address="127.0.0.1", port=port, token=token)
+    assert (hosts.home / "one" / "handed" / "m" / sent["digest"]).is_dir(), (
+        "it stays for those who receive it from there"
+    )
+    url = f"http://127.0.0.1:{port}"
+    which = {"kind": "checkpoint", "name": "m", "token": token}
+    hosts.monkeypatch.setenv("TEST_HOST", "two")
+    two = {**which, "root": str(hosts.home / "two"), "sources": [url], "address": "127.0.0.1", "port": free_port()}
+    draft = {**two, "fingerprint": asked["asked"], "pieces": asked["pieces"]}
+    modules.call("trtllm_artifact_fetch", {**draft, "wait": False})
+    got = modules.call("trtllm_artifact_fetch", draft)
+    assert not got["receiving"] and got["received"] == got["size"]
+    # The first one hands it out under its digest then, on the port on which it handed out the draft.
+    hosts.monkeypatch.setenv("TEST_HOST", "one")
+    mine = {
+        **which,
+        "fingerprint": sent["digest"],
+        "root": str(hosts.home / "one"),
+        "address": "127.0.0.1",
+        "port": port,
+    }
+    served = modules.call("trtllm_artifact_serve", mine)
+    hosts.monkeypatch.setenv("TEST_HOST", "two")
+    whole = {**two, "fingerprint": sent["digest"], "pieces": served["pieces"]}
+    got = modules.call("trtllm_artifact_fetch", whole)
+    assert got["received"] < 4096 < got["kept"] and not got["receiving"]
+    taken = {"name": "m", "root": str(hosts.home / "two"), "state": "adopted", "digest": sent["digest"]}
+    assert modules.call("trtllm_checkpoint_artifact", taken)["there"]
+    assert hosts.held("two") == hosts.held("one")
+
+
+def test_a_controller_that_was_killed_sends_only_the_rest(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(Exception):
+        pass
+
+    def killed(*_: Any, **__: Any) -> Any:
+        raise Killed
+
+    # After the draft has come, and before its digests are kept.
+    with monkeypatch.context() as patched:
+        patched.setattr(trtllm_checkpoint.Reading, "found", killed)
+        with pytest.raises(Killed):
+            hosts.send("one", while_sending=True)
+    assert not (hosts.home / "one" / "checkpoints" / "m").exists()
+    for index in (hosts.home / "cache" / "digests").glob("*.json"):
+        index.unlink()
+    seen: list[dict[str, Any]] = []
+    hosts.heard = seen.append
+    assert hosts.send("one", while_sending=True)["changed"] and hosts.held("one")
+    assert seen[0]["received"] == 0 and seen[0]["kept"] == seen[0]["size"], "the digests alone went"
+
+
+def test_what_is_altered_while_it_goes_is_not_published(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(reading: Any, name: str, start: int, seconds: float) -> bool:
+        read = real(reading, name, start, seconds)
+        if start == 8 << 20:
+            alter(hosts.weights / "model.safetensors", 9 << 20)
+        return read
+
+    real = trtllm_checkpoint.Reading.wait
+    monkeypatch.setattr(trtllm_checkpoint.Reading, "wait", late)
+    try:
+        said = hosts.send("one", while_sending=True)
+    except AnsibleActionFail as error:  # what noticed it first: the reader, or the receiver
+        assert "changed while it was read" in str(error)
+    else:
+        assert said["failed"] and "piece 1 of files/model.safetensors is not what" in said["msg"]
+    assert not (hosts.home / "one" / "checkpoints" / "m").exists()
+
+
+def test_where_no_port_is_forwarded_it_is_read_first(send: Callable[..., Connection]) -> None:
+    assert send(0, while_sending=True).seen == [OPTIONS]
 
 
 def test_it_is_handed_on_while_it_arrives(hosts: Hosts) -> None:

@@ -154,14 +154,19 @@ def test_what_is_mostly_known_is_no_draft(tmp_path: Path, source: Path) -> None:
     assert draft(source, index(tmp_path)) is not None
 
 
+def read_some(reading: Reading) -> None:
+    """Until it is as far as it goes before anybody asks."""
+    deadline = time.monotonic() + 10
+    while reading._read < 4 * PIECE:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_it_is_read_no_further_than_it_is_asked_for(source: Path) -> None:
     first = first_of(source)
     reading = Reading(first)
     try:
-        deadline = time.monotonic() + 5
-        while reading._read < 4 * PIECE:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        read_some(reading)
         time.sleep(0.2)
         assert reading._read <= 4 * PIECE + fingerprint.BLOCK
         assert not reading.wait("files/model.safetensors", 15 * PIECE, 0) or reading._read >= 16 * PIECE
@@ -309,7 +314,8 @@ def test_a_file_that_changes_meanwhile_ends_it_at_once(
 
 def test_a_file_that_is_written_to_as_it_is_read(tmp_path: Path, source: Path) -> None:
     first = first_of(source)
-    reading = Reading(first)  # it stops 4 pieces ahead of who receives
+    reading = Reading(first)
+    read_some(reading)
     with open(source / "model.safetensors", "ab") as stream:
         stream.write(b"more")
     with sending(reading.offer()) as sender:
