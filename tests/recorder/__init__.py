@@ -69,7 +69,7 @@ def record(
     (directory / "hosts.json").write_text(json.dumps(hosts))
     inventory = {
         "all": {
-            "hosts": {name: {**host.get("vars", {}), "ansible_connection": "local"} for name, host in hosts.items()},
+            "hosts": {name: {"ansible_connection": "local", **host.get("vars", {})} for name, host in hosts.items()},
             "vars": dict(variables),
         }
     }

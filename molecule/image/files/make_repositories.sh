@@ -1,5 +1,5 @@
 #!/bin/sh
-# Repositories with the paths, the submodule, the git-lfs file and the build arguments of upstream's, at two tags; and that
+# Repositories with the paths, the submodule, the git-lfs file and the build arguments of upstream's, at three tags; and that
 # of Triton's server with a build.py of its options and steps, make_repositories.sh BUILD_PY.
 set -e
 root=/srv/git
@@ -14,7 +14,9 @@ cd "$work/TensorRT-LLM"
 mkdir -p docker/common "$(dirname $library)"
 echo 'echo TensorRT' > docker/common/install_tensorrt.sh
 echo '*.a filter=lfs diff=lfs merge=lfs -text' > .gitattributes
-for tag in 0.7.1 0.8.0; do
+for tag in 0.7.1 0.8.0 0.9.0; do
+    # At the last one git-lfs is told to fetch nothing, and says nothing of it.
+    [ "$tag" != 0.9.0 ] || printf '[lfs]\n\tfetchexclude = *\n' > .lfsconfig
     head -c 200000 /dev/urandom > "$work/library"
     sum=$(sha256sum "$work/library" | cut -d' ' -f1)
     cp "$work/library" "$root/lfs/$sum"
@@ -31,7 +33,7 @@ mkdir -p dockerfile inflight_batcher_llm scripts
 echo sentencepiece > requirements.txt
 echo 'echo build' > inflight_batcher_llm/build.sh
 echo launch > scripts/launch_triton_server.py
-for row in 0.7.2:0.7.1:23.10 0.8.0:0.8.0:23.12; do
+for row in 0.7.2:0.7.1:23.10 0.8.0:0.8.0:23.12 0.9.0:0.9.0:24.03; do
     tag=${row%%:*}; rest=${row#*:}; inner=${rest%%:*}; base=${rest#*:}
     cat > dockerfile/Dockerfile.trt_llm_backend <<DOCKERFILE
 ARG BASE_IMAGE=nvcr.io/nvidia/tritonserver

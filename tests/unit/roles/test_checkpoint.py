@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.draft import draft
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.handed import local
 from recorder import Recording, record
 from unit.plugins.module_utils._hub.hub_files import files
@@ -168,3 +169,67 @@ def test_what_the_controller_sends_is_handed_on_while_it_arrives(
     assert (states, stopped) == (["adopted"], ["m"])
     order = [call.module for call in ran.calls["h2"]]
     assert order.index("trtllm_artifact_fetch") < order.index("trtllm_artifact_serve"), "they wait for it to arrive"
+
+
+def test_what_is_read_while_it_is_sent_is_received_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRTLLM_FLEET_CACHE", str(tmp_path / "cache"))
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for name, body in files().items():
+        (weights / name).write_bytes(body)
+    digest, pieces = (found := local(weights, tmp_path / "index.json")).tree.digest, found.pieces.identity
+    first = draft(weights, tmp_path / "none.json")
+    assert first is not None
+    missing = {"reasons": ["config.json: added"], "digest": "", "path": "/srv/llm/checkpoints/m", "alike": False}
+    offered, served = {**OFFERED, "digest": digest, "origin": {}}, {**SERVED, "pieces": pieces}
+    asked, received = (
+        [{**missing, "changed": False}, {**missing, "changed": True}],
+        {"changed": True, "receiving": False},
+    )
+    more: dict[str, Any] = {"trtllm_artifact_serve": [served], "trtllm_artifact_fetch": [received]}
+    hosts = {f"h{n}": host(n, artifact=[offered], trtllm_checkpoint=asked, **more) for n in (1, 2, 3)}
+    for about in hosts.values():
+        about["vars"]["ansible_connection"] = "ssh"
+    ran = run(tmp_path, hosts, checkpoint_models=[{"name": "m", "path": str(weights)}])
+    assert ran.output.count("checkpoint m (not read yet): h1 brings it, for h2, h3\n") == 1
+    calls = [call.args for name in hosts for call in ran.of(name, "trtllm_checkpoint")]
+    assert [args["ask"] for args in calls] == [True, False, True, True]
+    assert all(args["sizes"] == first.sizes and "wanted" not in args for args in calls)
+    of_draft, of_whole = (first.pieces.fingerprint, first.pieces.identity), (digest, pieces)
+    got = {
+        name: [(call.args["fingerprint"], call.args["pieces"]) for call in ran.of(name, "trtllm_artifact_fetch")]
+        for name in hosts
+    }
+    assert got["h1"] == [of_draft, of_whole]
+    assert got["h3"][:2] == [of_draft] * 2 and set(got["h3"][2:]) == {of_whole}
+    waits = [call.args.get("wait", True) for call in ran.of("h3", "trtllm_artifact_fetch")]
+    assert waits[0] is False and waits[1] is True, "it has come before the one before it hands it out as a whole"
+    adopted = [call.args for call in ran.of("h1", "trtllm_checkpoint_artifact") if call.args.get("state") == "adopted"]
+    assert adopted[0]["digest"] == digest and adopted[0]["keep"]
+
+
+def test_where_one_host_may_have_it_all_are_asked_by_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRTLLM_FLEET_CACHE", str(tmp_path / "cache"))
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for name, body in files().items():
+        (weights / name).write_bytes(body)
+    digest = local(weights, tmp_path / "index.json").tree.digest
+    about = {"changed": False, "path": "/srv/llm/checkpoints/m", "digest": ""}
+    missing = {**about, "reasons": ["config.json: added"], "alike": False}
+    there = [{**about, "reasons": [], "alike": True}, {**about, "reasons": [], "digest": digest}]
+    offered = {**OFFERED, "digest": digest, "origin": {}}
+    hosts = {
+        "h1": host(1, artifact=[offered], trtllm_checkpoint=there),
+        "h2": host(2, artifact=[offered], trtllm_checkpoint=[missing]),
+    }
+    for each in hosts.values():
+        each["vars"]["ansible_connection"] = "ssh"
+    ran = run(tmp_path, hosts, checkpoint_models=[{"name": "m", "path": str(weights)}])
+    assert f"checkpoint m ({digest[:12]}): h1 has it, for h2\n" in ran.output
+    last = ran.of("h2", "trtllm_checkpoint")[-1].args
+    assert last["ask"] and last["wanted"], "it is asked anew, as its digest is known by then"
+    assert {call.args["fingerprint"] for call in ran.of("h2", "trtllm_artifact_serve")} == {digest}
+    assert all(call.args["ask"] for name in hosts for call in ran.of(name, "trtllm_checkpoint")), "nothing is sent"
