@@ -45,6 +45,7 @@ REFUSALS = {
     404: "has no such artefact",
     416: "has files of other sizes",
 }
+NO_DIGEST = "sends a piece without its digest"
 
 
 class WrongPiece(Exception):
@@ -430,7 +431,7 @@ class Receiver:
             wanted = wanted or answer.headers.get(SHA256) or ""
             if not DIGEST.fullmatch(wanted):
                 link.close()  # nothing of the answer is read
-                raise Refused("sends a piece without its digest")
+                raise Refused(NO_DIGEST)
         digest, at, end = hashlib.sha256(), span.start, span.start + span.size
         with contextlib.closing(answer):
             while at < end:
