@@ -12,6 +12,7 @@ seconds until the leader's unit had left its state of before (``noticed``) and u
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -40,6 +41,7 @@ BLOWS: dict[str, tuple[bool, str]] = {
     "worker rebooted": (False, REBOOT),
     "leader rebooted": (True, REBOOT),
 }
+INVOCATION = r"\b[0-9a-f]{32}\b"  # of a start of a unit
 PATIENCE = 180  # seconds until the replica serves again
 
 
@@ -83,6 +85,11 @@ class Replica:
         shown = "--property=NRestarts --property=InvocationID --property=ActiveState"
         return self.on(self.nodes[0], f"systemctl show {shown} --value {self.unit}")
 
+    def is_new(self, before: str) -> bool:
+        """Whether it was started since; a first rank that ends may answer for a moment yet."""
+        now = re.findall(INVOCATION, self.start_of())
+        return bool(now) and now != re.findall(INVOCATION, before)
+
     def ranks(self, own: bool = True) -> set[tuple[str, str]]:
         """The servers on each node with their host: those of the replica's containers, or all."""
         command = f"{self.own} tritonserver" if own else "pgrep -x tritonserver"
@@ -104,7 +111,9 @@ class Replica:
         noticed = since(begun, lambda: self.start_of() != before, PATIENCE)
         if not command:
             self.power("start", struck)
-        repaired = since(begun, self.answers, PATIENCE) if noticed is not None else None
+        repaired = None
+        if noticed is not None:
+            repaired = since(begun, lambda: self.is_new(before) and self.answers(), PATIENCE)
         # A host that boots counts from 1 again, so that a number may come twice.
         left = 0 if command in ("", REBOOT) else len(old & self.ranks(own=False))
         return {"noticed": noticed, "repaired": repaired, "left": left}
