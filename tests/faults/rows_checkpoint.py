@@ -5,13 +5,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from .blows import MODULE
+from . import lab
+from .blows import MODULE, REBOOT, UP, until
 from .lab import SCRATCH
 from .rows import GOES_ON, KILLED, Row, Strike
 
 CHECKPOINT = f"test -s {SCRATCH}/checkpoints/scratch/config.json"
 NO_CHECKPOINT = f"test ! -e {SCRATCH}/checkpoints/scratch"
 FRESH = f"rm -rf {SCRATCH}/* {SCRATCH}/.[!.]*; "
+ENGINE = f"ls {SCRATCH}/engines/scratch/*/rank0.engine"
+BUILDING = until("podman ps --format '{{.Names}}' | grep -q trtllm-engine")
+FILL = f"fallocate -l $(( $(df --output=avail -B1 {SCRATCH} | tail -n 1) - {{}} )) {SCRATCH}/full"
+SLOWLY = {"engine_environment": {"TRTLLM_CPU_BUILD_SECONDS": "6"}}
 
 
 def checkpoint(fault: str, when: str, expected: str, **about: Any) -> Row:
@@ -26,13 +31,18 @@ THERE = (
     f"tiny-llama*; do mv $f scratch${{f#tiny-llama}}; done; "
 )
 SENDS = r"TASK \[trtllm.fleet.checkpoint : Install the checkpoints on the host"
+FETCHES = r"TASK \[trtllm.fleet.checkpoint : Install the checkpoints that are downloaded"
 FROM_HUB = f"test -s {SCRATCH}/checkpoints/from-hub/config.json"
+NO_HUB = f"test ! -e {SCRATCH}/checkpoints/from-hub"
+ARRIVES = until(f"[ 0$(du -sb {SCRATCH}/checkpoints/from-hub.partial 2> /dev/null | cut -f1) -gt 200000 ]") + " && "
 HUB = (
     'python3 -c \'import json, sys; p = "/srv/hub/acme/tiny-llama/hub.json"; d = {"revisions": '
     '{"main": "1" * 40}, "commits": {"1" * 40: "files"}}; d.update(json.loads(sys.argv[1])); open(p, '
     '"w").write(json.dumps(d))\' '
 )
 RIGHT_HUB = HUB + "'{}'"
+SLOW_HUB = HUB + "'{\"rate\": 400000}'; "
+WEIGHTS = "model-00001-of-00002.safetensors"
 
 
 def hub(fault: str, when: str, expected: str, **about: Any) -> Row:
@@ -60,12 +70,60 @@ CHECKPOINTS = (
         keeps=NO_CHECKPOINT,
     ),
     checkpoint(
+        "host rebooted",
+        "while it is sent",
+        "told; the next run sends it",
+        given={"checkpoint_transfer_rate": 1},
+        strikes=(Strike(SENDS, beside=True, do="sleep 1; " + REBOOT),),
+        keeps=UP,
+    ),
+    checkpoint(
         "host lost",
         "while it is sent",
         "named as lost; the next run sends it",
         given={"checkpoint_transfer_rate": 1},
         strikes=(Strike(SENDS, beside=True, here="sleep 1; $testbed cut $host"),),
         mend_here="$testbed start $host",
+    ),
+    checkpoint(
+        "disk full",
+        "before the run",
+        "refused before it is sent",
+        before=FILL.format(500000),
+        mend=f"rm {SCRATCH}/full",
+        keeps=NO_CHECKPOINT,
+    ),
+    checkpoint(
+        "inodes gone",
+        "before the run",
+        "told; nothing published",
+        before=f"mount -o remount,nr_inodes=$(( $(df --output=iused {SCRATCH} | tail -n 1) + 5 )) {SCRATCH}",
+        mend=f"mount -o remount,nr_inodes=0 {SCRATCH}",
+        keeps=NO_CHECKPOINT,
+    ),
+    checkpoint(
+        "disk read-only",
+        "before the run",
+        "told",
+        before=f"mount -o remount,ro {SCRATCH}",
+        mend=f"mount -o remount,rw {SCRATCH}",
+        keeps=NO_CHECKPOINT,
+    ),
+    checkpoint(
+        "file altered",
+        "before the run",
+        "found, brought again",
+        before=THERE + f"printf x >> scratch/{WEIGHTS}",
+        ends=GOES_ON,
+        keeps=f"cmp {SCRATCH}/checkpoints/scratch/{WEIGHTS} /var/lib/trtllm/checkpoints/tiny-llama/{WEIGHTS}",
+    ),
+    checkpoint(
+        "file removed",
+        "before the run",
+        "found, brought again",
+        before=THERE + "rm scratch/config.json",
+        ends=GOES_ON,
+        keeps=CHECKPOINT,
     ),
     checkpoint(
         "files unreadable, each replaced by a directory",
@@ -99,6 +157,77 @@ CHECKPOINTS = (
             f"{SCRATCH}/checkpoints/scratch.partial/config.json"
         ),
         ends=GOES_ON,
+    ),
+    checkpoint(
+        "second operator sends the same",
+        "while it is sent",
+        "one after the other, or one takes the other's",
+        ends=GOES_ON,
+        given={"checkpoint_transfer_rate": 2},
+        strikes=(Strike(SENDS, beside=True, here="second > /dev/null"),),
+    ),
+    hub("hub slow", "all the time", "waited for", before=HUB + "'{\"rate\": 800000}'", ends=GOES_ON),
+    hub(
+        "hub lies about bytes",
+        "in the download",
+        "found by the hub's digest, told, nothing published",
+        before=HUB + f'\'{{"altered": ["{WEIGHTS}"]}}\'',
+        keeps=NO_HUB,
+    ),
+    hub(
+        "hub cuts the connection",
+        "in the download",
+        "told; what has arrived is kept",
+        before=HUB + f'\'{{"truncated": ["{WEIGHTS}"]}}\'',
+        keeps=NO_HUB,
+    ),
+    hub(
+        "hub away",
+        "before the run",
+        "told",
+        before="systemctl stop faults-hub",
+        mend="systemctl start faults-hub; sleep 1",
+        keeps=NO_HUB,
+    ),
+    hub(
+        "DNS gone",
+        "before the run",
+        "told by name",
+        keeps=NO_HUB,
+        given={"checkpoint_models": [{**lab.FROM_HUB, "endpoint": "http://hub.invalid"}]},
+    ),
+    hub(
+        "container killed",
+        "in the middle of the download",
+        "told; what has arrived is kept",
+        before=SLOW_HUB,
+        strikes=(Strike(FETCHES, beside=True, do=ARRIVES + "podman kill --signal KILL trtllm-checkpoint-from-hub"),),
+        keeps=NO_HUB,
+    ),
+    hub(
+        "controller killed",
+        "in the middle of the download",
+        "the download goes on, the next run takes it",
+        before=SLOW_HUB,
+        ends=KILLED,
+        strikes=(Strike(FETCHES, kills=True, do=ARRIVES + "true"),),
+        keeps=NO_HUB,
+    ),
+    hub(
+        "host rebooted",
+        "in the middle of the download",
+        "told; the next run goes on with what arrived",
+        before=SLOW_HUB,
+        strikes=(Strike(FETCHES, beside=True, do=ARRIVES + REBOOT),),
+        keeps=UP,
+    ),
+    hub(
+        "disk full",
+        "in the middle of the download",
+        "told; nothing published",
+        before=FILL.format(400000),
+        mend=f"rm {SCRATCH}/full",
+        keeps=NO_HUB,
     ),
 )
 ROWS: tuple[Row, ...] = CHECKPOINTS

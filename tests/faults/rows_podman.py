@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from .rows import FAILS, Row
+from .blows import MODULE
+from .rows import FAILS, GOES_ON, KILLED, Row, Strike
 
 SETTINGS = "/etc/containers/containers.conf.d"
+OURS = f"{SETTINGS}/50-trtllm-fleet.conf"
+STORAGE = "/var/lib/containers/storage"
 
 
 def podman(fault: str, when: str, expected: str, **about: Any) -> Row:
@@ -56,6 +59,57 @@ PODMAN = (
         ),
         mend="mv /usr/bin/podman.faults /usr/bin/podman",
         limit=200,
+    ),
+    podman(
+        "runtime gone",
+        "before the run",
+        "told",
+        before=(
+            "mv /usr/bin/crun /usr/bin/crun.faults; mv /usr/local/sbin/bed-crun "
+            "/usr/local/sbin/bed-crun.faults 2> /dev/null; true"
+        ),
+        mend=(
+            "mv /usr/bin/crun.faults /usr/bin/crun; mv /usr/local/sbin/bed-crun.faults "
+            "/usr/local/sbin/bed-crun 2> /dev/null; true"
+        ),
+    ),
+    podman(
+        "storage damaged: its list of images cut short",
+        "before the run",
+        "told as podman says it",
+        before=(
+            f"cp {STORAGE}/overlay-images/images.json /srv/faults-images.json; truncate -s 100 "
+            f"{STORAGE}/overlay-images/images.json"
+        ),
+        mend=f"cp /srv/faults-images.json {STORAGE}/overlay-images/images.json",
+    ),
+    podman(
+        "disk read-only",
+        "before the run",
+        "told or no difference",
+        ends=GOES_ON,
+        before=f"cd {SETTINGS} && mount --bind . . && mount -o remount,ro,bind .",
+        mend=f"umount {SETTINGS}",
+    ),
+    podman(
+        "controller killed",
+        "while it gathers facts",
+        "nothing is left",
+        ends=KILLED,
+        strikes=(Strike(r"TASK \[trtllm.fleet.gpu_host", kills=True, do="sleep 0.3"),),
+    ),
+    podman(
+        "module killed",
+        "while it gathers facts",
+        "told",
+        strikes=(Strike(r"TASK \[trtllm.fleet.gpu_host.*", beside=True, do=MODULE),),
+    ),
+    podman(
+        "host lost",
+        "while it gathers facts",
+        "named",
+        mend_here="$testbed start $host",
+        strikes=(Strike(r"TASK \[trtllm.fleet.gpu_host", here="$testbed cut $host"),),
     ),
 )
 ROWS: tuple[Row, ...] = PODMAN

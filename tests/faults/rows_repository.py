@@ -5,11 +5,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from .blows import MODULE
+from .blows import MODULE, until
 from .lab import SCRATCH
-from .rows import GOES_ON, KILLED, Row, Strike
+from .rows import FAILS, GOES_ON, KILLED, Row, Strike
 
+CHECKPOINT = f"test -s {SCRATCH}/checkpoints/scratch/config.json"
+NO_CHECKPOINT = f"test ! -e {SCRATCH}/checkpoints/scratch"
 FRESH = f"rm -rf {SCRATCH}/* {SCRATCH}/.[!.]*; "
+ENGINE = f"ls {SCRATCH}/engines/scratch/*/rank0.engine"
+BUILDING = until("podman ps --format '{{.Names}}' | grep -q trtllm-engine")
+FILL = f"fallocate -l $(( $(df --output=avail -B1 {SCRATCH} | tail -n 1) - {{}} )) {SCRATCH}/full"
+SLOWLY = {"engine_environment": {"TRTLLM_CPU_BUILD_SECONDS": "6"}}
 REPOSITORY = "ls /var/lib/trtllm/repositories/tiny-llama/*/tensorrt_llm/config.pbtxt"
 PLACE = "cd $(ls -d /var/lib/trtllm/repositories/tiny-llama/*/ | head -n 1) && "
 
@@ -28,6 +34,7 @@ def repository(fault: str, when: str, expected: str, **about: Any) -> Row:
     )
 
 
+RENDERS = r"TASK \[trtllm.fleet.model_repository : Ensure that the model repositories are rendered"
 REPOSITORIES = (
     repository(
         "config.pbtxt altered by hand",
@@ -44,10 +51,54 @@ REPOSITORIES = (
         before="rm -r /var/lib/trtllm/repositories/tiny-llama",
     ),
     repository("manifest unreadable", "before the run", "rendered anew", before=PLACE + "echo '{' > manifest.json"),
+    repository(
+        "module killed",
+        "while it renders",
+        "told; nothing half made",
+        before="rm -r /var/lib/trtllm/repositories/tiny-llama",
+        ends=FAILS,
+        strikes=(Strike(RENDERS, beside=True, do=MODULE),),
+    ),
+    repository(
+        "controller killed",
+        "while it renders",
+        "nothing half made",
+        before="rm -r /var/lib/trtllm/repositories/tiny-llama",
+        ends=KILLED,
+        strikes=(Strike(RENDERS, kills=True, do="sleep 0.3"),),
+    ),
+    repository(
+        "disk read-only",
+        "before the run",
+        "told",
+        ends=FAILS,
+        before=(
+            "rm -r /var/lib/trtllm/repositories/tiny-llama; cd /var/lib/trtllm/repositories; mount "
+            "--bind . . && mount -o remount,ro,bind ."
+        ),
+        mend="umount /var/lib/trtllm/repositories",
+    ),
+    repository(
+        "disk full",
+        "before the run",
+        "told; nothing half made",
+        ends=FAILS,
+        before="cd /var/lib/trtllm && rm -r repositories/tiny-llama; mount -t tmpfs -o size=8k faults repositories",
+        mend="umount /var/lib/trtllm/repositories",
+    ),
+    repository(
+        "inodes gone",
+        "before the run",
+        "told; nothing half made",
+        ends=FAILS,
+        before="cd /var/lib/trtllm && rm -r repositories/tiny-llama; mount -t tmpfs -o nr_inodes=6 faults repositories",
+        mend="umount /var/lib/trtllm/repositories",
+    ),
 )
 
 TOKENIZER = f"ls {SCRATCH}/tokenizers/tiny-llama/*/tokenizer.json"
 INSTALLS = r"TASK \[trtllm.fleet.tokenizer : Install the tokenizers"
+HAVE = f"mkdir -p {SCRATCH}/tokenizers/tiny-llama; "
 
 
 def tokenizer(fault: str, when: str, expected: str, **about: Any) -> Row:
@@ -71,12 +122,44 @@ TOKENIZERS = (
         strikes=(Strike(INSTALLS, beside=True, do=MODULE),),
     ),
     tokenizer(
+        "disk full",
+        "before the run",
+        "told; nothing published",
+        before=FILL.format(0),
+        mend=f"rm {SCRATCH}/full",
+        keeps=f"! {TOKENIZER} 2> /dev/null",
+    ),
+    tokenizer(
         "inodes gone",
         "before the run",
         "told; nothing published",
         before=f"mount -o remount,nr_inodes=$(( $(df --output=iused {SCRATCH} | tail -n 1) + 3 )) {SCRATCH}",
         mend=f"mount -o remount,nr_inodes=0 {SCRATCH}",
         keeps=f"! {TOKENIZER} 2> /dev/null",
+    ),
+    tokenizer(
+        "disk read-only",
+        "before the run",
+        "told",
+        before=f"mount -o remount,ro {SCRATCH}",
+        mend=f"mount -o remount,rw {SCRATCH}",
+    ),
+    tokenizer(
+        "file altered",
+        "after the run before",
+        "found, brought again",
+        ends=GOES_ON,
+        strikes=(Strike(r"PLAY RECAP", do=f"printf x >> $({TOKENIZER})"),),
+        keeps=f"{TOKENIZER}",
+        then="changed=[1-9]",
+    ),
+    tokenizer(
+        "file removed",
+        "after the run before",
+        "found, brought again",
+        ends=GOES_ON,
+        strikes=(Strike(r"PLAY RECAP", do=f"rm $({TOKENIZER})"),),
+        then="changed=[1-9]",
     ),
 )
 ROWS: tuple[Row, ...] = (*TOKENIZERS, *REPOSITORIES)

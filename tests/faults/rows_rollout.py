@@ -5,10 +5,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from .rows import FAILS, KILLED, Row, Strike
+from . import lab
+from .blows import CLOCK, CLOCK_RIGHT, REBOOT, UP, until
+from .rows import FAILS, GOES_ON, KILLED, Row, Strike
 
+UNIT = "/etc/containers/systemd/triton-tiny-llama-0.container"
 SERVICE = "triton-tiny-llama-0.service"
 ACTIVE = f"systemctl is-active {SERVICE} openai-gateway.service"
+STARTING = until(f"systemctl is-active {SERVICE} | grep -q '^activating'", 90) + " && "
+STARTS = r"TASK \[trtllm.fleet.triton : Ensure that the replicas run"
+BEGINS = f"systemctl stop {SERVICE}; "
+READ_ONLY = "cd {0} && mount --bind . . && mount -o remount,ro,bind ."
+CDI = 'sed -i.faults \'s/name: "0"/name: "7"/; s/name: 0$/name: 7/\' /etc/cdi/nvidia.yaml'
+CDI_RIGHT = "mv /etc/cdi/nvidia.yaml.faults /etc/cdi/nvidia.yaml"
+LISTENER = "systemd-run --unit=faults-listener --collect python3 -m http.server {} --bind 0.0.0.0; sleep 1"
+HEALS = (
+    "for i in $(seq 120); do curl -fsS -m 5 -o /dev/null http://$(hostname -i | cut -d' ' "
+    "-f1):8000/v2/health/ready && exit 0;"
+    " sleep 0.5; done; exit 1"
+)
+
+
+CHANGED = {"trtllm_models": [{**lab.DESCRIBED, "engine": {**lab.DESCRIBED["engine"], "max_batch_size": 7}}]}
+BACK = "true"
+LOCKED = "ls /var/lib/trtllm/rollout* 2> /dev/null"
 
 
 def rollout(fault: str, when: str, expected: str, **about: Any) -> Row:
@@ -28,6 +48,9 @@ def rollout(fault: str, when: str, expected: str, **about: Any) -> Row:
     )
 
 
+SWITCH = r"TASK \[trtllm.fleet.triton : Ensure that the replicas run"
+DRAINS = r"TASK \[Ensure that every gateway has them drained"
+GATE = r"TASK \[Verify the replicas with requests"
 ROLLOUT = (
     rollout(
         "controller killed",
@@ -35,6 +58,101 @@ ROLLOUT = (
         "the next run goes on",
         ends=KILLED,
         strikes=(Strike(r"TASK \[Record what would change", kills=True),),
+    ),
+    rollout(
+        "controller killed",
+        "while the unit is changed",
+        "it starts; the next run asks its gate",
+        ends=KILLED,
+        strikes=(Strike(r"PLAY \[Switch"), Strike(SWITCH, kills=True, do=STARTING)),
+    ),
+    rollout(
+        "module killed",
+        "while the unit is changed",
+        "told; goes back, the next run rolls out",
+        strikes=(
+            Strike(r"PLAY \[Switch"),
+            Strike(SWITCH, beside=True, do=STARTING + "pkill -KILL -xf /usr/bin/python3"),
+        ),
+    ),
+    rollout(
+        "new container killed again and again",
+        "at its start",
+        "told; the unit before serves again",
+        strikes=(
+            Strike(r"PLAY \[Switch"),
+            Strike(
+                SWITCH,
+                beside=True,
+                do=STARTING
+                + (
+                    "systemd-run --unit=faults-killer --collect --property=RuntimeMaxSec=14 sh -c "
+                    "'while sleep 0.3; do pkill -KILL -x tritonserver; done'"
+                ),
+            ),
+        ),
+    ),
+    rollout(
+        "host rebooted",
+        "while the unit is changed",
+        "named as lost; the next run goes on",
+        keeps=UP,
+        strikes=(Strike(r"PLAY \[Switch"), Strike(SWITCH, beside=True, do=STARTING + REBOOT)),
+    ),
+    rollout(
+        "host lost",
+        "while the unit is changed",
+        "named as lost; the next run goes on",
+        mend_here="$testbed start $host",
+        strikes=(Strike(r"PLAY \[Switch"), Strike(SWITCH, beside=True, here="sleep 1; $testbed cut $host")),
+    ),
+    rollout(
+        "second operator rolls out",
+        "while it is under way",
+        "refused with who works there",
+        ends=GOES_ON,
+        strikes=(
+            Strike(
+                r"PLAY \[Switch",
+                here="ANSIBLE_LOG_PATH= second -e rollout_controller=other > /tmp/faults-second-$host; true",
+            ),
+        ),
+    ),
+    rollout(
+        "CDI stale: no such device",
+        "before the unit is changed",
+        "told; goes back",
+        mend=CDI_RIGHT,
+        strikes=(Strike(r"PLAY \[Switch", do=CDI),),
+    ),
+    rollout(
+        "memory short: the new one does not get what it asks for",
+        "at its start",
+        "told; the unit before serves again",
+        given={"triton_extra_args": ["--pinned-memory-pool-byte-size=not-a-number"]},
+    ),
+    rollout(
+        "journal of the host damaged",
+        "before the run",
+        "told or written anew",
+        ends=GOES_ON,
+        before="for f in /var/lib/trtllm/rollouts/*; do head -c 64 /dev/urandom > $f; done",
+    ),
+    rollout(
+        "clock a day ahead",
+        "in the middle",
+        "no difference",
+        ends=GOES_ON,
+        strikes=(Strike(r"PLAY \[Switch", do=CLOCK.format("+1d")),),
+        mend=CLOCK_RIGHT,
+    ),
+    rollout(
+        "engine's disk read-only",
+        "before the run",
+        "refused on the host; it serves on",
+        always=CHANGED,
+        before=READ_ONLY.format("/var/lib/trtllm"),
+        mend="umount /var/lib/trtllm",
     ),
 )
 ROWS: tuple[Row, ...] = ROLLOUT
