@@ -63,3 +63,20 @@ def test_what_is_of_the_moment_is_not_told() -> None:
 def test_what_a_lost_host_says_is_told_whole() -> None:
     said = "brk1 is lost: podman cannot pull 'a': EOF (at 'Install the image') PLAY RECAP"
     assert run.sentence(said, "cannot pull") == "podman cannot pull 'a': EOF"
+
+
+def names_of_tasks() -> list[str]:
+    """The headings that a run shows: of plays, of tasks of playbooks, and of tasks of roles."""
+    found = ["PLAY RECAP "]
+    for path in sorted([*(REPO / "playbooks").rglob("*.yml"), *(REPO / "roles").glob("*/tasks/*.yml")]):
+        role = f"trtllm.fleet.{path.parent.parent.name} : " if path.parent.parent.parent.name == "roles" else ""
+        for name in re.findall(r"^ *- name: \"?(.+?)\"?$", path.read_text(encoding="utf-8"), re.M):
+            found += [f"TASK [{role}{name}]", f"PLAY [{name}]"]
+    return found
+
+
+@pytest.mark.parametrize("row", [row for row in matrix.ROWS if row.strikes], ids=lambda row: row.name)
+def test_what_a_strike_waits_for_is_shown_by_a_run(row: Row) -> None:
+    shown = names_of_tasks()
+    for strike in row.strikes:
+        assert any(re.search(strike.line, line) for line in shown), strike.line
