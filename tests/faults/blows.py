@@ -13,6 +13,8 @@ def until(condition: str, seconds: int = 45) -> str:
 
 # As the kernel or an operator would end what runs of Ansible there.
 MODULE = until("pkill -KILL -xf /usr/bin/python3")
+# The one after the one that runs now, which may have said already what it found.
+NEXT_MODULE = until("! pgrep -xf /usr/bin/python3 > /dev/null") + " && " + MODULE
 # A moment later, when nobody is in the host any more, which would keep podman from starting it again.
 REBOOT = "systemd-run --collect --quiet --on-active=1 --timer-property=AccuracySec=100ms systemctl reboot"
 UP = until("systemctl is-system-running 2> /dev/null | grep -qE 'running|degraded'", 90)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from .blows import CLOCK, CLOCK_RIGHT, MODULE, REBOOT, UP, until
+from .blows import CLOCK, CLOCK_RIGHT, NEXT_MODULE, REBOOT, UP, until
 from .lab import SCRATCH
 from .rows import GOES_ON, KILLED, Row, Strike
 
@@ -54,7 +54,7 @@ ENGINES = (
         "while it waits for a build",
         "told; the build goes on, the next run takes it",
         always=SLOWLY,
-        strikes=(Strike(BUILD, beside=True, do=BUILDING + " && " + MODULE),),
+        strikes=(Strike(BUILD, beside=True, do=BUILDING + " && " + NEXT_MODULE),),
     ),
     engine(
         "container killed",

@@ -64,7 +64,7 @@ ROLLOUT = (
         "while the unit is changed",
         "it starts; the next run asks its gate",
         ends=KILLED,
-        strikes=(Strike(r"PLAY \[Switch"), Strike(SWITCH, kills=True, do=STARTING)),
+        strikes=(Strike(r"PLAY \[Switch"), Strike(SWITCH, kills=True, do=STARTING + "true")),
     ),
     rollout(
         "module killed",

@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,7 +100,9 @@ def said_of(row: Row) -> Path:
 
 
 def judged(row: Row, kept: dict[str, Any]) -> dict[str, Any]:
-    """What was found, with whether the struck run said what the row expects."""
+    """What was found, with whether the struck run said what the row expects; empty where it was not run."""
+    if not kept:
+        return {}
     if not kept.get("ok") or kept.get("row") != digest(row):
         return {**kept, "ok": False}
     said = said_of(row).read_text() if said_of(row).exists() else ""
@@ -110,6 +112,11 @@ def judged(row: Row, kept: dict[str, Any]) -> dict[str, Any]:
     if match is None:
         return {**kept, "ok": False, "found": f"it did not say {row.says!r}, but: {cleaned(told(said))}"}
     return {**kept, "found": cleaned(sentence(said, row.says)) if row.says else ""}
+
+
+def all_found(kept: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By row what was found, and is as expected or not."""
+    return {row.name: judged(row, kept.get(row.name, {})) for row in matrix.ROWS}
 
 
 def plain(text: str) -> str:
@@ -308,6 +315,7 @@ def lane(host: str, waiting: Queue[Row], deadline: Optional[float]) -> None:
         ran = {**Try(row, host).run(), "at": time.time()}
         with results() as kept:
             kept[row.name] = ran
+            page.write(all_found(kept))
         found = judged(row, ran) if ran["ok"] else ran
         verdict = "ok" if found["ok"] else "NOT AS EXPECTED"
         print(f"{verdict:<15} {found['seconds']:4} s  {host}  {row.name}\n      {found['found'][:600]}", flush=True)
@@ -425,9 +433,7 @@ def main() -> int:
     if arguments.down:
         lab.down()
     with results() as kept:
-        found = {row.name: judged(row, kept.get(row.name, {})) for row in matrix.ROWS}
-    missing = [name for name, one in found.items() if not one.get("ok")]
-    if not missing:
+        found = all_found(kept)
         page.write(found)
     bad = [row.name for row in rows if not found[row.name].get("ok")]
     print(f"{len(rows) - len(bad)} of {len(rows)} rows are as expected")

@@ -19,21 +19,22 @@ from faults.words import WORDS
 PAGE = (REPO / "docs" / "faults.md").read_text(encoding="utf-8")
 
 
-def on_the_page() -> list[tuple[str, ...]]:
-    """Stage, fault, when and expected of every row of the page."""
-    found, stage = [], ""
-    for line in PAGE.splitlines():
-        if line.startswith("## "):
-            stage = line[3:]
-        elif line.startswith("| ") and not line.startswith("| fault "):
-            cells = re.split(r" ?(?<!\\)\| ?", line)[1:-1]
-            found.append((stage, *cells[:3]))
-    return found
-
-
 def test_the_page_has_every_row_and_no_other() -> None:
     rows = [(row.stage, *map(page.cell, (row.fault, row.when, row.expected))) for row in matrix.ROWS]
-    assert sorted(on_the_page()) == sorted(rows)
+    assert sorted(page.known(PAGE)) == sorted(rows)
+
+
+def test_what_was_found_as_expected_is_written_and_what_was_not_run_stays() -> None:
+    first, second, third = matrix.ROWS[:3]
+    written = page.text({row.name: {"ok": True, "found": "old", "seconds": 1} for row in (first, second, third)})
+    found = {first.name: {"ok": True, "found": "new", "seconds": 2}, second.name: {"ok": False, "found": "bad"}}
+    rows = page.known(page.text(found, written=written))
+    assert {key[1:3] for key in rows} == {tuple(map(page.cell, (row.fault, row.when))) for row in (first, third)}
+    assert [row.split(" | ")[-2:] for row in rows.values()] == [["“new”", "2 |"], ["“old”", "1 |"]]
+
+
+def test_a_page_on_which_nothing_was_found_anew_stays_as_it_is() -> None:
+    assert page.text({}, written=PAGE) == PAGE
 
 
 def test_there_are_as_many_as_were_promised_in_every_stage() -> None:
