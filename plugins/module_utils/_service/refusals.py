@@ -1,8 +1,8 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is refused before anything of a host is touched: a device or a port in use, an image or a directory that it
-does not have.
+"""What is refused before anything of a host is touched: a service that somebody has masked, a device or a port in use,
+an image or a directory that it does not have.
 """
 
 from __future__ import annotations
@@ -37,10 +37,21 @@ def check(host: ServiceHost, settings: Settings, planned: Sequence[Planned], sta
     starting = [item for item in planned if item.action in (START, RESTART)]
     if not starting:
         return
+    _check_masks(starting)
     _check_devices(host, starting, stale)
     _check_ports(host, settings, planned, starting, stale)
     if not settings.check:
         check_parts(host, starting)
+
+
+def _check_masks(starting: Sequence[Planned]) -> None:
+    """Whoever masked a service wants it to stay away; its file would only be one more to replace."""
+    for item in starting:
+        if item.state.enabled.startswith("masked"):
+            raise FleetError(
+                f"{item.name}: somebody has masked {item.name}.service on this host so that nothing starts it; run "
+                f"'systemctl unmask {item.name}.service' there, or describe it no more. Nothing was changed."
+            )
 
 
 def _check_devices(host: ServiceHost, starting: Sequence[Planned], stale: Collection[str]) -> None:

@@ -113,6 +113,20 @@ def test_a_foreign_process_on_the_port_is_named_and_nothing_is_touched(host: Fak
     assert host.done() == []
 
 
+def test_what_somebody_has_masked_stays_masked(host: FakeHost) -> None:
+    deploy(host, service("a"))
+    host.systemctl(["stop", "a"])
+    host.done()
+    mask = host.path("/etc/systemd/system/a.service")
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    mask.symlink_to("/dev/null")
+    host.running["a"] = UnitState(enabled="masked")
+    with pytest.raises(FleetError, match=r"a: somebody has masked a.service .*'systemctl unmask a.service'.*Nothing"):
+        deploy(host, service("a"))
+    assert mask.is_symlink()
+    assert host.done() == []
+
+
 def test_a_replica_of_ours_under_an_old_name_is_told_as_that_with_what_to_set(host: FakeHost) -> None:
     deploy(host, service("triton-old-0", record={"replica": "old-0", "model": "old"}))
     host.sockets = {Listener("127.0.0.1", 8000, 7): Owner(321, "tritonserver", "triton-old-0.service")}
