@@ -321,6 +321,9 @@ def lane(host: str, waiting: Queue[Row], deadline: Optional[float]) -> None:
         print(f"{verdict:<15} {found['seconds']:4} s  {host}  {row.name}\n      {found['found'][:600]}", flush=True)
         if not ran["ok"]:
             restore(row, host)
+        elif row.loses:
+            # What serves has mounted what the row has taken away; the next row gets one that has mounted what is there.
+            lab.on(host, f"systemctl restart triton-tiny-llama-0; {SERVES}")
 
 
 def restore(row: Row, host: str) -> None:

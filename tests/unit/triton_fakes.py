@@ -118,7 +118,8 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length)
         if self.path.startswith("/v2/repository/index"):
-            return self.reply(200, [{"name": name, "version": "1", "state": "READY"} for name in MODELS])
+            models = () if "no repository" in self.triton.faults else MODELS
+            return self.reply(200, [{"name": name, "version": "1", "state": "READY"} for name in models])
         _empty, _v2, _models, model, verb = self.path.split("/")
         request = json.loads(body)
         if verb == "generate":

@@ -266,6 +266,10 @@ class Verification:
             found = server.describe(statistics=False)
         finally:
             server.close()
+        if not found["models"]:
+            raise Failed(
+                "Triton lists no model, as its model repository was removed or replaced under it; start the replica anew"
+            )
         self._models = sorted(found["models"])
         missing = [model for model in self.target.entry_models if not found["models"].get(model, {}).get("ready")]
         others = [name for name, model in found["models"].items() if not model["ready"]]

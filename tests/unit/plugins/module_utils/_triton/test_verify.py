@@ -80,6 +80,12 @@ def test_a_dead_process_is_seen_whatever_the_status(faults: tuple[str, ...]) -> 
     assert {"ensemble generate", "tensorrt_llm_bls generate"} <= failed(outcomes)
 
 
+def test_a_replica_whose_repository_was_taken_away_under_it_is_told_as_that() -> None:
+    outcomes = verify("no repository")
+    assert failed(outcomes) == {"readiness"}
+    assert "its model repository was removed or replaced under it" in outcomes["readiness"].answer
+
+
 def test_lost_blanks_are_told_apart_from_another_answer() -> None:
     assert "blanks lost" in verify("blanks")["tensorrt_llm_bls streaming"].answer
 
