@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .blows import REBOOT, UP, until
+from .blows import until
 from .rows import FAILS, GOES_ON, KILLED, Row, Strike
 
 AWAY = (
@@ -119,7 +119,7 @@ DRIVER = (
         "before the run",
         "told",
         before="sed -i 1d /usr/lib/fabricated/addresses; rm /dev/nvidia1",
-        mend=REBOOT + "; sleep 4; " + UP,
+        mend_here="$testbed stop $host && $testbed start $host",
     ),
     gpu(
         "gpu_driver",

@@ -26,6 +26,10 @@ HEALS = (
 )
 
 
+# The host is there again, and the replica with it.
+UP_AGAIN = f"for i in $(seq 90); do $testbed exec $host -- systemctl is-active --quiet {SERVICE} && exit 0; sleep 1; done; exit 1"
+
+
 def triton(fault: str, when: str, expected: str, **about: Any) -> Row:
     """A row of a replica that serves."""
     return Row(
@@ -58,10 +62,7 @@ TRITON = (
         "while it serves",
         "it serves again, without a run",
         play="verify",
-        before=f"{REBOOT} && sleep 4; true",
-        strikes=(),
-        keeps=UP,
-        limit=300,
+        strikes=(Strike(r"PLAY \[", here=f"$testbed exec $host -- {REBOOT}; sleep 6; {UP_AGAIN}"),),
     ),
     triton(
         "host lost, and back",

@@ -31,4 +31,11 @@ WORDS: dict[str, str] = {
     "gpu_driver: module and dpkg killed, while apt installs": "the module was killed on the host",
     "tokenizer: disk full, before the run": "/srv/scratch/.*No space left on device; make room there",
     "image: what is known of images is a directory, before the run": "/.images.json: Is a directory",
+    "image: registry refuses connections, before the run": "podman cannot pull .*EOF",
+    "image: registry away, before the run": "podman cannot pull .*connection refused",
+    "checkpoint: host rebooted, while it is sent": "Failed to connect to the host via ssh",
+    "tokenizer: disk read-only, before the run": "/srv/scratch/tokenizers: Read-only file system",
+    "gpu_driver: host rebooted, while apt installs": "Make sure this host can be reached over ssh",
+    "engine: host rebooted, in the middle of a build": "The build of scratch is not there any more",
+    "verify: gateway stopped, before the run": "the gateway at http://[0-9.:]+ refused: Connection error",
 }

@@ -386,7 +386,7 @@ def test_cancel_stops_the_build_and_nothing_else(host: FakeHost) -> None:
     assert not host.engine().cancel()["changed"]
     assert host.check()["engine_dir"] == made
     assert not host.check()["changed"]
-    with pytest.raises(FleetError, match="was cancelled by another run"):
+    with pytest.raises(FleetError, match="another run has cancelled it"):
         host.engine(attach=begun["job"]["id"]).attached()
 
 
