@@ -38,4 +38,7 @@ WORDS: dict[str, str] = {
     "gpu_driver: host rebooted, while apt installs": "Make sure this host can be reached over ssh",
     "engine: host rebooted, in the middle of a build": "The build of scratch is not there any more",
     "verify: gateway stopped, before the run": "the gateway at http://[0-9.:]+ refused: Connection error",
+    "gpu_driver: repository away, before the run": "cannot read its package repositories; repair or remove",
+    "triton: host lost, and back, while it serves": "Make sure this host can be reached over ssh",
+    "checkpoint: disk full, before the run": "has no room for the .{1,20} of scratch",
 }

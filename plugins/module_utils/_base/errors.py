@@ -16,7 +16,7 @@ from typing import Any
 REMEDIES = {
     errno.ENOENT: "make the directory, or correct the path",
     errno.ENOTDIR: "a part of the path is a file: give a directory",
-    errno.EISDIR: "it is a directory: give a file",
+    errno.EISDIR: "it is a directory where a file belongs: give a file, or move it away",
     errno.EEXIST: "something else stands there: move it away, or give another path",
     errno.ENAMETOOLONG: "give a shorter name or path",
     errno.EACCES: "run with become, as root",
