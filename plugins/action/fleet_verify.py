@@ -19,7 +19,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import F
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import missing_client
 from ansible_collections.trtllm.fleet.plugins.modules import triton_verify
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._clients import read_clients
-from ansible_collections.trtllm.fleet.plugins.plugin_utils._controller import reachable, validated
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._controller import as_asked, reachable, validated
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._verification import (
     URLS,
     Question,
@@ -38,8 +38,11 @@ AT_ONCE = 32
 def answer(one: Question, ssh: Callable[[str], Any] | None) -> dict[str, Any]:
     """What came of a question. It never raises: what goes wrong stands in the table."""
     hidden: set[str] = set()
+    parameters: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     try:
         parameters, hidden = validated(triton_verify, one.arguments)
+        given = dict(parameters)
         with reachable(parameters, URLS, ssh) as here:
             found: dict[str, Any] = triton_verify.work(here)
     except ImportError as error:
@@ -48,7 +51,7 @@ def answer(one: Question, ssh: Callable[[str], Any] | None) -> dict[str, Any]:
         found = {"failed": True, "msg": sentence(error, "The controller")}
     except AnsibleError as error:
         found = {"failed": True, "msg": str(error)}
-    return {"item": dict(one.item), **remove_values(found, hidden)}
+    return {"item": dict(one.item), **remove_values(as_asked(found, given, parameters, URLS), hidden)}
 
 
 class ActionModule(ActionBase):

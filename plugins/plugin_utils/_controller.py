@@ -108,6 +108,21 @@ def reachable(arguments: dict[str, Any], names: Sequence[str], option: Any) -> I
         process.communicate()
 
 
+def as_asked(told: Any, given: Mapping[str, Any], here: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """What was told, with the addresses that were *given* in place of tunnels' ends, which nobody else knows."""
+    if isinstance(told, Mapping):
+        return {key: as_asked(value, given, here, names) for key, value in told.items()}
+    if isinstance(told, (list, tuple)):
+        return [as_asked(value, given, here, names) for value in told]
+    if not isinstance(told, str):
+        return told
+    for name in names:
+        end, asked = (urlsplit(str(urls.get(name) or "")).netloc for urls in (here, given))
+        if end and end != asked:
+            told = told.replace(end, asked)
+    return told
+
+
 def validated(module: ModuleType, args: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
     """Arguments of *module* with its defaults, and the secrets among them."""
     spec = module.ARGUMENT_SPEC
@@ -132,6 +147,7 @@ class ControllerActionBase(ActionBase):  # type: ignore[misc]
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         parameters, hidden = self._parameters()
+        given = dict(parameters)
         try:
             with self._reachable(parameters) as reachable:
                 result: dict[str, Any] = remove_values(self.MODULE.work(reachable), hidden)
@@ -139,8 +155,10 @@ class ControllerActionBase(ActionBase):  # type: ignore[misc]
             raise AnsibleActionFail(missing_client(error)) from error
         except (FleetError, OSError) as error:
             # Ansible shows what an error comes from too, and that may quote a secret.
-            raise AnsibleActionFail(remove_values(sentence(error, "The controller"), hidden)) from None
-        return result
+            said = as_asked(sentence(error, "The controller"), given, parameters, self.URL_OPTIONS)
+            raise AnsibleActionFail(remove_values(said, hidden)) from None
+        told: dict[str, Any] = as_asked(result, given, parameters, self.URL_OPTIONS)
+        return told
 
     def _parameters(self) -> tuple[dict[str, Any], set[str]]:
         """The task's arguments with the module's defaults, and the secrets among them."""

@@ -335,15 +335,21 @@ def restore(row: Row, host: str) -> None:
     lab.on(host, matrix.CLEAN if row.host == "serving" else matrix.GPU_CLEAN)
     if row.stage in BROUGHT and lab.on(host, SERVES.replace("seq 90", "seq 5"))[0] == 0:
         return
+    said = ""
     for play in ("triton", "gateway", "site") if row.host == "serving" else ("host",):
-        done = subprocess.run(
-            lab.command_of(host, play, {}), cwd=lab.REPO, env=lab.environment(), capture_output=True, text=True,
-            check=False, timeout=400, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        if play == "gateway" and not done.returncode and lab.on(host, SERVES.replace("seq 90", "seq 9"))[0] == 0:
+        try:
+            done = subprocess.run(
+                lab.command_of(host, play, {}), cwd=lab.REPO, env=lab.environment(), capture_output=True, text=True,
+                check=False, timeout=200, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            said = f"{play} took more than 200 s"
+            continue
+        said = told(plain(done.stdout + done.stderr)) if done.returncode else ""
+        if play == "gateway" and not said and lab.on(host, SERVES.replace("seq 90", "seq 9"))[0] == 0:
             return
-    if done.returncode:
-        print(f"{host} could not be restored: {told(plain(done.stdout + done.stderr))}", flush=True)
+    if said:
+        print(f"{host} could not be restored: {said}", flush=True)
 
 
 BEGUN = time.time()

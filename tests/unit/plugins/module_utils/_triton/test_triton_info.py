@@ -94,3 +94,14 @@ def test_the_tunnel_uses_the_connection_that_ansible_has() -> None:
     assert text.endswith("-p 2222 -l ops -i /keys/id -L 127.0.0.1:41000:127.0.0.1:8000 -N -T 10.0.0.7")
     assert text.index("ControlMaster=no") < text.index("ControlMaster=auto")  # ssh takes the first
     assert "ProxyJump=bastion" in text and "BatchMode=yes" in text
+
+
+def test_what_was_asked_through_a_tunnel_is_told_with_the_address_that_was_given() -> None:
+    given = {"url": "http://127.0.0.1:8000", "gateway_url": "http://127.0.0.1:3000/v1", "metrics_url": None}
+    here = {**given, "url": "http://127.0.0.1:41000", "gateway_url": "http://127.0.0.1:41001/v1"}
+    told = {"checks": [{"answer": "the gateway at http://127.0.0.1:41001/v1 refused", "ok": False}], "seconds": 2}
+    assert _controller.as_asked(told, given, here, list(given)) == {
+        "checks": [{"answer": "the gateway at http://127.0.0.1:3000/v1 refused", "ok": False}],
+        "seconds": 2,
+    }
+    assert _controller.as_asked("http://10.0.0.7:8000 x", given, given, list(given)) == "http://10.0.0.7:8000 x"
