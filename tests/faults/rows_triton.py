@@ -27,7 +27,8 @@ HEALS = (
 
 
 # The host is there again, and the replica with it.
-UP_AGAIN = f"for i in $(seq 90); do $testbed exec $host -- systemctl is-active --quiet {SERVICE} && exit 0; sleep 1; done; exit 1"
+IS_UP = f"$testbed exec $host -- systemctl is-active --quiet {SERVICE}"
+UP_AGAIN = f"for i in $(seq 90); do {IS_UP} && exit 0; sleep 1; done; exit 1"
 
 
 def triton(fault: str, when: str, expected: str, **about: Any) -> Row:

@@ -39,7 +39,7 @@ HOST = r"https?://[\w.:\[\]]+"
 PROBE = re.compile(
     rf"Health(Startup)?Cmd=(url={HOST} metrics_url={HOST} body='[^']*' token_timeout=\d+ "
     r"hang_timeout=\d+ retries=\d+ sh /etc/trtllm/triton/[0-9a-f]+/probe.sh (start|steady)( [\w.-]+)+"
-    rf"|python3 -I -S /opt/gateway/app/openai_gateway/probe.py '{HOST}/health/ready\?require=any')"
+    rf"|python3 -I -S /opt/gateway/app/openai_gateway/probe.py '{HOST}/health/ready\?require=any&drained=enough')"
 )
 
 

@@ -436,7 +436,9 @@ def _routes(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/health/ready")
     async def health_ready(http: Request) -> JSONResponse:
         is_ready, detail = await ready(
-            list(gateway.models.values()), any_model=http.query_params.get("require") == "any"
+            list(gateway.models.values()),
+            any_model=http.query_params.get("require") == "any",
+            drained=http.query_params.get("drained") == "enough",
         )
         return JSONResponse(detail, 200 if is_ready else 503)
 

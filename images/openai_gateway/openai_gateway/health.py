@@ -21,14 +21,20 @@ PATIENCE = 15.0  # seconds for the one token
 ONE_TOKEN = GenerateRequest(text="Hi", chat=False, max_tokens=1, limit_param="", sampling={}, optional={"top_k": 1})
 
 
-async def ready(models: Sequence[ServedModel], *, any_model: bool) -> tuple[bool, dict[str, Any]]:
-    """Whether every model (*any_model*: at least one) has a replica that answers, and the details."""
+async def ready(
+    models: Sequence[ServedModel], *, any_model: bool, drained: bool = False
+) -> tuple[bool, dict[str, Any]]:
+    """Whether every model (*any_model*: at least one) has a replica that answers, and the details.
+
+    *drained*: one that somebody has taken out of service is enough, as nothing is wrong with it.
+    """
     replicas = [(model, replica) for model in models for replica in model.replicas.replicas]
     states = await asyncio.gather(*(_state(model, replica) for model, replica in replicas))
     detail: dict[str, dict[str, str]] = {model.name: {} for model in models}
     for (model, replica), state in zip(replicas, states, strict=True):
         detail[model.name][replica.url] = state
-    served = ["ready" in found.values() for found in detail.values()]
+    enough = {"ready", "draining"} if drained else {"ready"}
+    served = [not enough.isdisjoint(found.values()) for found in detail.values()]
     is_ready = any(served) if any_model else all(served)
     return is_ready, {"status": "ready" if is_ready else "not ready", "models": detail}
 

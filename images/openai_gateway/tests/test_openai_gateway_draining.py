@@ -142,6 +142,8 @@ def test_a_replica_that_drains_is_left_alone(checkpoint: Path, tmp_path: Path) -
     send.run(asyncio.sleep(1.2))
     refused = send("/v1/completions", ask())
     assert refused.status_code == 503 and refused.headers["retry-after"]
+    assert send("/health/ready?require=any").status_code == 503
+    assert send("/health/ready?require=any&drained=enough").status_code == 200, "a gateway that starts now is started"
 
 
 def test_running_requests_finish_and_leave_no_connection_behind(checkpoint: Path, tmp_path: Path) -> None:
