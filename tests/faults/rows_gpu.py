@@ -12,6 +12,7 @@ AWAY = (
     "apt-get purge -qqy --allow-change-held-packages $(dpkg-query -W -f '${Package} ${db:Status-Status}\\n'"
     " | awk '/ installed$/ && /nvidia|libcuda/ && !/container/ {print $1}') > /dev/null 2>&1; true; "
 )
+READ_ONLY = "cd {0} && mount --bind . . && mount -o remount,ro,bind ."
 PACKAGES = r"TASK \[trtllm.fleet.gpu_driver : Install all packages of the driver in one transaction"
 INSTALLING = until("pgrep -x dpkg > /dev/null") + " && "
 
@@ -88,7 +89,7 @@ DRIVER = (
         "disk read-only",
         "before the run",
         "told",
-        before=AWAY + "cd /etc/apt && mount --bind . . && mount -o remount,ro,bind . && rm -f /etc/apt/x",
+        before="rm /etc/apt/sources.list.d/trtllm-nvidia-driver.list; " + READ_ONLY.format("/etc/apt"),
         mend="umount /etc/apt",
     ),
     gpu(
@@ -217,7 +218,7 @@ TOOLKIT = (
         "disk read-only",
         "before the run",
         "told",
-        before=f"rm {CDI}; cd /etc/cdi && mount --bind . . && mount -o remount,ro,bind .",
+        before=f"rm {CDI}; " + READ_ONLY.format("/etc/cdi"),
         mend="umount /etc/cdi",
     ),
     toolkit(

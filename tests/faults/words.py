@@ -41,4 +41,6 @@ WORDS: dict[str, str] = {
     "gpu_driver: repository away, before the run": "cannot read its package repositories; repair or remove",
     "triton: host lost, and back, while it serves": "Make sure this host can be reached over ssh",
     "checkpoint: disk full, before the run": "has no room for the .{1,20} of scratch",
+    "gpu_driver: disk full, while apt fetches": "You don't have enough free space",
+    "verify: host lost, before the run": "the host did not answer",
 }

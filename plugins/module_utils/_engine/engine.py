@@ -334,8 +334,8 @@ class Engine:
                 if manifest.get("job") == wanted_id:
                     return self._published(path, manifest)
         raise FleetError(
-            f"The build of {name} is not there any more: another run has cancelled it, or what {self.root} had of it is "
-            "gone, as after a reboot where it is kept in memory; run again to start it anew."
+            f"The build of {name} is not there any more: another run has cancelled it, or what {self.root} had of it "
+            "is gone, as after a reboot where it is kept in memory; run again to start it anew."
         )
 
     def _collect(self, job: Job, state: JobState, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -268,7 +268,7 @@ class Verification:
             server.close()
         if not found["models"]:
             raise Failed(
-                "Triton lists no model, as its model repository was removed or replaced under it; start the replica anew"
+                "Triton lists no model, as its model repository was removed or replaced under it; restart the replica"
             )
         self._models = sorted(found["models"])
         missing = [model for model in self.target.entry_models if not found["models"].get(model, {}).get("ready")]
