@@ -43,4 +43,13 @@ WORDS: dict[str, str] = {
     "checkpoint: disk full, before the run": "has no room for the .{1,20} of scratch",
     "gpu_driver: disk full, while apt fetches": "You don't have enough free space",
     "verify: host lost, before the run": "the host did not answer",
+    "rollout: module killed, while the unit is changed": "the module was killed on the host",
+    "container_toolkit: a second specification of other hand, before the run": "both declare nvidia.com/gpu=0",
+    "image: DNS gone, before the run": "podman cannot pull .*lookup registry.invalid",
+    "checkpoint: inodes gone, before the run": "No space left on device; make room there",
+    "gpu_driver: driver and library of two versions, before the run, without leave to reboot": (
+        "needs a reboot: the loaded kernel module is 570.133.20, the installed driver 570.172.08"
+    ),
+    "gateway: another process has its port, before the run": "port 3000 of 0.0.0.0 .{1,30} is held by python3",
+    "container_toolkit: disk read-only, before the run": "/etc/cdi/nvidia.yaml was not made: .*Read-only file system",
 }
