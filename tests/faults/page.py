@@ -28,6 +28,11 @@ make faults ARGUMENTS='--list'
 Seconds are of the whole row, on two cores with other work on them: the fault, the run that is struck, and the one that
 repairs. Where nothing is said, the run was killed, or had nothing to tell as it made all right.
 """
+WAITING = """## Not run yet
+
+These are written, and have not been run to their end since; nothing is claimed of them.
+
+"""
 
 
 def cell(text: str) -> str:
@@ -56,19 +61,23 @@ def known(written: str) -> dict[tuple[str, ...], str]:
 def text(found: Mapping[str, Mapping[str, Any]], rows: Sequence[Row] = matrix.ROWS, written: str = "") -> str:
     """The whole page, with what was found as expected; a row that was not run here stays as it was *written*."""
     before = known(written)
-    lines: dict[str, list[str]] = {stage: [] for stage in STAGES}
+    shown: dict[str, dict[str, str]] = {stage: {} for stage in STAGES}
     for row in rows:
         one = found.get(row.name) or {}
         kept = before.get((row.stage, *map(cell, (row.fault, row.when, row.expected))))
         if one.get("ok"):
-            lines[row.stage].append(line(row, one))
+            shown[row.stage][row.name] = line(row, one)
         elif "ok" not in one and kept:
-            lines[row.stage].append(kept)
-    parts = [HEAD.format(count=sum(map(len, lines.values())))]
-    for stage, own in lines.items():
-        if own:
+            shown[row.stage][row.name] = kept
+    parts = [HEAD.format(count=sum(map(len, shown.values())))]
+    for stage, lines in shown.items():
+        if lines:
             table = ["| fault | when | expected | found | seconds |", "|---|---|---|---|---|"]
-            parts.append(f"## {stage}\n\n" + "\n".join(table + own) + "\n")
+            parts.append(f"## {stage}\n\n" + "\n".join([*table, *lines.values()]) + "\n")
+    told = {name for names in shown.values() for name in names}
+    waiting = [f"- {cell(row.name)}" for row in rows if row.name not in told]
+    if waiting:
+        parts.append(WAITING + "\n".join(waiting) + "\n")
     return "\n".join(parts)
 
 

@@ -19,9 +19,17 @@ from faults.words import WORDS
 PAGE = (REPO / "docs" / "faults.md").read_text(encoding="utf-8")
 
 
-def test_the_page_has_every_row_and_no_other() -> None:
-    rows = [(row.stage, *map(page.cell, (row.fault, row.when, row.expected))) for row in matrix.ROWS]
-    assert sorted(page.known(PAGE)) == sorted(rows)
+ON_THE_PAGE = page.known(PAGE)
+RUN = [row for row in matrix.ROWS if (row.stage, *map(page.cell, (row.fault, row.when, row.expected))) in ON_THE_PAGE]
+
+
+def test_the_page_has_no_row_that_is_not_there() -> None:
+    assert len(RUN) == len(ON_THE_PAGE)
+
+
+def test_the_page_names_every_row_that_was_not_run() -> None:
+    waiting = [f"- {page.cell(row.name)}" for row in matrix.ROWS if row not in RUN]
+    assert PAGE.partition(page.WAITING)[2].splitlines() == waiting
 
 
 def test_what_was_found_as_expected_is_written_and_what_was_not_run_stays() -> None:
@@ -38,12 +46,12 @@ def test_a_page_on_which_nothing_was_found_anew_stays_as_it_is() -> None:
 
 
 def test_there_are_as_many_as_were_promised_in_every_stage() -> None:
-    assert len(matrix.ROWS) >= 40
-    assert {row.stage for row in matrix.ROWS} == set(STAGES)
+    assert len(RUN) >= 80
+    assert {row.stage for row in RUN} == set(STAGES)
     assert len({row.name for row in matrix.ROWS}) == len(matrix.ROWS)
 
 
-@pytest.mark.parametrize("row", matrix.ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", RUN, ids=lambda row: row.name)
 def test_a_run_that_fails_says_what_is_held(row: Row) -> None:
     assert len(row.says) > 8 or row.ends != FAILS
 
