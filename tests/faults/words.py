@@ -52,4 +52,6 @@ WORDS: dict[str, str] = {
     ),
     "gateway: another process has its port, before the run": "port 3000 of 0.0.0.0 .{1,30} is held by python3",
     "container_toolkit: disk read-only, before the run": "/etc/cdi/nvidia.yaml was not made: .*Read-only file system",
+    "triton: unit replaced by a directory, before the run": "triton-tiny-llama-0.container: Is a directory",
+    "container_toolkit: nvidia-ctk ends in the middle, before the run": "/etc/cdi/nvidia.yaml was not made: ",
 }

@@ -36,6 +36,12 @@ PROPERTIES = [
     "MainPID",
 ]
 LONGEST = 400
+# What systemctl says while systemd is executed anew, as by an upgrade of it: nobody takes its call, or its wait is cut.
+NOT_REACHED = re.compile(r"Failed to connect to .*bus|Failed to get D-Bus connection")
+CUT = re.compile(
+    r"Failed to wait for response|Connection reset by peer|Transport endpoint is not connected|disconnected"
+)
+PATIENCE, PAUSE = 20.0, 0.5  # seconds
 # A directory or a file: device and inode.
 Identity = tuple[int, int]
 # An error line of glog (Triton), of a program's options, of a replica's probe, of a Python program, of podman, of a
@@ -102,8 +108,16 @@ class ServiceHost:
         return int(found.group(1))
 
     def systemctl(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Run systemctl; the caller judges the exit code."""
-        return self._run(["systemctl", *arguments])
+        """Run systemctl, again where systemd was executed anew meanwhile; the caller judges the exit code."""
+        words, until = list(arguments), time.monotonic() + PATIENCE
+        while True:
+            done = self._run(["systemctl", *words])
+            cut = CUT.search(done.stderr)
+            if not done.returncode or not (cut or NOT_REACHED.search(done.stderr)) or time.monotonic() > until:
+                return done
+            # What was asked for is under way, so it is only waited for.
+            words = ["start" if cut and word == "restart" else word for word in words]
+            time.sleep(PAUSE)
 
     def _run(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC", "SYSTEMD_PAGER": ""}

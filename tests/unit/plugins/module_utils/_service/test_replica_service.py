@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.ports import Listener, Owner
-from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import UnitState, error_line, timestamp
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import (
+    ServiceHost,
+    UnitState,
+    error_line,
+    timestamp,
+)
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.manager import ServiceManager
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.types import Listen, ServiceFailed, Settings
 from ansible_collections.trtllm.fleet.plugins.modules.port_check import held_by_others
@@ -111,6 +117,39 @@ def test_a_foreign_process_on_the_port_is_named_and_nothing_is_touched(host: Fak
         deploy(host, service("a"))
     assert host.text("a") == ""
     assert host.done() == []
+
+
+@pytest.mark.parametrize(
+    ("said", "then"),
+    [
+        ("Failed to connect to system scope bus via local transport: Connection refused", "restart"),
+        ("Failed to wait for response: Connection reset by peer", "start"),
+    ],
+)
+def test_systemd_that_is_executed_anew_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, then: str
+) -> None:
+    host, asked = ServiceHost(tmp_path), []
+
+    def run(argv: list[str]) -> subprocess.CompletedProcess[str]:
+        asked.append(argv[1])
+        return subprocess.CompletedProcess(argv, int(len(asked) < 3), "", said if len(asked) < 3 else "")
+
+    monkeypatch.setattr(host, "_run", run)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert host.systemctl(["restart", "--", "a.service"]).returncode == 0
+    assert asked == ["restart", then, then]
+
+
+def test_systemd_that_does_not_come_back_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clock = iter(range(0, 1000, 8))
+    host = ServiceHost(tmp_path)
+    gone = subprocess.CompletedProcess([], 1, "", "Failed to connect to bus: Connection refused")
+    monkeypatch.setattr(host, "_run", lambda argv: gone)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    with pytest.raises(FleetError, match="'systemctl show' failed: Failed to connect to bus.*is systemd running"):
+        host.states(["a"])
 
 
 def test_what_somebody_has_masked_stays_masked(host: FakeHost) -> None:
