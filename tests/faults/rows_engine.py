@@ -85,6 +85,8 @@ ENGINES = (
             ),
         ),
         mend_here="$testbed start $host",
+        # So long a lost connection is tried again.
+        limit=560,
     ),
     engine(
         "disk full",
