@@ -54,4 +54,12 @@ WORDS: dict[str, str] = {
     "container_toolkit: disk read-only, before the run": "/etc/cdi/nvidia.yaml was not made: .*Read-only file system",
     "triton: unit replaced by a directory, before the run": "triton-tiny-llama-0.container: Is a directory",
     "container_toolkit: nvidia-ctk ends in the middle, before the run": "/etc/cdi/nvidia.yaml was not made: ",
+    "gateway: module killed, while it is started": "the module was killed on the host",
+    "triton: module killed, while the run starts it": "the module was killed on the host",
+    "gpu_driver: nvidia-smi hangs, before the run": "nvidia-smi gave no answer within 60 s",
+    "gateway: host rebooted, while it is started": "Make sure this host can be reached over ssh",
+    "triton: host rebooted, while the run starts it": "Make sure this host can be reached over ssh",
+    "gateway: /etc/trtllm read-only, before the run": "Read-only file system; give a path on a file system",
+    "triton: CDI stale: no such device, before the run": "unresolvable CDI devices nvidia.com/gpu=0",
+    "container_toolkit: host lost, while CDI is made": "Make sure this host can be reached over ssh",
 }
