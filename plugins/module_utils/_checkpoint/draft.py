@@ -96,9 +96,7 @@ class Reading:
                 self.of.root, self.of.index, verify="full", listener=self._listener, stays=total, in_order=True
             )
             if {path: record.size for path, record in tree.files.items()} != self.of.sizes:
-                raise FleetError(
-                    f"{self.of.root} was written to while it was sent; wait until that ends and run again."
-                )
+                raise self._written_to()
             found = local_of(self.of.root, self.of.index, tree, self._digests)
             with self._news:
                 self._found = found
