@@ -26,6 +26,8 @@ class Store:
 
     # What is replaced waits beside its place, under its name with this ending, until the new one stands there.
     ASIDE = ".replaced"
+    # Whether what is made and what stands there change places in one step, where the file system can.
+    EXCHANGES = False
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -103,9 +105,12 @@ class Store:
         """
         partial, aside = made or self.partial_of(target), self.aside(target)
         files.remove(aside)
-        if os.path.lexists(target):
-            target.rename(aside)
-        partial.rename(target)
+        if self.EXCHANGES and os.path.lexists(target) and files.exchange(partial, target):
+            partial.rename(aside)
+        else:
+            if os.path.lexists(target):
+                target.rename(aside)
+            partial.rename(target)
         files.sync(target.parent)
         files.remove(aside)
         return target

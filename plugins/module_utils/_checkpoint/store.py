@@ -61,6 +61,7 @@ class CheckpointStore(Store):
     """The checkpoints below one directory of the host, each with its files of digests beside it."""
 
     ASIDE = ".old"
+    EXCHANGES = True
 
     def path(self, name: str) -> Path:
         """Where the checkpoint *name* is, or will be."""

@@ -159,6 +159,27 @@ def test_the_lock_is_waited_for_but_not_for_ever(store: CheckpointStore, monkeyp
         raise AssertionError("two holders")
 
 
+@pytest.mark.parametrize("can", [True, False])
+def test_a_replacement_leaves_no_moment_without_one_where_the_file_system_can(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can: bool
+) -> None:
+    take_in(store, write(tmp_path / "src", CONTENT), CONTENT)
+    if not can:
+        monkeypatch.setattr(artifact_store.files, "exchange", lambda one, other: False)
+    real, lost = Path.rename, []
+
+    def rename(self: Path, target: Path) -> Path:
+        done = real(self, target)
+        lost.append(not store.path("m").exists())
+        return done
+
+    monkeypatch.setattr(Path, "rename", rename)
+    other = {**CONTENT, "config.json": b"[]"}
+    take_in(store, write(tmp_path / "other", other), other)
+    assert published(store) == other and not store.aside(store.path("m")).exists()
+    assert any(lost) is not can
+
+
 def test_a_link_in_the_place_of_a_checkpoint_is_replaced_and_not_followed(
     store: CheckpointStore, tmp_path: Path
 ) -> None:

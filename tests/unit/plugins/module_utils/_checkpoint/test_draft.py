@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -358,3 +359,49 @@ def test_what_another_transfer_still_receives_into_is_left_alone(tmp_path: Path,
     finally:
         os.close(descriptor)
     assert done.state == "published" and done.status()["received"] == found.pieces.size
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_killed_at_any_step_it_is_the_old_or_the_new_and_then_the_new(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    class Killed(Exception):
+        pass
+
+    before = content(source)
+    ready = tmp_path / "ready"
+    old = drafted(ready, source)
+    published(ready, old)
+    assert Handed(ready, NAME).adopt(old.tree.digest, {})
+    (source / "sub" / "more.bin").write_bytes(b"another")
+    after = content(source)
+    new = local(source, index(tmp_path))
+    published(ready, new)
+    for steps in range(50):
+        host, left = tmp_path / f"host{steps}", [steps]
+        shutil.copytree(ready, host, symlinks=True)
+
+        def killed(of: Callable[..., None], left: list[int]) -> Callable[..., None]:
+            def step(*given: Any, **more: Any) -> None:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+                of(*given, **more)
+
+            return step
+
+        with monkeypatch.context() as patched:
+            for name in ("rename", "replace", "link"):
+                patched.setattr(os, name, killed(getattr(os, name), left))
+            with suppress(Killed):
+                Handed(host, NAME).adopt(new.tree.digest, {}, keep)
+        handed = Handed(host, NAME)
+        assert content(handed.path) in (before, after), steps
+        # The next run: as it arrived, or from what was about to be published.
+        if not handed.adopt(new.tree.digest, {}):
+            assert handed.store.missing(NAME, new.tree.contents()) == []
+            handed.store.publish(NAME, new.tree.contents())
+        assert content(handed.path) == after and handed.digest() == new.tree.digest
+        if left[0] >= 0:
+            break
+    assert 3 < steps < 49
