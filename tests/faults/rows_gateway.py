@@ -175,7 +175,7 @@ def verify(fault: str, when: str, expected: str, **about: Any) -> Row:
     )
 
 
-ASKS = r"TASK \[Verify the replicas with requests"
+ASKS = r"TASK \[Verify the replicas and gateways of all hosts with requests"
 VERIFY = (
     verify("replica stopped", "before the run", "named in the table, and lost", before=BEGINS),
     verify(
