@@ -132,8 +132,9 @@ IMAGE = (
     image(
         "host rebooted",
         "in the middle of the pull",
-        "the host is lost; the next run pulls",
+        "the run waits for the host, and pulls",
         before=WAY_IS.format("slow 3000000"),
+        ends=GOES_ON,
         strikes=(Strike(TAKES, beside=True, do=PULLED + REBOOT),),
         keeps=UP,
     ),
@@ -143,6 +144,8 @@ IMAGE = (
         "named as lost; the next run pulls",
         before=WAY_IS.format("slow 3000000"),
         mend_here="$testbed start $host",
+        # So long a lost connection is tried again.
+        limit=560,
         strikes=(
             Strike(
                 TAKES, beside=True, here=f"$testbed exec $host -- bash -c {shlex.quote(PULLED)} && $testbed cut $host"

@@ -21,7 +21,7 @@ WORDS: dict[str, str] = {
     "triton: clock a day behind, before the run": "changed=0",
     "image: registry lies about bytes, in each pull": "Digest did not match, expected",
     "image: module killed, in the middle of the pull": "the module was killed on the host",
-    "image: host rebooted, in the middle of the pull": "Make sure this host can be reached over ssh",
+    "image: host rebooted, in the middle of the pull": "connection lost, the work goes on|connection lost, the pull goes on",
     "checkpoint: host lost, while it is sent": "Failed to connect to the host via ssh",
     "engine: container killed, in the middle of a build": "exit code 137.; the next run starts it",
     "engine: disk read-only, before the run": "/srv/scratch/engines: Read-only file system",
@@ -62,4 +62,9 @@ WORDS: dict[str, str] = {
     "gateway: /etc/trtllm read-only, before the run": "Read-only file system; give a path on a file system",
     "triton: CDI stale: no such device, before the run": "unresolvable CDI devices nvidia.com/gpu=0",
     "container_toolkit: host lost, while CDI is made": "Make sure this host can be reached over ssh",
+    "triton: units read-only, before the run": "Read-only file system; give a path on a file system",
+    "verify: module killed, while it looks for replicas": "the module was killed on the host",
+    "verify: release record removed, before the run": "the release record does not tell of the unit of triton-tiny-llama-0",
+    "checkpoint: hub lies about bytes, in the download": "arrived damaged .it is not what the source's own digest says., and was",
+    "engine: memory short, before the run": "The host has 0.2 MiB of memory available, but converting",
 }
