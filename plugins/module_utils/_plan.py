@@ -21,8 +21,9 @@ from ._release.limits import check_options
 from ._release.options import ENGINE_OPTIONS, RANKS, world_size
 from ._release.releases import FLOW_ENGINE, FLOW_LLMAPI, FLOW_SERVE, flow_of
 from ._release.releases import release as release_of
-from ._release.serve import crossing, serve_config
+from ._release.serve import crossing, kind_configs, serve_config
 from ._repository.schema import parameters_of
+from ._triton import disaggregated
 from ._triton import options as replica_options
 from ._triton.gang import (
     GANG_PORT,
@@ -274,6 +275,12 @@ def _flow(model: Item, release: str) -> str:
             )
     except FleetError as error:
         raise FleetError(f"{name}: {error}") from error
+    two = any(disaggregated.is_disaggregated(replica) for replica in model["serving"]["replicas"])
+    if two and flow != FLOW_SERVE:
+        raise FleetError(
+            f"{name}: serving.replicas has context and generation servers, which flow {flow} has not; set flow: "
+            f"{FLOW_SERVE} and a release that has it, or give gpus in the place of both."
+        )
     if flow != FLOW_ENGINE:
         if any(replica.get("nodes") for replica in model["serving"]["replicas"]):
             raise FleetError(
@@ -317,7 +324,8 @@ def _parameters(model: Item, flow: str, replica: Item, release: str) -> dict[str
     if flow != FLOW_ENGINE:
         parameters = model["repository"]["parameters"]
         config = serve_config(release_of(release), model["engine"], parameters, model.get("llm_args") or {}, flow)
-        return {BACKEND_MODEL: config}
+        two = any(disaggregated.is_disaggregated(one) for one in model["serving"]["replicas"])
+        return {BACKEND_MODEL: config, **(kind_configs(release_of(release), config) if two else {})}
     given: dict[str, Any] = dict(model["repository"]["parameters"])
     if is_gang(replica) and NODES_PARAMETER in parameters_of(BACKEND_MODEL, release_of(release).key):
         given[BACKEND_MODEL] = {NODES_PARAMETER: len(replica["nodes"]), **(given.get(BACKEND_MODEL) or {})}
@@ -445,6 +453,11 @@ def _described(models: list[Item], held: Mapping[str, list[str]]) -> list[Item]:
         for model in models
         for replica in model["serving"]["replicas"]
     ]
+    for replica in given:
+        if disaggregated.is_disaggregated(replica):
+            disaggregated.check(replica, replica["world_size"])
+            replica["gpus"] = disaggregated.gpus(replica)
+            replica["world_size"] = len(replica["gpus"]) or 1
     claimed = [gpu for replica in given for gpu in replica.get("gpus") or []]
     for replica in given:
         if is_gang(replica):

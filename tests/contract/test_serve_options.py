@@ -9,6 +9,7 @@ import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import Release, release
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.serve import (
     OWN_KEYS,
+    disaggregated_flags,
     engine_ways,
     flags,
     has_key,
@@ -17,6 +18,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release.serve import
     serving_releases,
 )
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.serve_data import KEYS
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.disaggregated import PATIENCE
 from contract.facts import serve_options
 
 pytest.importorskip("starlette", reason="images/trtllm_serve_cpu/requirements.txt is not installed")
@@ -43,6 +45,14 @@ def test_options_of_the_command_line_are_those_that_are_recorded(version: str) -
     assert {name for name, bare in known.items() if bare} == set(known) & {
         flag.lstrip("-") for flag in serve_options()["bare"]
     }
+
+
+@pytest.mark.parametrize("version", [row.version for row in serving_releases()])
+def test_options_of_what_stands_before_servers_are_those_that_are_recorded(version: str) -> None:
+    recorded = {name: [flag.lstrip("-") for flag in found] for name, found in serve_options()["disaggregated"].items()}
+    known = disaggregated_flags(release(version))
+    assert known == set.intersection(*sources(version, recorded))
+    assert {"config_file", *PATIENCE} <= known, "what a unit gives"
 
 
 @pytest.mark.parametrize(
@@ -84,6 +94,8 @@ def test_the_image_has_the_options_and_keys_of_its_version() -> None:
     assert {name for option in image.OPTIONS if option.kind is bool for name in option.names} == names & set(
         recorded["bare"]
     )
+    front = [name for action in image.disaggregated_parser()._actions for name in action.option_strings]
+    assert {name for name in front if name.startswith("--")} - {"--help"} == set(recorded["disaggregated"]["1.3.0rc3"])
     for mapping, names in image.KEYS.items():
         assert names == set(recorded["keys"][mapping]["1.3.0rc3"]), mapping
 

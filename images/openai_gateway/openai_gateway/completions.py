@@ -54,9 +54,9 @@ def interface_of(model: str) -> Interface:
     )  # fmt: skip
 
 
-async def look_at(http: HttpClient, url: str, entry_model: str, release: str) -> Interface:
+async def look_at(http: HttpClient, url: str, entry_model: str, release: str, name: str) -> Interface:
     """How the server at *url* is spoken to: it is Triton with *entry_model* of *release*, or with the model of the LLM
-    API, or trtllm-serve.
+    API, or trtllm-serve. One that stands before servers of two kinds does not tell its model, which is then *name*.
 
     Raises ApiError or Unreachable.
     """
@@ -69,7 +69,7 @@ async def look_at(http: HttpClient, url: str, entry_model: str, release: str) ->
             raise
         if other := await triton.llmapi():
             return other
-        model = await CompletionsClient(http, url).model()
+        model = await CompletionsClient(http, url).model(name)
         if model is None:
             raise
         return interface_of(model)
@@ -89,22 +89,31 @@ class CompletionsClient(TritonClient):
         super().__init__(http, url)
         self._model = model
 
-    async def model(self) -> str | None:
-        """The name of the model that it serves; None where it is no such server, or not ready."""
+    async def model(self, name: str) -> str | None:
+        """The name of the model that it serves; None where it is no such server, or not ready.
+
+        One that stands before others has no list of models, but says its version; it hands on whatever *name*.
+        """
         try:
             async with asyncio.timeout(CONFIG_TIMEOUT + self._http.connect_timeout):
-                answer = await self._send("GET", "/v1/models")
-                try:
-                    value: Any = json.loads(await answer.read()) if answer.status == 200 else None
-                finally:
-                    answer.release()
-            return str(value["data"][0]["id"])
+                models = await self._told("/v1/models")
+                if models is None:
+                    return name if "version" in (await self._told("/version") or {}) else None
+            return str(models["data"][0]["id"])
         except HttpError as error:
             raise unreachable(error, self._url) from None
         except TimeoutError:
             raise unreachable(Silence(), self._url) from None
         except (ValueError, TypeError, KeyError, IndexError):
             return None
+
+    async def _told(self, path: str) -> Any:
+        """What a page says; None where there is none."""
+        answer = await self._send("GET", path)
+        try:
+            return json.loads(await answer.read()) if answer.status == 200 else None
+        finally:
+            answer.release()
 
     async def generate(
         self, model: str, payload: Mapping[str, Any], *, stream: bool, headers: Mapping[str, str]

@@ -207,7 +207,9 @@ class ServedModel:
         interface = replica.interface
         # A guide is worth another look: a replica may have been served anew without anybody noticing.
         if interface is None or (guides.KIND in request.sampling and not interface.guided):
-            interface = await look_at(self.http, replica.url, self.config.entry_model, self.config.release)
+            interface = await look_at(
+                self.http, replica.url, self.config.entry_model, self.config.release, self.config.name
+            )
             replica.interface = interface
         client = client_of(self.http, replica.url, interface)
         prompt = self.tokenizer.prompt(request.text, interface.adds_special_tokens, chat=request.chat)

@@ -17,7 +17,7 @@ from .._base.errors import FleetError, nearest
 from .limits import is_set
 from .options import QUANTIZATION
 from .releases import FLOW_SERVE, RELEASES, Release, flows, within
-from .serve_data import CACHES, ENGINE_WAYS, FLAGS, INSTEAD, KEYS, PARAMETER_WAYS
+from .serve_data import CACHES, DISAGGREGATED, ENGINE_WAYS, FLAGS, INSTEAD, KEYS, PARAMETER_WAYS
 
 # The model of a repository whose parameters say how the engine is run.
 BACKEND_MODEL = "tensorrt_llm"
@@ -36,6 +36,13 @@ OWN_KEYS = {
     "checkpoint_loader": "it takes an object of Python",
     "mpi_session": "it takes an object of Python",
 }
+# The kinds of servers of a replica that reads prompts in one place and writes answers in another, and what each is told
+# beside all else.
+CONTEXT, GENERATION = "context", "generation"
+SERVER_KINDS: dict[str, dict[str, Any]] = {CONTEXT: {"disable_overlap_scheduler": True}, GENERATION: {}}
+TRANSFER = "cache_transceiver_config"
+# What the default is differs between releases, so that it is always said.
+TRANSFER_BACKEND = "UCX"
 # What the unit says itself, and what the file says.
 OWN_FLAGS = ("host", "port", "extra_llm_api_options", "config")
 # Options of the command line that may be given beside the file; each has no key in it.
@@ -225,6 +232,27 @@ def serve_config(
     return file.nested()
 
 
+def kind_configs(release: Release, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By kind what its servers are told; *config*: what `serve_config` says of the model.
+
+    Raises `FleetError` for what cannot be where prompts are read in another place than answers are written.
+    """
+    source = "serving.replicas with context and generation"
+    if (config.get("max_beam_width") or 1) != 1:
+        raise FleetError(
+            f"engine.max_beam_width is {config['max_beam_width']}, but {source} has one beam; leave it out."
+        )
+    transfer = dict(config.get(TRANSFER) or {})
+    transfer.setdefault("backend", TRANSFER_BACKEND)
+    longest = config.get("max_input_len") or config.get("max_seq_len")
+    if longest:
+        transfer.setdefault("max_tokens_in_buffer", longest)
+    said = {name: {**config, **more, TRANSFER: transfer} for name, more in SERVER_KINDS.items()}
+    for kind in said.values():
+        check_keys(release, kind, source)
+    return said
+
+
 def check_keys(release: Release, given: Mapping[str, Any], source: str) -> None:
     """Raise `FleetError` for a key of a whole file that *release* is not known to take."""
     for path, _value in _leaves(given):
@@ -262,6 +290,21 @@ def check_arguments(release: Release, arguments: Iterable[str], source: str) -> 
             raise FleetError(
                 f"{source} has --{name}, which the file of the LLM API says; give it in engine or llm_args."
             )
+
+
+def disaggregated_flags(release: Release) -> set[str]:
+    """The options that `trtllm-serve disaggregated` of *release* is known to have, without dashes."""
+    return {name for releases, names in _lines(DISAGGREGATED) if within(release, releases) for name in names.split()}
+
+
+def check_disaggregated(release: Release, source: str) -> None:
+    """Refuse servers of two kinds where the release is not known to have what stands before them."""
+    having = [row.version for row in serving_releases() if disaggregated_flags(row)]
+    if release.version not in having:
+        raise FleetError(
+            f"{source} need trtllm-serve disaggregated, which TensorRT-LLM {release.version} is not known to have; "
+            f"take {having[0]} to {having[-1]}, or give gpus in the place of both."
+        )
 
 
 def crossing(release: Release, options: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[dict[str, str]]:

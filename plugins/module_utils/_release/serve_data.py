@@ -24,6 +24,12 @@ FLAGS = """
 1.3.0       | enable_chunked_prefill= grpc=
 """
 
+# Options of `trtllm-serve disaggregated`, which stands before servers of two kinds.
+DISAGGREGATED = """
+1.0.0-1.3.0 | config_file log_level metadata_server_config_file request_timeout server_start_timeout
+1.3.0       | metrics-log-interval
+"""
+
 # Keys of the file by the mapping that they stand in, the file itself first.
 KEYS: dict[str, str] = {
     "": """

@@ -21,6 +21,7 @@ from .._checkpoint.tokenizer import Tokenizer, read_tokenizer
 from .._checkpoint.xgrammar import INFO_FILE, tokenizer_info
 from .._podman import cli
 from .._release.releases import Release, release
+from .._release.serve import SERVER_KINDS
 from .engine import Engine, check_release, engine_directory, read_engine
 from .entry import INFO_PATH, LLM, OWN_DIRECTORY, PRE, EntryRequest, NotBuiltYet, Resolved, given_directory
 from .facts import inflight_facts, llmapi_facts, serve_facts
@@ -30,7 +31,7 @@ from .render import RenderedModel, fit, render_model, repository_files
 from .request import RepositoryRequest, check_request, model_names
 from .resolve import Resolver
 from .schema import INFLIGHT, LLMAPI, SERVE
-from .schema_llmapi import normalise_serve
+from .schema_llmapi import normalise_kinds, normalise_serve
 from .secure import insecure, secure
 from .templates import CONFIG, ImageTemplates, checkout, layout_directory, read_templates
 from .wiring import check_calls, check_repository
@@ -212,7 +213,10 @@ class Repository:
         if self.awaited:
             return None
         config = normalise_serve(self.release, entry.parameters, entry.label)
-        return render_serve(self.release, self.request.name, config, tokenizer, self._content(entry.tokenizer_dir))
+        kinds = normalise_kinds(self.release, entry.parameters, entry.label)
+        return render_serve(
+            self.release, self.request.name, config, tokenizer, self._content(entry.tokenizer_dir), kinds
+        )
 
     def _content(self, checkpoint: str | None) -> str:
         """The digest of a checkpoint, so that another one at the same place is another repository."""
@@ -315,10 +319,19 @@ def render_llmapi(
 
 
 def render_serve(
-    rel: Release, name: str, config: Mapping[str, Any], tokenizer: Tokenizer | None, checkpoint: str
+    rel: Release,
+    name: str,
+    config: Mapping[str, Any],
+    tokenizer: Tokenizer | None,
+    checkpoint: str,
+    kinds: Mapping[str, Mapping[str, Any]],
 ) -> Rendered:
-    """The file that trtllm-serve is started with; *checkpoint*: the digest of what it serves under *name*."""
+    """The file that trtllm-serve is started with; *checkpoint*: the digest of what it serves under *name*.
+
+    *kinds*: what the servers of each kind are told, where there are two; they have files of their own.
+    """
     files = {LLM_ARGS: yaml_text(config).encode()}
+    files.update({f"{kind}.yaml": yaml_text(said).encode() for kind, said in kinds.items()})
     record = {"release": rel.version, "layout": SERVE, "engines": {}, "checkpoint": checkpoint}
     return Rendered(files, set(), _address(files, record), serve_facts(name, config, tokenizer), record, [])
 
@@ -347,7 +360,9 @@ def _placed(rendered: Rendered, target: Path) -> Rendered:
 
 
 def _is_configuration(path: str) -> bool:
-    return path == LLM_ARGS or path.endswith((f"/{CONFIG}", f"/{MODEL_YAML}"))
+    return path in (LLM_ARGS, *(f"{kind}.yaml" for kind in SERVER_KINDS)) or path.endswith(
+        (f"/{CONFIG}", f"/{MODEL_YAML}")
+    )
 
 
 def _text(path: Path) -> str:

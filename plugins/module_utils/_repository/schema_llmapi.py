@@ -14,7 +14,7 @@ from typing import Any
 
 from .._base.errors import FleetError, nearest
 from .._release.releases import Release
-from .._release.serve import check_keys
+from .._release.serve import SERVER_KINDS, check_keys
 from .schema_values import BOOLS, KINDS, NO_LIMITS, Limits
 
 MODEL = "tensorrt_llm"
@@ -121,16 +121,26 @@ def normalise_llmapi(parameters: Mapping[str, Any], source: str) -> dict[str, An
 def normalise_serve(release: Release, parameters: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The same of the file that trtllm-serve of *release* is started with, whose keys are known by release."""
     for name in parameters:
-        if name != MODEL:
+        if name not in (MODEL, *SERVER_KINDS):
             raise FleetError(f"{source}.{name} is not a model that trtllm-serve has; give its keys under {MODEL}.")
-    given = parameters.get(MODEL) or {}
-    if not isinstance(given, Mapping):
-        raise FleetError(f"{source}.{MODEL} is {given!r}; it takes a mapping of keys to values.")
-    check_keys(release, given, f"{source}.{MODEL}")
+    return _normalise(release, parameters.get(MODEL) or {}, f"{source}.{MODEL}")
+
+
+def normalise_kinds(release: Release, parameters: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]:
+    """The same of each kind of servers, where the model has two kinds."""
     return {
-        name: _mapping(value, KV_CACHE, f"{source}.{MODEL}.{name}")
+        kind: _normalise(release, parameters[kind], f"{source}.{kind}") for kind in SERVER_KINDS if parameters.get(kind)
+    }
+
+
+def _normalise(release: Release, given: Any, source: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise FleetError(f"{source} is {given!r}; it takes a mapping of keys to values.")
+    check_keys(release, given, source)
+    return {
+        name: _mapping(value, KV_CACHE, f"{source}.{name}")
         if name in _NESTED and isinstance(value, Mapping)
-        else _value(value, *LLM_ARGUMENTS.get(name, ("any", NO_LIMITS)), f"{source}.{MODEL}.{name}")
+        else _value(value, *LLM_ARGUMENTS.get(name, ("any", NO_LIMITS)), f"{source}.{name}")
         for name, value in given.items()
         # A mapping that is null is off, such as cuda_graph_config.
         if value is not None or LLM_ARGUMENTS.get(name, ("", NO_LIMITS))[0] == "mapping"

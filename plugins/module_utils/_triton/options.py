@@ -96,6 +96,19 @@ REPLICA_OPTIONS = [
         elements="raw",
     ),
     ReplicaOption(
+        "context",
+        "list",
+        "With O(triton_replicas[].mode=trtllm-serve), servers that read prompts, each a list of its GPUs; "
+        "O(triton_replicas[].generation) are given too, and O(triton_replicas[].gpus) are those of all then.",
+        elements="list",
+    ),
+    ReplicaOption(
+        "generation",
+        "list",
+        "The servers that write the answers, each a list of its GPUs.",
+        elements="list",
+    ),
+    ReplicaOption(
         "nodes",
         "list",
         "The hosts that the ranks are on, each with C(name) and C(address), the leader's first; as many ranks on "

@@ -22,7 +22,7 @@ from .._base.names import check_name, show
 from .._host.gpu import CDI_KIND, cdi_name, check_gpu
 from .._release.releases import release as release_of
 from .._service.quadlet import PODMAN, command_line
-from . import gang, serve
+from . import disaggregated, gang, serve
 from . import launch as triton_launch
 from .options import DEFAULTS, check_values
 from .ports import PORT_BASE, PORTS, Held, assign_ports
@@ -90,6 +90,7 @@ def _with_scripts(replica: dict[str, Any]) -> dict[str, Any]:
     names = (
         serve.SCRIPTS if serve.is_served(replica) else (*SCRIPTS, *((gang.SCRIPT,) if gang.is_gang(replica) else ()))
     )
+    names = (*names, *((disaggregated.SCRIPT,) if disaggregated.is_disaggregated(replica) else ()))
     given = replica.get("scripts", {})
     return {**replica, "scripts": {name: text for name, text in given.items() if name in names}}
 
@@ -103,6 +104,8 @@ def complete(
     check_names(merged)
     for replica in merged:
         check_values(replica)
+        if disaggregated.is_disaggregated(replica):
+            replica.setdefault("gpus", disaggregated.gpus(replica))
     check_gpus(merged)
     for replica in merged:
         if gang.is_gang(replica):
@@ -119,6 +122,8 @@ def listens(replica: Replica) -> list[dict[str, Any]]:
         return between
     ports = serve.PORTS if serve.is_served(replica) else PORTS
     own = [{"address": str(replica["address"]), "port": int(replica[key]), "what": what} for key, what in ports]
+    if serve.is_served(replica) and disaggregated.is_disaggregated(replica):
+        own += disaggregated.listens(replica)
     return own + between
 
 
@@ -205,7 +210,7 @@ def _serves(replica: Replica, release: str) -> dict[str, Any]:
                 **serve.environment(replica, release_of(release)),
                 **(replica.get("environment") or {}),
             },
-            "Exec": ["sh", f"{scripts_dir(replica)}/{serve.RUN}", *serve.command(replica)],
+            "Exec": ["sh", f"{scripts_dir(replica)}/{serve.RUN}", *serve.command(replica, scripts_dir(replica))],
             "Notify": "healthy",
             **probes(replica),
             "StopTimeout": int(replica["stop_timeout"]),
@@ -454,6 +459,8 @@ def probe_command(replica: Replica, mode: str) -> str:
     """
     served = serve.is_served(replica)
     metrics = {} if served else {"metrics_url": f"http://{host_of(replica['address'])}:{replica['metrics_port']}"}
+    if served and disaggregated.is_disaggregated(replica):
+        metrics = {"servers": f"'{disaggregated.metrics(replica)}'"}
     settings = {
         "url": http_url(replica),
         **metrics,

@@ -19,9 +19,9 @@ from typing import Any
 
 from .._base.errors import FleetError
 from .._release.releases import FLOW_SERVE, Release, flow_of
-from .._release.serve import caches, check_arguments
+from .._release.serve import caches, check_arguments, check_disaggregated
 from .._service.quadlet import PODMAN
-from . import gang
+from . import disaggregated, gang
 from .launch import LLMAPI
 
 MODE, API = FLOW_SERVE, "openai"
@@ -63,6 +63,9 @@ def check(replica: Replica, release: Release) -> None:
     if len(replica.get("checkpoint_dirs") or []) != 1:
         raise FleetError(f"{name}: trtllm-serve serves one checkpoint; give the directory of it as checkpoint_dirs.")
     check_arguments(release, replica.get("extra_args") or [], f"{name}: extra_args")
+    if disaggregated.is_disaggregated(replica):
+        check_disaggregated(release, f"{name}: context and generation")
+        disaggregated.check(replica)
 
 
 def place(replica: Replica) -> str:
@@ -94,7 +97,14 @@ def cache_dir(replica: Replica) -> str:
 
 
 def environment(replica: Replica, release: Release) -> dict[str, str]:
-    """Where the libraries of the server keep what they compile and tune."""
+    """Where the libraries of the server keep what they compile and tune, and of what servers it is made up."""
+    parts = {}
+    if is_served(replica) and disaggregated.is_disaggregated(replica):
+        parts = {disaggregated.VARIABLE: disaggregated.told(replica, place(replica), str(replica["address"]))}
+    return {**parts, **_caches(replica, release)}
+
+
+def _caches(replica: Replica, release: Release) -> dict[str, str]:
     return {name: f"{CACHE}/{where}" for name, where in caches(release).items()} if cache_dir(replica) else {}
 
 
@@ -110,8 +120,10 @@ def prepare(replica: Replica) -> dict[str, str]:
     return {"ExecStartPre": f"/bin/mkdir -p {kept}"} if kept else {}
 
 
-def command(replica: Replica) -> list[str]:
-    """The words that the container runs."""
+def command(replica: Replica, scripts: str) -> list[str]:
+    """The words that the container runs; its scripts are in *scripts*."""
+    if disaggregated.is_disaggregated(replica):
+        return disaggregated.command(replica, scripts)
     return [
         "trtllm-serve",
         "serve",

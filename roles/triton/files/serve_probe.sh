@@ -4,6 +4,7 @@
 # Ends with 0 when the model gives a token, when it is busy, or when the replica was told to end; else with 1, and the
 # journal of the service says why. Its settings are variables:
 #   url            the server
+#   servers        those that do its work, where it is one that stands before others
 #   body           the smallest request
 #   token_timeout  seconds to wait for a token while the server gets nothing done
 #   hang_timeout   seconds without any sign of life of the server
@@ -56,8 +57,12 @@ ask() {
 
 # Whether iterations were done since this was last asked.
 worked() {
-    case $(get 5 "$url/metrics") in *[0-9]*) return 0 ;; esac
-    return 1
+    moved=1
+    # All are asked, so that each tells only of what it did since.
+    for server in ${servers:-$url}; do
+        case $(get 5 "$server/metrics") in *[0-9]*) moved=0 ;; esac
+    done
+    return "$moved"
 }
 
 # After a token that did not come soon. 0: it came, or the server is busy. 1: another answer. 2: it hangs.

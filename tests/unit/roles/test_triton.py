@@ -64,6 +64,8 @@ WITH: dict[str, dict[str, Any]] = {
     "gang_port": {"world_size": 2, "nodes": NODES, "gang_port": 19000},
     "rdma": {"world_size": 2, "nodes": NODES, "rdma": ["nvidia.com/mofed=all"]},
 }
+# One is refused without the other.
+BOTH: dict[str, Any] = {"context": [["1"]], "generation": [["2"]]}
 TOLD = {"fingerprint"}
 
 
@@ -111,7 +113,7 @@ def test_every_default_is_described_with_its_value(spec: dict[str, Any], default
 
 def test_every_option_of_a_replica_reaches_its_unit(spec: dict[str, Any], settings: dict[str, Any]) -> None:
     options = spec["main"]["options"]["triton_replicas"]["options"]
-    assert set(options) == set(VALUES) | set(WITH) | TOLD
+    assert set(options) == set(VALUES) | set(WITH) | set(BOTH) | TOLD
     plain = unit(settings)
     for name, value in VALUES.items():
         release = {"release": "1.3.0"} if value == "llmapi" else {}
@@ -119,6 +121,9 @@ def test_every_option_of_a_replica_reaches_its_unit(spec: dict[str, Any], settin
     for name, values in WITH.items():
         without = {key: value for key, value in values.items() if key != name}
         assert unit(settings, **values) != unit(settings, **without), name
+    both = {"mode": "trtllm-serve", "release": "1.3.0", "checkpoint_dirs": ["/srv/checkpoint"], **BOTH}
+    for name in BOTH:
+        assert unit(settings, **both) != unit(settings, **{**both, name: [["3"]]}), name
 
 
 def test_defaults_make_the_service_that_the_documents_ask_for(settings: dict[str, Any]) -> None:

@@ -149,3 +149,28 @@ def test_what_was_tuned_is_kept_for_each_kind_of_gpu(tmp_path: Path, models: lis
 
     reference = kept("NVIDIA H100", *["NVIDIA H100"] * 3)
     assert (kept(*models) == reference) == (set(models) == {"NVIDIA H100"})
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_the_server_is_asked_once_for_an_image_whether_it_can_be_told_to_send_nothing(
+    tmp_path: Path, known: bool, keeps: bool
+) -> None:
+    server, cache = tmp_path / "bin" / "trtllm-serve", tmp_path / "cache"
+    server.parent.mkdir()
+    option = "  --telemetry / --no-telemetry  Send figures on use." if known else "  --port INTEGER"
+    server.write_text(
+        f"#!/bin/sh\ncase $2 in --help) echo asked >> {tmp_path}/asked; echo '{option}';; *) echo \"$@\";; esac\n"
+    )
+    server.chmod(0o755)
+    if keeps:
+        cache.mkdir()
+    environment = {**os.environ, "PATH": f"{server.parent}:{os.environ['PATH']}", "cache": str(cache)}
+    words = ["sh", str(SCRIPTS / "serve_run.sh"), "trtllm-serve", "serve", "/models/m", "--port=1"]
+    for _start in range(2):
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout == "serve /models/m --port=1" + (" --no-telemetry\n" if known else "\n")
+    assert (tmp_path / "asked").read_text().count("asked") == (1 if keeps else 2)
+    other = ["sh", str(SCRIPTS / "serve_run.sh"), "sh", "-c", "echo $0 $TRTLLM_SERVE_MORE", "several"]
+    done = subprocess.run(other, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["several", *(["--no-telemetry"] if known else [])]

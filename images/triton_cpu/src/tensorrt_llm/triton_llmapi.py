@@ -48,6 +48,8 @@ def read_file(place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(triton, dict) or not {"decoupled", "max_batch_size"} <= set(triton):
         raise TrtllmError(f"{path} has no triton_config with decoupled and max_batch_size")
     check_keys(said, keys_of(__version__))
+    if said.get("cache_transceiver_config"):
+        raise TrtllmError("cache_transceiver_config was given, but Triton serves no prompts that others have read")
     if said.get("backend", "pytorch") != "pytorch":
         raise TrtllmError(f"backend is {said['backend']}; this image has the contract of pytorch alone")
     return said, triton

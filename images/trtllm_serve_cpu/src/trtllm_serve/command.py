@@ -16,8 +16,9 @@ from tensorrt_llm.errors import TrtllmError
 from tensorrt_llm.llmapi.llm_args import LlmArgs
 from tensorrt_llm.llmapi.model import Model
 
+from .disaggregated import Front
 from .llm_args import read_args
-from .options import parser
+from .options import disaggregated_parser, parser
 from .server import Server
 
 KEEP_ALIVE = 5  # seconds
@@ -26,6 +27,8 @@ KEEP_ALIVE = 5  # seconds
 def main(argv: list[str] | None = None) -> int:
     """The command line. Returns the exit status."""
     words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["disaggregated"]:
+        return disaggregated(words[1:])
     # A first word that is no subcommand means serve.
     options = parser().parse_args(words[1:] if words[:1] == ["serve"] else words)
     scratch = Path(tempfile.mkdtemp(prefix="trtllm-serve-"))
@@ -36,6 +39,24 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    return 0
+
+
+def disaggregated(words: list[str]) -> int:
+    """What stands before servers of two kinds. Returns the exit status."""
+    options = disaggregated_parser().parse_args(words)
+    try:
+        if options.metadata_server_config_file:
+            raise TrtllmError("--metadata_server_config_file was given, but etcd is not implemented in this image")
+        front = Front.read(options.config_file, options.request_timeout)
+        front.wait(options.server_start_timeout)
+    except (TrtllmError, OSError) as e:
+        progress.log("E", str(e))
+        return 1
+    config = uvicorn.Config(
+        front.app(), host=front.hostname, port=front.port, log_level="info", timeout_keep_alive=2 * KEEP_ALIVE
+    )
+    uvicorn.Server(config).run()
     return 0
 
 

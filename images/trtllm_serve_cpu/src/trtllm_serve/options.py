@@ -76,6 +76,20 @@ REFUSED_OPTIONS = {
 }  # fmt: skip
 
 
+def disaggregated_parser() -> argparse.ArgumentParser:
+    """An argparse parser of `disaggregated`."""
+    result = argparse.ArgumentParser(
+        prog="trtllm-serve disaggregated", formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    result.add_argument("-c", "--config_file", required=True)
+    result.add_argument("-t", "--server_start_timeout", type=int, default=180)
+    result.add_argument("-r", "--request_timeout", type=int, default=180)
+    result.add_argument("-l", "--log_level", default="info", choices=LOG_LEVELS)
+    result.add_argument("-m", "--metadata_server_config_file")
+    result.add_argument("--metrics-log-interval", type=int, default=0)
+    return result
+
+
 def parser() -> argparse.ArgumentParser:
     """An argparse parser of `serve`."""
     result = argparse.ArgumentParser(

@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ FIELDS = {
     "prompt": frozenset(f"prompt echo suffix add_special_tokens disaggregated_params {SHARED} {SAMPLING}".split()),
     "messages": frozenset(
         "messages top_logprobs max_completion_tokens tools tool_choice chat_template chat_template_kwargs documents "
-        f"add_generation_prompt reasoning_effort {SHARED} {SAMPLING}".split()
+        f"disaggregated_params add_generation_prompt reasoning_effort {SHARED} {SAMPLING}".split()
     ),
 }
 # Those that this image cannot honour, where they have another value than these.
@@ -40,7 +40,7 @@ UNUSED: dict[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "echo": (False,), "suffix": ("",), "logit_bias": ({},), "logprobs": (False, 0),
     "use_beam_search": (False,), "min_p": (0,), "length_penalty": (1,), "stop_token_ids": ([],), "tools": ([],),
     "include_stop_str_in_output": (False,), "response_format": ({"type": "text"},), "lora_request": (),
-    "return_context_logits": (False,), "disaggregated_params": (),
+    "return_context_logits": (False,),
 }  # fmt: skip
 
 
@@ -142,7 +142,13 @@ class Server:
             raise TrtllmError(f"the chat template refuses the messages: {e}") from None
 
     async def _respond(self, tokens: list[int], body: Mapping[str, Any], shape: _Completion) -> Response:
-        answers = self._answers(tokens, body)
+        part = body.get("disaggregated_params")
+        if part and not self._model.disaggregated:
+            raise TrtllmError("Disaggregated serving is not enabled, give cache_transceiver_config a backend")
+        if part and part.get("request_type") == "context_only":
+            return await self._read(tokens, body, shape)
+        # The cache of the prompt is not handed over here: it is computed anew, to the same values.
+        answers = self._answers(tokens, body, (part or {}).get("first_gen_tokens") or ())
         # What cannot be answered is said before anything else is.
         first = await answers.__anext__()
         if body.get("stream"):
@@ -153,6 +159,19 @@ class Server:
             texts.append(last.text)
         usage = _usage(len(tokens), last.written)
         return JSONResponse(shape.whole("".join(texts), last, usage))
+
+    async def _read(self, tokens: list[int], body: Mapping[str, Any], shape: _Completion) -> Response:
+        """The first token of an answer, and what another server needs to go on with it."""
+        first = Answer("", 0)
+        found: list[int] = []
+        async for first in self._answers(tokens, {**body, "max_tokens": 1}):
+            found += first.tokens
+        whole = shape.whole(first.text, first, _usage(len(tokens), first.written))
+        whole["choices"][0]["disaggregated_params"] = {
+            "request_type": "context_only", "first_gen_tokens": found, "ctx_request_id": uuid.uuid4().int >> 65,
+            "opaque_state": None, "draft_tokens": None,
+        }  # fmt: skip
+        return JSONResponse(whole)
 
     async def _events(
         self,
@@ -182,14 +201,16 @@ class Server:
         finally:
             await answers.aclose()
 
-    async def _answers(self, tokens: list[int], body: Mapping[str, Any]) -> AsyncGenerator[Answer, None]:
+    async def _answers(
+        self, tokens: list[int], body: Mapping[str, Any], begun: Sequence[int] = ()
+    ) -> AsyncGenerator[Answer, None]:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Answer] = asyncio.Queue()
 
         def deliver(answer: Answer) -> None:
             loop.call_soon_threadsafe(queue.put_nowait, answer)
 
-        cancelled = self._model.submit(tokens, body, deliver)
+        cancelled = self._model.submit(tokens, body, deliver, begun)
         try:
             while True:
                 answer = await queue.get()

@@ -58,6 +58,5 @@ def keys_of(version: str) -> dict[str, frozenset[str]]:
 # What asks for a computation that this image cannot do, and what that is.
 REFUSED_KEYS = {
     "speculative_config": "speculative decoding", "lora_config": "LoRA", "enable_lora": "LoRA",
-    "sparse_attention_config": "sparse attention", "cache_transceiver_config": "disaggregated serving",
-    "enable_attention_dp": "attention by data parallelism",
+    "sparse_attention_config": "sparse attention", "enable_attention_dp": "attention by data parallelism",
 }  # fmt: skip

@@ -31,6 +31,8 @@ class LlmArgs:
     chunked_prefill: bool
     policy: str
     iter_perf_stats: bool
+    # Whether it may read prompts for others, or write answers to prompts that others have read.
+    disaggregated: bool = False
 
 
 def check_keys(given: Mapping[str, Any], keys: Keys) -> None:
@@ -80,6 +82,7 @@ def read(said: Mapping[str, Any]) -> LlmArgs:
         chunked_prefill=bool(said.get("enable_chunked_prefill")),
         policy=POLICIES[policy],
         iter_perf_stats=bool(said.get("enable_iter_perf_stats")),
+        disaggregated=bool((said.get("cache_transceiver_config") or {}).get("backend")),
     )
 
 

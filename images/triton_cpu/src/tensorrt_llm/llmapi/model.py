@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Answer:
     finish_reason: str | None = None
     stop_reason: str | None = None
     error: str | None = None
+    tokens: tuple[int, ...] = ()
 
 
 class Model:
@@ -66,6 +67,7 @@ class Model:
         self.executor = Executor(model, comm, self.limits, allocator, _warn)
         self._told = 0
         self._iter_stats = args.iter_perf_stats
+        self.disaggregated = args.disaggregated
 
     @property
     def alive(self) -> bool:
@@ -93,15 +95,27 @@ class Model:
         """The tokens of a prompt."""
         return list(self.tokenizer.encode(text, add_special_tokens=special).ids)
 
-    def submit(self, tokens: list[int], body: Mapping[str, Any], deliver: Callable[[Answer], None]) -> threading.Event:
-        """Queue a request; its answers come from the executor's thread. Returns what cancels it. Raises TrtllmError."""
+    def submit(
+        self, tokens: list[int], body: Mapping[str, Any], deliver: Callable[[Answer], None], begun: Sequence[int] = ()
+    ) -> threading.Event:
+        """Queue a request; its answers come from the executor's thread. Returns what cancels it. Raises TrtllmError.
+
+        *begun*: tokens of the answer that are there already, which count and are shown as if they came now.
+        """
         stop = body.get("stop") or []
         text = _Text(self.tokenizer, [stop] if isinstance(stop, str) else list(stop))
         cancelled = threading.Event()
         limit = body.get("max_tokens")
+        most = int(limit) if limit is not None else max(1, self.limits.max_seq_len - len(tokens))
+        first = text.feed(list(begun), len(begun) >= most)
+        if text.stopped or len(begun) >= most:
+            deliver(Answer(first, text.written, "stop" if text.stopped else "length", text.hit))
+            return cancelled
+        if first:
+            deliver(Answer(first, text.written))
         request = Request(
-            tokens=tokens,
-            max_new_tokens=int(limit) if limit is not None else max(1, self.limits.max_seq_len - len(tokens)),
+            tokens=[*tokens, *begun],
+            max_new_tokens=most - len(begun),
             deliver=lambda result: None,
             sampling=_sampling(body),
             end_id=-1 if body.get("ignore_eos") else self.end_id,
@@ -109,7 +123,7 @@ class Model:
             cancelled=lambda: cancelled.is_set() or text.stopped,
         )
         # A sequence that ends an answer ends the work on it at the next step.
-        request.deliver = lambda result: _deliver(text, result, request, deliver)
+        request.deliver = lambda result: _deliver(text, result, most, deliver)
         self.executor.submit(request)
         return cancelled
 
@@ -160,7 +174,7 @@ class _Text:
         return max(end, self._shown)
 
 
-def _deliver(text: _Text, result: Result, request: Request, deliver: Callable[[Answer], None]) -> None:
+def _deliver(text: _Text, result: Result, most: int, deliver: Callable[[Answer], None]) -> None:
     if text.stopped:
         return
     if result.error or result.cancelled:
@@ -171,9 +185,9 @@ def _deliver(text: _Text, result: Result, request: Request, deliver: Callable[[A
     if text.stopped:
         reason = "stop"
     elif result.final:
-        reason = "length" if text.written >= request.max_new_tokens else "stop"
+        reason = "length" if text.written >= most else "stop"
     if new or reason:
-        deliver(Answer(new, text.written, reason, text.hit))
+        deliver(Answer(new, text.written, reason, text.hit, tokens=tuple(result.tokens)))
 
 
 def _sampling(body: Mapping[str, Any]) -> SamplingParams:
