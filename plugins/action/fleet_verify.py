@@ -86,7 +86,10 @@ class ActionModule(ActionBase):
         return result
 
     def _found(self, host: str) -> Mapping[str, Any]:
-        found = self._hostvars.raw_get(host).get("verify_found")
+        known = self._hostvars.raw_get(host)
+        found = known.get("verify_found")
+        if isinstance(found, Mapping) and found.get("skipped"):  # the look at the beginning has told it
+            found = (known.get("fleet_settled") or {}).get("found")
         return found if isinstance(found, Mapping) else {}
 
     def _value(self, host: str, name: str, default: Any = None) -> Any:

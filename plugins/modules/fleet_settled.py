@@ -16,6 +16,7 @@ description:
     and compares it, and what the run is given, with the record that such a run has left.
   - With O(state=looked), which is how a run begins, what was found is noted below C(/run). With O(state=settled),
     which is how a whole run ends, the host has a record if it is still as the look had found it, and none otherwise.
+  - Of a settled host it tells with RV(found) and RV(prunes) what the run would ask it for in further calls.
   - What a run is given (the plan, the variables, the collection, files of the controller) the controller adds itself.
   - The record is kept as C(settled.json) below O(root), readable by root alone. It holds no value of a variable.
 extends_documentation_fragment:
@@ -49,6 +50,10 @@ options:
     default: true
   host_options:
     description: What the verdict on the host is judged by, as the filter C(host_verdict) takes it.
+    type: dict
+    default: {}
+  prune:
+    description: What stays on the host, as M(trtllm.fleet.trtllm_prune) takes it; nothing where that is not asked.
     type: dict
     default: {}
   inputs:
@@ -94,16 +99,27 @@ at:
   returned: success
   type: int
   sample: 1768383000000000000
+found:
+  description: What M(trtllm.fleet.triton_replica_info) tells of the host, without metrics.
+  returned: where the host is settled
+  type: dict
+prunes:
+  description: Whether M(trtllm.fleet.trtllm_prune) would remove something, such as what an interrupted run left.
+  returned: where the host is settled
+  type: bool
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT, check_path
+from ansible_collections.trtllm.fleet.plugins.module_utils._prune.prune import Pruner, Wanted
 from ansible_collections.trtllm.fleet.plugins.module_utils._settled.parts import Ground
 from ansible_collections.trtllm.fleet.plugins.module_utils._settled.record import Settled
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.state import served
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "root": {"type": "path", "default": DEFAULT_ROOT},
@@ -112,6 +128,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "paths": {"type": "list", "elements": "path", "default": []},
     "skip": {"type": "bool", "default": True},
     "host_options": {"type": "dict", "default": {}},
+    "prune": {"type": "dict", "default": {}},
     "inputs": {"type": "dict", "default": {}},
     "unsettled": {"type": "list", "elements": "str", "default": []},
 }
@@ -119,9 +136,16 @@ REQUIRED_IF = [("state", "settled", ["at"])]
 ASKED = "the run was asked to skip no host"
 
 
+def as_it_is(ground: Ground, prune: Mapping[str, Any]) -> dict[str, Any]:
+    """What the rest of the run would ask a settled host for."""
+    goes = Pruner(ground.host, ground.root, Wanted.of(prune), check=True).run().removed if prune else []
+    return {"found": served(ground.host, f"{ground.root}/releases", metrics=False), "prunes": bool(goes)}
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, required_if=REQUIRED_IF, supports_check_mode=True)
-    given = module.params
+    given: dict[str, Any] = module.params
+    told: dict[str, Any] = {}
     with one_sentence(module):
         check_path(given["root"], "root")
         ground = Ground(given["root"], given["paths"])
@@ -132,7 +156,9 @@ def main() -> None:
             asked = [] if given["skip"] else [ASKED]
             refused = ground.cannot_serve("the host", given["host_options"]) if given["host_options"] else []
             found = record.look(given["inputs"], [*given["unsettled"], *asked, *refused], module.check_mode)
-    module.exit_json(changed=False, **asdict(found))
+            if found.settled:
+                told = as_it_is(ground, given["prune"])
+    module.exit_json(changed=False, **asdict(found), **told)
 
 
 if __name__ == "__main__":

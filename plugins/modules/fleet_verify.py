@@ -15,7 +15,8 @@ author:
 description:
   - Asks each replica of each host of the play, and through every gateway each of its models, what
     M(trtllm.fleet.triton_verify) asks, many at a time and in one process.
-  - Takes what M(trtllm.fleet.triton_replica_info) has registered as C(verify_found) for each host, and the keys of
+  - Takes what M(trtllm.fleet.triton_replica_info) has registered as C(verify_found) for each host, or where
+    that was skipped what M(trtllm.fleet.fleet_settled) has registered as C(fleet_settled), and the keys of
     gateways from the hosts' variables C(openai_gateway_api_keys) and C(openai_gateway_clients).
   - Does not fail when a check does not hold; see RV(ok).
   - This is an action plugin; it runs once for the play, with the strategy C(linear), and nothing runs on a host.

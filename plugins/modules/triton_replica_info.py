@@ -95,7 +95,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_RELEASES
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton.state import gateways, replicas
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.state import served
 
 
 def main() -> None:
@@ -107,11 +107,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     with one_sentence(module):
-        host, releases_dir = ServiceHost(), module.params["releases_dir"]
-        found = replicas(host, releases_dir, metrics=module.params["metrics"])
-        fronts = gateways(host, releases_dir)
-    leads = [one for one in found if not one["node"]]
-    module.exit_json(changed=False, replicas=leads, workers=[one for one in found if one["node"]], gateways=fronts)
+        found = served(ServiceHost(), module.params["releases_dir"], metrics=module.params["metrics"])
+    module.exit_json(changed=False, **found)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT
 from ansible_collections.trtllm.fleet.plugins.module_utils._prune.prune import Pruner, Wanted
-from ansible_collections.trtllm.fleet.plugins.module_utils._prune.rule import DEFAULT_KEEP, keep_of
+from ansible_collections.trtllm.fleet.plugins.module_utils._prune.rule import DEFAULT_KEEP
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
@@ -132,8 +132,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     given, result = module.params, {"changed": False}
     with one_sentence(module, result):
-        wanted = Wanted(keep_of(given["keep"]), given["models"], [*given["paths"], *filter(None, given["images"])])
-        pruner = Pruner(ServiceHost(), given["root"], wanted, module.check_mode)
+        pruner = Pruner(ServiceHost(), given["root"], Wanted.of(given), module.check_mode)
         try:
             pruner.run()
         finally:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from .._service.host import ServiceHost
 from .._service.record import releases_lock
 from .kinds import KINDS, Ground, Kind
 from .named import names_on, release_directories
-from .rule import ALL, Names, Thing
+from .rule import ALL, DEFAULT_KEEP, Names, Thing, keep_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,12 @@ class Wanted:
     keep: Optional[int]
     models: Sequence[str] = ()
     described: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Wanted:
+        """From the options of `trtllm_prune`."""
+        described = [*(given.get("paths") or []), *filter(None, given.get("images") or [])]
+        return cls(keep_of(given.get("keep", DEFAULT_KEEP)), given["models"], described)
 
 
 @dataclass

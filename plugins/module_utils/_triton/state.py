@@ -79,6 +79,16 @@ def replicas(host: ServiceHost, releases_dir: str, *, metrics: bool = True) -> l
     ]
 
 
+def served(host: ServiceHost, releases_dir: str, *, metrics: bool = True) -> dict[str, list[dict[str, Any]]]:
+    """The replicas that the host leads, those that it has ranks of beside, and its gateways."""
+    found = replicas(host, releases_dir, metrics=metrics)
+    return {
+        "replicas": [one for one in found if not one["node"]],
+        "workers": [one for one in found if one["node"]],
+        "gateways": gateways(host, releases_dir),
+    }
+
+
 def replica(
     host: ServiceHost,
     name: str,

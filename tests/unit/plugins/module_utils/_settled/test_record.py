@@ -16,11 +16,14 @@ from ansible_collections.trtllm.fleet.plugins.filter.settled import unsettled_ho
 from ansible_collections.trtllm.fleet.plugins.module_utils._host.system import System
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.cli import ContainerState
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.stock import Stored
-from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
+from ansible_collections.trtllm.fleet.plugins.module_utils._prune import named
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost, UnitState
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.quadlet import HEADER
 from ansible_collections.trtllm.fleet.plugins.module_utils._settled import parts
 from ansible_collections.trtllm.fleet.plugins.module_utils._settled.parts import PARTS, Ground
 from ansible_collections.trtllm.fleet.plugins.module_utils._settled.record import Found, Settled, settled_table
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton import state
+from ansible_collections.trtllm.fleet.plugins.modules import fleet_settled
 from fake_host import FakeHost
 
 ROOT = "/var/lib/trtllm"
@@ -319,6 +322,27 @@ def test_nothing_is_written_where_the_fleet_has_nothing_yet(tmp_path: Path, monk
     record = Settled(Ground(ROOT, [], fake.system, Services(tmp_path)))
     assert not record.look(INPUTS, [], False).settled
     assert not (tmp_path / ROOT.lstrip("/")).exists()
+
+
+def test_of_a_settled_host_the_look_tells_what_the_run_would_ask_for_next(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(named.stock, "containers", dict)
+    monkeypatch.setattr(state, "container_health", lambda: {"triton-m-0": "healthy"})
+    monkeypatch.setattr(host.services, "states", lambda names: {name: UnitState(active="active") for name in names})
+    host.fake.write(f"{ROOT}/engines/m/{'b' * 64}.partial/rank0.engine", "half")
+    half = host.at(f"{ROOT}/engines/m/{'b' * 64}.partial")
+    ground = Ground(ROOT, [], host.system, host.services)
+    stays = {"keep": "2", "models": ["m"], "paths": [CHECKPOINT, str(Path(ENGINE).parent)]}
+    found = fleet_settled.as_it_is(ground, stays)
+    assert [(one["service"], one["health"]) for one in found["found"]["replicas"]] == [("triton-m-0", "healthy")]
+    assert set(found["found"]) == {"replicas", "workers", "gateways"} and not found["prunes"]
+    for path in (half, half / "rank0.engine"):
+        os.utime(path, (OLD - 86400, OLD - 86400))
+    assert fleet_settled.as_it_is(ground, stays)["prunes"], "nobody went on with it for a day"
+    assert half.exists(), "it only looks"
+    assert not fleet_settled.as_it_is(ground, {**stays, "keep": "all"})["prunes"]
+    assert not fleet_settled.as_it_is(ground, {})["prunes"]
 
 
 @pytest.mark.parametrize(
