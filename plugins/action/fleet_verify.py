@@ -28,8 +28,6 @@ from ansible_collections.trtllm.fleet.plugins.plugin_utils._verification import 
     results_of,
 )
 
-read_clients()  # as this file is read, before there are workers
-
 SSH = "ssh"
 # Questions on their way: a question has many requests, most of which wait for the server.
 AT_ONCE = 32
@@ -64,6 +62,8 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
+        # Here, in the one worker that asks: what Ansible's main process has read, it copies for each task of each host.
+        read_clients()
         variables, args = task_vars or {}, self._task.args
         self._hostvars, self._known = variables["hostvars"], {}
         everyone = list(variables["ansible_play_hosts_all"])
