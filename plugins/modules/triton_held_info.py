@@ -59,9 +59,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.units import own_units
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.held import PREFIX, gateway_config, held_gpus
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import held_ports
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import PREFIX, held_gpus
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton.state import gateway_config
 
 
 def main() -> None:

@@ -29,7 +29,8 @@ from .._podman import stock
 from .._podman.image import repository
 from .._service.host import ServiceHost
 from .._triton.gang import GANGS_DIR, SECRET
-from .._triton.replica import PREFIX, SCRIPTS_DIR
+from .._triton.held import PREFIX
+from .._triton.replica import SCRIPTS_DIR
 from .._triton.serve import CACHES
 from .named import records, text_of
 from .rule import Thing

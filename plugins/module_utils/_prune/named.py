@@ -19,7 +19,7 @@ from .._rollout.state import RolloutState
 from .._service.host import ServiceHost
 from .._service.record import Entry, ReleaseRecord
 from .._service.units import PLACES, unit_files, unit_text
-from .._triton.state import gateway_config
+from .._triton.held import gateway_config
 from .rule import Names
 
 

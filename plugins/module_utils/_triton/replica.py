@@ -12,7 +12,6 @@ import hashlib
 import ipaddress
 import json
 import posixpath
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
@@ -24,13 +23,12 @@ from .._release.releases import release as release_of
 from .._service.quadlet import PODMAN, command_line
 from . import disaggregated, gang, serve
 from . import launch as triton_launch
+from .held import PREFIX
 from .options import DEFAULTS, check_values
 from .ports import PORT_BASE, PORTS, Held, assign_ports
 
-PREFIX = "triton-"
 # A server that listens on one of these listens on every address of its host.
 ANY_ADDRESS = ("0.0.0.0", "::", "")
-HELD_GPU = re.compile(rf"(?:^AddDevice=|--device=){re.escape(CDI_KIND)}=([\w:-]+)", re.M)
 # What a start may wait for; systemd ignores those that a host does not have.
 AFTER = [
     "network-online.target",
@@ -533,11 +531,6 @@ def service_section(name: str, replica: Replica) -> dict[str, Any]:
 def gpu_name(gpu: Any) -> str:
     """The shortest of the names by which a GPU can be given: ``nvidia.com/gpu=0`` is ``0``."""
     return cdi_name(gpu).removeprefix(f"{CDI_KIND}=")
-
-
-def held_gpus(units: Mapping[str, str]) -> dict[str, list[str]]:
-    """The GPUs that replicas have, by their names, from the texts of the units of a host."""
-    return {service.removeprefix(PREFIX): HELD_GPU.findall(text) for service, text in units.items()}
 
 
 def check_names(replicas: Sequence[Replica]) -> None:

@@ -8,7 +8,6 @@ What a replica is (model, release, ports) comes from the release record's line a
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
 from pathlib import PurePosixPath
@@ -23,12 +22,10 @@ from .._service.host import ServiceHost, UnitState
 from .._service.record import ReleaseRecord
 from .._service.units import own_units
 from .client import GenerateClient, TritonError, requests_served
-from .replica import PREFIX, host_of
+from .held import GATEWAY_PREFIX, PREFIX, config_of
+from .replica import host_of
 
 METRICS_SECONDS = 5
-GATEWAY_PREFIX = "openai-gateway"
-# Where a gateway's unit says which file it reads.
-CONFIG = re.compile(r"^Exec(?:Start)?=.*\s?--config[= ]\"?(/[^\s\"]+)", re.M)
 # Options of an engine that say which logits it gives, by the name of the logits.
 GATHERS = {"context": "gather_context_logits", "generation": "gather_generation_logits"}
 
@@ -158,18 +155,6 @@ def _requests(known: dict[str, Any]) -> Optional[int]:
         return None
 
 
-def gateway_config(host: ServiceHost) -> str:
-    """The configuration of the host's gateway, as its file has it; empty where there is none."""
-    return next((config for text in own_units(host, GATEWAY_PREFIX).values() if (config := _config(host, text))), "")
-
-
-def _config(host: ServiceHost, unit: str) -> str:
-    for path in CONFIG.findall(unit):
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            return host.path(path).read_text(encoding="utf-8")
-    return ""
-
-
 def _models(config: str) -> list[str]:
     """The models of a configuration, which changes without the unit and its record; empty where it cannot be read."""
     try:
@@ -189,7 +174,7 @@ def gateways(host: ServiceHost, releases_dir: str) -> list[dict[str, Any]]:
         for listen in (known.get("listen") or [])[:1]:
             address, _colon, port = str(listen).rpartition(":")
             url = f"{known.get('scheme') or 'http'}://{host_of(address)}:{port}"
-            active, config = states[name].active, _config(host, text)
+            active, config = states[name].active, config_of(host, text)
             models = _models(config) or known.get("models") or []
             one = {"service": name, "url": url, "models": models, "active": active, "config": config}
             found.append({**one, "names": known.get("names") or {}})

@@ -11,6 +11,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan, pl
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._service import quadlet
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import replica as triton_replica
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.held import PREFIX, held_gpus
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import held_ports
 from unit.fleet_fakes import description, model
 from unit.plugins.module_utils._triton.test_replica import SETTINGS
@@ -95,9 +96,9 @@ def test_the_unit_on_the_host_tells_the_ports(podman: str, release: str) -> None
     replicas = [{**replica, "repository_dir": "/r"} for replica in described["replicas"]]
     (service,) = triton_replica.triton_services(replicas, settings)
     text = quadlet.render(service["name"], service["unit"], podman).text
-    held = held_ports({service["name"]: text, "triton-other": "[Container]\nExec=sleep 1\n"}, triton_replica.PREFIX)
+    held = held_ports({service["name"]: text, "triton-other": "[Container]\nExec=sleep 1\n"}, PREFIX)
     assert held == {"a-0": {"http_port": 9000, "grpc_port": 9001, "metrics_port": 8002}}
-    assert triton_replica.held_gpus({service["name"]: text}) == {"a-0": ["0", "1"]}
+    assert held_gpus({service["name"]: text}) == {"a-0": ["0", "1"]}
 
 
 def gpus(fleet: dict[str, Any]) -> dict[str, list[Any]]:
