@@ -117,7 +117,8 @@ class Scale:
         return {
             **found, "hosts": hosts, "calls": len(calls) / hosts, "bytes": sum(call["sent"] for call in calls) / hosts,
             "guessed": sum(not call["exact"] for call in calls), "load": round(load, 1),
-            "settled": done.stdout.count(": settled since "),
+            # A whole run tells at its beginning that a host is not, and at its end that it is from now on.
+            "settled": 0 if ": not settled" in done.stdout else done.stdout.count(": settled since "),
         }  # fmt: skip
 
 

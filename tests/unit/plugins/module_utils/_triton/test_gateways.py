@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.filter.serving import gateway_checks, gateway_table
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton import state
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton import held, state
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._gateway import gateway_config
 from unit.service_fakes import FakeHost, deploy, service
 
@@ -30,7 +30,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> FakeHost:
 
 
 def test_the_configuration_is_the_file_that_the_unit_names(host: FakeHost) -> None:
-    assert state.gateway_config(host) == CONFIG
+    assert held.gateway_config(host) == CONFIG
     assert state.gateways(host, RELEASES)[0]["config"] == CONFIG
 
 
@@ -51,8 +51,8 @@ def test_a_model_that_came_without_a_new_unit_is_told(host: FakeHost) -> None:
 
 def test_a_host_without_gateway_or_without_its_file_tells_nothing(host: FakeHost, tmp_path: Path) -> None:
     host.path(FILE).unlink()
-    assert state.gateway_config(host) == ""
-    assert state.gateway_config(FakeHost(tmp_path / "other")) == ""
+    assert held.gateway_config(host) == ""
+    assert held.gateway_config(FakeHost(tmp_path / "other")) == ""
 
 
 @pytest.mark.parametrize("text", [None, "", "a: [", "port: 3000", "models: 3", "models: [{name: a}]", "- 1"])
