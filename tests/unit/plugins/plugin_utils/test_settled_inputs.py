@@ -123,7 +123,8 @@ def test_paths_are_found_wherever_they_stand() -> None:
 
 
 def test_only_variables_of_ours_count() -> None:
-    given = dict.fromkeys(["trtllm_root", "triton_firewall", "rollout_serial", "ansible_host", "verify_report"], 1)
+    others = ["ansible_host", "verify_report", "trtllm_skip_settled"]
+    given = dict.fromkeys(["trtllm_root", "triton_firewall", "rollout_serial", *others], 1)
     assert names(given) == ["rollout_serial", "triton_firewall", "trtllm_root"]
 
 
