@@ -26,8 +26,8 @@ from ansible_collections.trtllm.fleet.plugins.plugin_utils._role_values import o
 HERE = Path(__file__).resolve().parents[2]
 OWN = ("galaxy.yml", "MANIFEST.json", "images", "meta", "playbooks", "plugins", "roles")
 NOT_OURS = re.compile(r"(^|/)(__pycache__|tests|\.[^/]+)$|\.pyc$")
-# Of playbooks; where a run writes its reports, what is asked of verify.yml, and that a settled host is gone through all the
-# same, changes nothing on a host.
+# Of playbooks; where a run writes its reports, what is asked of verify.yml, and that a settled host is gone through all
+# the same, changes nothing on a host.
 PLAYBOOKS = re.compile(r"(?!trtllm_skip_settled)(trtllm|rollout|preflight|prune)_\w+")
 # Values that ask for what no look at the host can answer, so that all is done each time.
 ASKS_MORE: Mapping[str, Callable[[Any], bool]] = {
