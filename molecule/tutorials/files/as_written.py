@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Type what tutorials tell a reader to type, and see that it says what they say: as_written.py DIRECTORY [PAGE...]
+
+A copy of the checkout is made in DIRECTORY, and pages.yml beside this file says which pages, and what is replaced in
+them. The first command that fails, or does not say what its page says, ends it, with all that it said. DIRECTORY has
+`typed.json` then, by page each command with its seconds, and `typed.log`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPO = Path(__file__).resolve().parents[3]
+TABLE = Path(__file__).with_name("pages.yml")
+sys.path.insert(0, str(REPO / "tests" / "unit"))
+
+import pages
+
+LIMIT = 900  # seconds for a command
+END = "typed and ended with"
+NAMED = re.compile(r"(?:-i |cp -r inventories/\w+ )(inventories/\w+)")
+# What a page's own machines would have: packages and images, and nothing that serves.
+NOTHING = """
+set -eu
+systemctl stop 'triton-*' 'openai-gateway*'
+rm -rf /etc/containers/systemd/* /etc/trtllm /var/lib/trtllm /etc/systemd/system/openai-gateway.socket
+systemctl daemon-reload
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A file to be written, or a command with what it prints."""
+
+    where: str
+    file: str = ""
+    text: str = ""
+    command: str = ""
+    printed: tuple[str, ...] = ()
+
+
+class Table:
+    """What is replaced."""
+
+    def __init__(self, text: str) -> None:
+        self.given: dict[str, Any] = yaml.safe_load(text)
+
+    def here(self, page: str, text: str) -> str:
+        """Text of a page as it is on the test host; each line ends with a newline."""
+        for row in self.given["replaced"]:
+            if page in row.get("only", [page]):
+                text = text.replace(row["page"], row["here"])
+        left_out = tuple(self.given["left_out"])
+        return "".join(line for line in text.splitlines(keepends=True) if not line.lstrip(" {").startswith(left_out))
+
+    def steps(self, page: str) -> list[Step]:
+        """What is done for a page, in its order."""
+        found: list[Step] = []
+        for block in pages.blocks(REPO / "docs" / "tutorials" / f"{page}.md", REPO):
+            if block.file:
+                found.append(Step(block.where, file=block.file, text=self.here(page, block.text)))
+            for command, printed in block.commands():
+                said = self.here(page, "".join(f"{line}\n" for line in printed)).splitlines()
+                found.append(Step(block.where, command=self.here(page, f"{command}\n").strip(), printed=tuple(said)))
+            if not block.language and found and found[-1].command:  # what the command before it prints, by itself
+                last = found.pop()
+                said = self.here(page, block.text).splitlines()
+                found.append(Step(last.where, command=last.command, printed=(*last.printed, *said)))
+        return found
+
+
+def readers(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a reader's shell, without what molecule and the checkout's own environment add."""
+    kept = {name: value for name, value in environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_", "VIRTUAL"))}
+    path = [place for place in kept["PATH"].split(os.pathsep) if not place.endswith("/.venv/bin")]
+    return {**kept, "PATH": os.pathsep.join(path), "ANSIBLE_NOCOLOR": "true", "PYTHONUNBUFFERED": "1"}
+
+
+class Shell:
+    """One shell, as a reader has one; what it says is kept."""
+
+    def __init__(self, directory: Path, log: Path) -> None:
+        self.log = log
+        log.write_bytes(b"")
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(
+                ["bash"], cwd=directory, env=readers(os.environ), stdin=subprocess.PIPE, stdout=out, stderr=out
+            )
+
+    def type(self, command: str) -> tuple[int, str]:
+        """The exit status of a command, and all that it said."""
+        begin, stdin = self.log.stat().st_size, self.process.stdin
+        # Else ssh would read what is typed next.
+        typed = f'{{ {command}\n}} </dev/null\necho; echo "{END} $?"\n'
+        if stdin:
+            stdin.write(typed.encode())
+            stdin.flush()
+        deadline = time.monotonic() + LIMIT
+        while True:
+            said = self.log.read_bytes()[begin:].decode(errors="replace")
+            if found := re.search(rf"\n{END} (\d+)\n$", said):
+                return int(found[1]), said[: found.start()]
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                return 124, f"{said}\nIt did not end within {LIMIT} s, or the shell did."
+            time.sleep(0.2)
+
+    def end(self) -> None:
+        """Let it end by itself."""
+        self.process.communicate()
+
+
+def missing(printed: Sequence[str], said: str) -> list[str]:
+    """The lines that were not said, whatever blanks and line ends are between their words."""
+    words = " ".join(said.split())
+    return [line for line in printed if not pages.says(line, words)]
+
+
+def copy(directory: Path, table: Table) -> Path:
+    """The checkout's files, those that are not committed yet too, without what a reader's clone does not have."""
+    clone = directory / "fleet"
+    shutil.rmtree(clone, ignore_errors=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=REPO, check=True, capture_output=True, text=True
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (REPO / name).is_symlink() or (REPO / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPO / name, clone / name, follow_symlinks=False)
+    for row in table.given["copy"]:
+        path = clone / row["file"]
+        text = path.read_text(encoding="utf-8")
+        if row["page"] not in text:
+            sys.exit(f"{row['file']} does not have {row['page']!r}; mend {TABLE.name}.")
+        path.write_text(text.replace(row["page"], row["here"]), encoding="utf-8")
+    return clone
+
+
+def inventory_of(steps: Sequence[Step], number: int) -> str:
+    """The inventory that the commands from here on name, which is the one that a file belongs to."""
+    named = [found[1] for step in steps[number:] if (found := NAMED.search(step.command))]
+    if not named:
+        sys.exit(f"{steps[number].where}: no command after it names the inventory of {steps[number].file}.")
+    return named[0]
+
+
+def put(clone: Path, inventory: str, step: Step, table: Table) -> None:
+    """Write a file of an inventory, and with hosts.yml what is to be known of the test host."""
+    path = clone / inventory / step.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(step.text, encoding="utf-8")
+    if step.file == "hosts.yml":
+        addresses = {name: {"ansible_host": address} for name, address in table.given["addresses"].items()}
+        more = {"all": {"hosts": addresses, "vars": table.given["variables"]}}
+        # What ansible-playbook reads of an inventory is read in the order of the names.
+        (clone / inventory / "test_host.yml").write_text(yaml.safe_dump(more), encoding="utf-8")
+
+
+def follow(page: str, shell: Shell, clone: Path, table: Table) -> list[tuple[str, float]]:
+    """Do what a page says. Its commands, each with its seconds."""
+    steps, typed = table.steps(page), list[tuple[str, float]]()
+    shutil.rmtree(clone / "inventories" / "mysite", ignore_errors=True)
+    for number, step in enumerate(steps):
+        if step.file:
+            put(clone, inventory_of(steps, number), step, table)
+            continue
+        begin = time.monotonic()
+        status, said = shell.type(step.command)
+        typed.append((step.command, round(time.monotonic() - begin, 1)))
+        print(f"{typed[-1][1]:7.1f} s  {page}: {step.command}", flush=True)
+        refused = any(line.startswith("[ERROR]") for line in step.printed)
+        wrong = [f"it ended with {status}"] if (status != 0) != refused else []
+        wrong += [f"it did not say: {line}" for line in missing(step.printed, said)]
+        if wrong:
+            sys.exit(f"{said}\n{step.where}: {step.command}\n{'; '.join(wrong)}")
+    return typed
+
+
+def main(directory: str, *asked: str) -> None:
+    table, where = Table(TABLE.read_text(encoding="utf-8")), Path(directory)
+    clone = copy(where, table)
+    shell, typed = Shell(clone, where / "typed.log"), dict[str, list[tuple[str, float]]]()
+    testbed = REPO / "tests" / "testbed" / "testbed"
+    host = next(row["here"] for row in table.given["replaced"] if row["page"].startswith("exec ")).split()[1]
+    for page, how in table.given["run"].items():
+        if asked and page not in asked:
+            continue
+        if how["fresh"]:
+            subprocess.run([testbed, "exec", host, "--", "sh", "-c", NOTHING], check=True)
+        typed[page] = follow(page, shell, clone, table)
+    shell.end()
+    (where / "typed.json").write_text(json.dumps(typed, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
