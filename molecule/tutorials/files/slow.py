@@ -8,7 +8,6 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
