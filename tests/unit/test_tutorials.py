@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every tutorial is run as it is written, or the table names what runs its steps; and the table has nothing else."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from unit import pages
+
+REPO = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO / "molecule" / "tutorials" / "files"))
+
+import as_written
+
+TABLE = as_written.Table(as_written.TABLE.read_text(encoding="utf-8"))
+RUN, ELSEWHERE = TABLE.given["run"], TABLE.given["elsewhere"]
+CHECKED = "playbooks/check.yml --check"  # what it prints is held by test_pages_as_written.py
+
+
+def page(name: str) -> Path:
+    return REPO / "docs" / "tutorials" / f"{name}.md"
+
+
+def test_each_tutorial_is_run_or_has_what_runs_its_steps() -> None:
+    assert sorted([*RUN, *ELSEWHERE]) == sorted(path.stem for path in (REPO / "docs" / "tutorials").glob("*.md"))
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_the_files_of_a_tutorial_that_is_run_belong_to_an_inventory(name: str) -> None:
+    steps = TABLE.steps(name)
+    for number, step in enumerate(steps):
+        if step.file:
+            inventory = as_written.inventory_of(steps, number)
+            assert any(f"cp -r inventories/{word} {inventory}" in one.command for one in steps[:number]
+                       for word in ("demo", "example"))  # fmt: skip
+    assert sum(bool(step.command) for step in steps) >= 3
+
+
+def test_what_is_replaced_stands_in_a_page_that_is_run() -> None:
+    texts = {name: page(name).read_text(encoding="utf-8") for name in RUN}
+    for row in TABLE.given["replaced"]:
+        assert any(row["page"] in texts[name] for name in row.get("only", RUN)), row
+    for name in (*TABLE.given["left_out"], *TABLE.given["addresses"]):
+        assert any(name in text for text in texts.values()), name
+    for row in TABLE.given["copy"]:
+        assert row["page"] in (REPO / row["file"]).read_text(encoding="utf-8"), row
+
+
+def test_what_is_replaced_leaves_nothing_that_no_test_host_has() -> None:
+    for name in RUN:
+        for step in TABLE.steps(name):
+            for word in ("registry.example.com", "gpu-02", "gw-01", "10.1.0.", "10.200.0.21 "):
+                assert word not in f"{step.text} {step.command} ", f"{step.where}: {word}"
+
+
+def asked(name: str) -> list[str]:
+    """The variables and commands of a page."""
+    found: list[str] = []
+    for block in pages.blocks(page(name), REPO):
+        if block.language == "yaml":
+            given: dict[str, Any] = yaml.safe_load(block.text)
+            found += [key for key in given if key != "all"]
+        found += [command for command, _printed in block.commands() if CHECKED not in command]
+    return found
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_the_steps_of_another_tutorial_are_run_by_what_the_table_names(name: str) -> None:
+    text, rows = page(name).read_text(encoding="utf-8"), ELSEWHERE[name]
+    for row in rows:
+        assert row["page"] in text, f"{name} does not say {row['page']!r} any more"
+        there = (REPO / row["file"]).read_text(encoding="utf-8")
+        assert row["has"] in there, f"{row['file']} does not have {row['has']!r} any more, which runs {row['page']!r}"
+    for what in asked(name):
+        assert any(row["page"] in what or row["page"].startswith(what) for row in rows), f"nothing runs {what!r}"
+
+
+def test_a_line_that_was_not_said_is_told() -> None:
+    assert as_written.missing(["demo : ok=... changed=0 ...", "a  b"], "demo  :\nok=7  changed=0 failed=0 a\nb") == []
+    assert as_written.missing(["demo : ok=... changed=0 ..."], "demo : ok=7 changed=1") == [
+        "demo : ok=... changed=0 ..."
+    ]
+
+
+def test_a_command_that_fails_ends_it_with_what_it_said(tmp_path: Path) -> None:
+    shell = as_written.Shell(tmp_path, tmp_path / "log")
+    assert shell.type("cd / && export WORD=kept") == (0, "")
+    assert shell.type('echo "größer $WORD"; pwd') == (0, "größer kept\n/\n")
+    assert shell.type("cat; false") == (1, "")  # nothing that is typed next is read
+    shell.end()
+
+
+def test_the_readers_shell_has_nothing_of_molecule() -> None:
+    given = {"PATH": "/x/.venv/bin:/usr/bin", "MOLECULE_FILE": "m", "ANSIBLE_CONFIG": "c", "HOME": "/root"}
+    kept = as_written.readers(given)
+    assert (
+        kept["PATH"] == "/usr/bin" and not {"MOLECULE_FILE", "ANSIBLE_CONFIG"} & set(kept) and kept["HOME"] == "/root"
+    )
