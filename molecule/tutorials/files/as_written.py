@@ -104,7 +104,7 @@ class Shell:
         """The exit status of a command, and all that it said."""
         begin, stdin = self.log.stat().st_size, self.process.stdin
         # Else ssh would read what is typed next.
-        typed = f'{{ {command}\n}} </dev/null\necho; echo "{END} $?"\n'
+        typed = f"{{ {command}\n}} </dev/null\nended=$?; echo; echo '{END}' $ended\n"
         if stdin:
             stdin.write(typed.encode())
             stdin.flush()
