@@ -191,6 +191,8 @@ def follow(page: str, shell: Shell, clone: Path, table: Table) -> list[tuple[str
 def main(directory: str, *asked: str) -> None:
     table, where = Table(TABLE.read_text(encoding="utf-8")), Path(directory)
     clone = copy(where, table)
+    if asked:  # else the first page does, as a reader would
+        subprocess.run(["make", "setup"], cwd=clone, env=readers(os.environ), check=True)
     shell, typed = Shell(clone, where / "typed.log"), dict[str, list[tuple[str, float]]]()
     testbed = REPO / "tests" / "testbed" / "testbed"
     host = next(row["here"] for row in table.given["replaced"] if row["page"].startswith("exec ")).split()[1]
