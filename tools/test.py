@@ -41,8 +41,8 @@ OWN_IMAGES = {
     "openai_trtllm": "localhost/openai_trtllm_base:1.74.0",
     "triton_frontend": "localhost/triton_frontend:24.11",
 }
-# The longest: two with eight and seven hosts, and one host on which all tutorials are followed. Others run beside the first,
-# so many that the second begins after it.
+# The longest: two with eight and seven hosts, and one host on which tutorials are followed. Others run beside the
+# first, so many that the second begins after it.
 LONGEST = ("rollout", "rollout_faults", "tutorials")
 BESIDE = 3
 BESIDE_HOSTS = 5  # how far what reads code stands back for test hosts
