@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from ansible_collections.trtllm.fleet.plugins.plugin_utils import _bench_run, _v
 from contract.test_triton_cpu_live import DOCUMENTED, ITERATIONS, Server
 from contract.test_triton_cpu_live import room as room
 from openai_gateway_fakes import running
-from triton_cpu_fakes import tiny_checkpoint
+from triton_cpu_fakes import free_port, tiny_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,22 @@ def served(request: pytest.FixtureRequest, room: Path, tmp_path_factory: pytest.
         triton.remove()
 
 
+def benchmarked(asked: dict[str, Any], room: Path, repo_dir: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """What benchmark.yml does once it knows whom to ask."""
+    tasks = [
+        {"trtllm.fleet.trtllm_tokenizer_fetch": {"path": str(room / "tiny")}, "register": "tokens"},
+        {"trtllm.fleet.fleet_benchmark": asked},
+    ]
+    play = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]
+    (tmp_path / "play.yml").write_text(json.dumps(play))
+    argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", str(tmp_path / "play.yml")]
+    environ = {**os.environ, "ANSIBLE_CONFIG": str(repo_dir / "ansible.cfg")}
+    return subprocess.run(
+        [*argv, "-e", f"ansible_python_interpreter={sys.executable}"],
+        cwd=repo_dir, env=environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
 @pytest.mark.skipif(
     not _venv.made(_bench_run.NAME, _bench_run.REQUIREMENTS),
     reason="the client of benchmark.yml is not installed (tools/benchmark.py setup does)",
@@ -90,18 +107,7 @@ def test_a_benchmark_counts_what_the_server_gives(
         "concurrency": [2], "lengths": [{"input": 24, "output": 8}], "requests": 6, "repeats": 1, "label": "one",
         "service_level": {"time_to_first_token": 60_000}, "directory": str(tmp_path / "runs"),
     }  # fmt: skip
-    tasks = [
-        {"trtllm.fleet.trtllm_tokenizer_fetch": {"path": str(room / "tiny")}, "register": "tokens"},
-        {"trtllm.fleet.fleet_benchmark": asked},
-    ]
-    play = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]
-    (tmp_path / "play.yml").write_text(json.dumps(play))
-    argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", str(tmp_path / "play.yml")]
-    environ = {**os.environ, "ANSIBLE_CONFIG": str(repo_dir / "ansible.cfg")}
-    done = subprocess.run(
-        [*argv, "-e", f"ansible_python_interpreter={sys.executable}"],
-        cwd=repo_dir, env=environ, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = benchmarked(asked, room, repo_dir, tmp_path)
     assert done.returncode == 0 and "sk-not-asked-for" not in done.stdout + done.stderr, done.stdout + done.stderr
     (kept,) = (tmp_path / "runs").glob("*.json")
     run = json.loads(kept.read_text())
@@ -113,6 +119,38 @@ def test_a_benchmark_counts_what_the_server_gives(
     assert (run["label"], run["verdict"], run["target"]["tunnel"]) == ("one", None, False)
     assert kept.with_suffix(".csv").read_text().count("\n") == 2
     assert "benchmark 1 of 1: 2 at once, 24 tokens in, 8 out: " in done.stdout
+
+
+@pytest.mark.skipif(
+    not _venv.made(_bench_run.NAME, _bench_run.REQUIREMENTS),
+    reason="the client of benchmark.yml is not installed (tools/benchmark.py setup does)",
+)
+def test_a_benchmark_refuses_what_became_slow(served: Served, room: Path, repo_dir: Path, tmp_path: Path) -> None:
+    """Two real runs of the same service, the second through an address whose answers begin six seconds later."""
+    if served.entry != "ensemble":
+        pytest.skip("one server is enough for it")
+    asked = {
+        "url": served.url, "model": "tiny", "api": "chat", "tokenizer": "{{ tokens.files }}", "concurrency": [2],
+        "lengths": [{"input": 24, "output": 8}], "requests": 4, "repeats": 2, "label": "before",
+        "directory": str(tmp_path / "runs"),
+    }  # fmt: skip
+    before = benchmarked(asked, room, repo_dir, tmp_path)
+    assert before.returncode == 0, before.stdout + before.stderr
+    port = free_port()
+    argv = [sys.executable, str(repo_dir / "tests" / "contract" / "slow_address.py"), "127.0.0.1", str(port)]
+    with subprocess.Popen([*argv, served.url.rpartition(":")[2], "6"]) as slow:
+        try:
+            again = {**asked, "url": f"http://127.0.0.1:{port}", "label": "", "against": "before", "gate": True}
+            after = benchmarked(again, room, repo_dir, tmp_path)
+        finally:
+            slow.terminate()
+    said = " ".join((after.stdout + after.stderr).split())
+    assert after.returncode != 0 and "Against before: worse: " in said, said
+    assert re.search(r"tiny is worse: time to first token \+\d+ % \(\+\d+ to \+\d+ %\)", said), said
+    runs = [json.loads(path.read_text()) for path in sorted((tmp_path / "runs").glob("*.json"))]
+    run = runs[-1]
+    assert len(runs) == 2 and runs[0]["verdict"] is None
+    assert run["verdict"]["verdict"] == "worse" and run["points"][0]["errors"] == 0
 
 
 def until(condition: Callable[[], bool]) -> None:

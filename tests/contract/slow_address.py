@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A slow address of a gateway: each answer begins so much later. slow.py HOST PORT TO_PORT SECONDS"""
+"""A slow address of a gateway: each answer begins so much later. slow_address.py HOST PORT TO_PORT SECONDS"""
 
 from __future__ import annotations
 
