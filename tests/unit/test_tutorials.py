@@ -51,6 +51,14 @@ def test_what_is_replaced_stands_in_a_page_that_is_run() -> None:
         assert row["page"] in (REPO / row["file"]).read_text(encoding="utf-8"), row
 
 
+def test_what_is_not_typed_is_run_by_a_scenario() -> None:
+    commands = [step.command for name in RUN for step in TABLE.steps(name) if step.command]
+    left = [row for row in TABLE.given["not_typed"] if any(row["page"] in command for command in commands)]
+    assert left == TABLE.given["not_typed"] and len(left) < len(commands) / 8
+    for row in left:
+        assert row["has"] in (REPO / row["file"]).read_text(encoding="utf-8"), row
+
+
 def test_what_is_replaced_leaves_nothing_that_no_test_host_has() -> None:
     for name in RUN:
         for step in TABLE.steps(name):
