@@ -48,7 +48,7 @@ FREE_TEXT = ("prompt", "contains", "matches", "equals")
 # What a replica may not say in its options, as its place is elsewhere or the plan says it.
 SAID_ELSEWHERE = (
     "name", "model", "world_size", "repository_dir", "engine_dirs", "checkpoint_dirs", "fingerprint", "gpus",
-    "http_port", "grpc_port", "metrics_port", "nodes", "node", "gang_port",
+    "http_port", "grpc_port", "metrics_port", "nodes", "node", "gang_port", "context", "generation",
 )  # fmt: skip
 # Far more than a host with eight GPUs takes, which has some hundred values.
 MOST_VALUES, MOST_CHARACTERS = 100_000, 1_000_000

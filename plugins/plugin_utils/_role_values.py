@@ -182,7 +182,9 @@ def _judge(value: Any, about: Mapping[str, Any], key: str, what: str) -> None:
         for number, element in enumerate(_listed(value, what)):
             if element is None:
                 raise FleetError(f"{what}[{number}] is empty; leave it out.")
-            _judge(element, {**about, "type": about.get("elements", "str")}, key, f"{what}[{number}]")
+            # What is in a list of lists has no type of its own.
+            inner = {**about, "type": about.get("elements", "str"), "elements": "raw"}
+            _judge(element, inner, key, f"{what}[{number}]")
     elif kind == "dict":
         _judge_dict(value, about, key, what)
     elif kind in ("int", "float"):

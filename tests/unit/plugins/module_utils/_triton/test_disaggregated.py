@@ -15,6 +15,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases imp
 from ansible_collections.trtllm.fleet.plugins.module_utils._service import quadlet
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import replica as triton_replica
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import held_ports
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._role_values import check_values
 from unit.fleet_fakes import description, model
 from unit.plugins.module_utils._triton.test_replica import SETTINGS
 
@@ -127,6 +128,18 @@ def test_a_release_without_it_is_refused_by_the_table(monkeypatch: pytest.Monkey
     monkeypatch.setattr(release_serve, "DISAGGREGATED", "1.0.0-1.2.0 | config_file\n")
     with pytest.raises(FleetError, match="m-0: context and generation need trtllm-serve disaggregated"):
         service()
+
+
+def test_values_of_the_roles_are_judged_in_lists_of_lists_too() -> None:
+    def judge(context: Any) -> None:
+        one = {"name": "m", "serving": {"replicas": [{"context": context, "generation": [["GPU-a"]]}]}}
+        check_values("fleet", {"trtllm_models": [one]})
+
+    judge([[0], [1]])
+    with pytest.raises(FleetError, match=r"context\[0\] is 0; give a list\.$"):
+        judge([0])
+    with pytest.raises(FleetError, match="control characters"):
+        judge([["a\nb"]])
 
 
 def test_a_gpu_is_given_once() -> None:
