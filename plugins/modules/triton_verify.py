@@ -181,7 +181,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import missing_client, one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gate import parse_gate
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify import Target, table, verification_of
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify import Target, table
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify_by_api import verification_of
 
 PROMPT_SPEC = {
     "prompt": {"type": "str", "required": True},

@@ -17,7 +17,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._repository.entry imp
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.repository import Repository
 from ansible_collections.trtllm.fleet.plugins.module_utils._repository.request import RepositoryRequest
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gate import parse_gate
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify import Target, verification_of
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify import Target
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify_by_api import verification_of
 from contract.test_triton_cpu_live import ANSWER, PODMAN, QUESTION, Server
 from contract.test_triton_cpu_live import room as room
 from openai_gateway_fakes import OPEN, Gateway, Network, gateway, model_entry

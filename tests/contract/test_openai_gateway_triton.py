@@ -61,6 +61,14 @@ def whole_server(room: Path, **more: Any) -> Server:
     pytest.fail(f"three servers in a row were not whole: {broken}")
 
 
+needs_client = pytest.mark.skipif(
+    not _venv.made(_bench_run.NAME, _bench_run.REQUIREMENTS),
+    reason="the client of benchmark.yml, which `make test` installs, is not there; run tools/benchmark.py setup",
+)
+# Through its ensemble Triton streams each token by itself.
+one_server = pytest.mark.parametrize("served", CASES[2:], ids=IDS[2:], indirect=True)
+
+
 @pytest.fixture(scope="module", params=CASES, ids=IDS)
 def served(request: pytest.FixtureRequest, room: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     entry, accumulate = request.param
@@ -90,17 +98,13 @@ def benchmarked(asked: dict[str, Any], room: Path, repo_dir: Path, tmp_path: Pat
     )  # fmt: skip
 
 
-@pytest.mark.skipif(
-    not _venv.made(_bench_run.NAME, _bench_run.REQUIREMENTS),
-    reason="the client of benchmark.yml is not installed (tools/benchmark.py setup does)",
-)
+@needs_client
+@one_server
 @pytest.mark.parametrize("api", ["chat", "triton"])
 def test_a_benchmark_counts_what_the_server_gives(
     served: Served, room: Path, api: str, repo_dir: Path, tmp_path: Path
 ) -> None:
     """The field's own client, with the tokenizer of the checkpoint, without a hub."""
-    if served.entry != "ensemble":
-        pytest.skip("one server is enough for it, and Triton streams each token by itself through its ensemble")
     url = served.url if api == "chat" else f"http://127.0.0.1:{served.triton.http}"
     asked = {
         "url": url, "model": "tiny", "api": api, "key": "sk-not-asked-for", "tokenizer": "{{ tokens.files }}",
@@ -121,14 +125,10 @@ def test_a_benchmark_counts_what_the_server_gives(
     assert "benchmark 1 of 1: 2 at once, 24 tokens in, 8 out: " in done.stdout
 
 
-@pytest.mark.skipif(
-    not _venv.made(_bench_run.NAME, _bench_run.REQUIREMENTS),
-    reason="the client of benchmark.yml is not installed (tools/benchmark.py setup does)",
-)
+@needs_client
+@one_server
 def test_a_benchmark_refuses_what_became_slow(served: Served, room: Path, repo_dir: Path, tmp_path: Path) -> None:
     """Two real runs of the same service, the second through an address whose answers begin six seconds later."""
-    if served.entry != "ensemble":
-        pytest.skip("one server is enough for it")
     asked = {
         "url": served.url, "model": "tiny", "api": "chat", "tokenizer": "{{ tokens.files }}", "concurrency": [2],
         "lengths": [{"input": 24, "output": 8}], "requests": 4, "repeats": 2, "label": "before",

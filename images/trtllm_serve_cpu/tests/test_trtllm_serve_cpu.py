@@ -20,7 +20,8 @@ pytest.importorskip("numpy")
 import httpx
 import uvicorn
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gate import parse_gate
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify import Target, verification_of
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify import Target
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify_by_api import verification_of
 from openai_gateway.interface import describe
 from openai_gateway_fakes import OPEN, FakeTriton, Network, gateway, model_entry
 from tensorrt_llm.errors import TrtllmError

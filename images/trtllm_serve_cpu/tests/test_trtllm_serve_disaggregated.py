@@ -22,7 +22,8 @@ pytest.importorskip("numpy")
 import httpx
 import uvicorn
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gate import parse_gate
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify import Target, verification_of
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify import Target
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify_by_api import verification_of
 from openai_gateway_fakes import OPEN, Network, free_port, gateway, model_entry, wait_for
 from tensorrt_llm.errors import TrtllmError
 from tensorrt_llm.llmapi.model import Model
