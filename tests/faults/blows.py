@@ -24,3 +24,4 @@ CLOCK = (
     "echo {} > /etc/faketimerc && echo $library > /etc/ld.so.preload"
 )
 CLOCK_RIGHT = "rm -f /etc/ld.so.preload /etc/faketimerc"
+READ_ONLY = "cd {0} && mount --bind . . && mount -o remount,ro,bind ."

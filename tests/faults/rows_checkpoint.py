@@ -9,14 +9,7 @@ from . import lab
 from .blows import MODULE, REBOOT, UP, until
 from .lab import SCRATCH
 from .rows import GOES_ON, KILLED, Row, Strike
-
-CHECKPOINT = f"test -s {SCRATCH}/checkpoints/scratch/config.json"
-NO_CHECKPOINT = f"test ! -e {SCRATCH}/checkpoints/scratch"
-FRESH = f"rm -rf {SCRATCH}/* {SCRATCH}/.[!.]*; "
-ENGINE = f"ls {SCRATCH}/engines/scratch/*/rank0.engine"
-BUILDING = until("podman ps --format '{{.Names}}' | grep -q trtllm-engine")
-FILL = f"fallocate -l $(( $(df --output=avail -B1 {SCRATCH} | tail -n 1) - {{}} )) {SCRATCH}/full"
-SLOWLY = {"engine_environment": {"TRTLLM_CPU_BUILD_SECONDS": "6"}}
+from .scratch import CHECKPOINT, FILL, FRESH, NO_CHECKPOINT
 
 
 def checkpoint(fault: str, when: str, expected: str, **about: Any) -> Row:

@@ -6,17 +6,11 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from .blows import CLOCK, CLOCK_RIGHT, NEXT_MODULE, REBOOT, UP, until
+from .blows import CLOCK, CLOCK_RIGHT, NEXT_MODULE, REBOOT, UP
 from .lab import SCRATCH
 from .rows import GOES_ON, KILLED, Row, Strike
+from .scratch import BUILDING, ENGINE, FILL, FRESH, SLOWLY
 
-CHECKPOINT = f"test -s {SCRATCH}/checkpoints/scratch/config.json"
-NO_CHECKPOINT = f"test ! -e {SCRATCH}/checkpoints/scratch"
-FRESH = f"rm -rf {SCRATCH}/* {SCRATCH}/.[!.]*; "
-ENGINE = f"ls {SCRATCH}/engines/scratch/*/rank0.engine"
-BUILDING = until("podman ps --format '{{.Names}}' | grep -q trtllm-engine")
-FILL = f"fallocate -l $(( $(df --output=avail -B1 {SCRATCH} | tail -n 1) - {{}} )) {SCRATCH}/full"
-SLOWLY = {"engine_environment": {"TRTLLM_CPU_BUILD_SECONDS": "6"}}
 BUILD = r"TASK \[trtllm.fleet.engine : Ensure that the engines are built"
 NO_ENGINE = f"! ls {SCRATCH}/engines/scratch/*/rank0.engine 2> /dev/null"
 CONTAINER = "$(podman ps --format '{{.Names}}' | grep trtllm-engine)"

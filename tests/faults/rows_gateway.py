@@ -6,25 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 from . import lab
-from .blows import CLOCK, CLOCK_RIGHT, MODULE, REBOOT, UP, until
+from .blows import CLOCK, CLOCK_RIGHT, MODULE, READ_ONLY, REBOOT, UP
 from .rows import FAILS, GOES_ON, KILLED, Row, Strike
-
-UNIT = "/etc/containers/systemd/triton-tiny-llama-0.container"
-SERVICE = "triton-tiny-llama-0.service"
-ACTIVE = f"systemctl is-active {SERVICE} openai-gateway.service"
-STARTING = until(f"systemctl is-active {SERVICE} | grep -q '^activating'", 90) + " && "
-STARTS = r"TASK \[trtllm.fleet.triton : Ensure that the replicas run"
-BEGINS = f"systemctl stop {SERVICE}; "
-READ_ONLY = "cd {0} && mount --bind . . && mount -o remount,ro,bind ."
-CDI = 'sed -i.faults \'s/name: "0"/name: "7"/; s/name: 0$/name: 7/\' /etc/cdi/nvidia.yaml'
-CDI_RIGHT = "mv /etc/cdi/nvidia.yaml.faults /etc/cdi/nvidia.yaml"
-LISTENER = "systemd-run --unit=faults-listener --collect python3 -m http.server {} --bind 0.0.0.0; sleep 1"
-HEALS = (
-    "for i in $(seq 120); do curl -fsS -m 5 -o /dev/null http://$(hostname -i | cut -d' ' "
-    "-f1):8000/v2/health/ready && exit 0;"
-    " sleep 0.5; done; exit 1"
-)
-
+from .serving import ACTIVE, BEGINS, LISTENER
 
 CONFIG = "/etc/trtllm/openai_gateway/config.json"
 GATEWAY_UNIT = "/etc/containers/systemd/openai-gateway.container"

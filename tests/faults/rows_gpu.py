@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from .blows import until
+from .blows import READ_ONLY, until
 from .rows import FAILS, GOES_ON, KILLED, Row, Strike
 
 AWAY = (
     "apt-get purge -qqy --allow-change-held-packages $(dpkg-query -W -f '${Package} ${db:Status-Status}\\n'"
     " | awk '/ installed$/ && /nvidia|libcuda/ && !/container/ {print $1}') > /dev/null 2>&1; true; "
 )
-READ_ONLY = "cd {0} && mount --bind . . && mount -o remount,ro,bind ."
 PACKAGES = r"TASK \[trtllm.fleet.gpu_driver : Install all packages of the driver in one transaction"
 INSTALLING = until("pgrep -x dpkg > /dev/null") + " && "
 

@@ -5,17 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .blows import MODULE, until
+from .blows import MODULE
 from .lab import SCRATCH
 from .rows import FAILS, GOES_ON, KILLED, Row, Strike
+from .scratch import FILL, FRESH
 
-CHECKPOINT = f"test -s {SCRATCH}/checkpoints/scratch/config.json"
-NO_CHECKPOINT = f"test ! -e {SCRATCH}/checkpoints/scratch"
-FRESH = f"rm -rf {SCRATCH}/* {SCRATCH}/.[!.]*; "
-ENGINE = f"ls {SCRATCH}/engines/scratch/*/rank0.engine"
-BUILDING = until("podman ps --format '{{.Names}}' | grep -q trtllm-engine")
-FILL = f"fallocate -l $(( $(df --output=avail -B1 {SCRATCH} | tail -n 1) - {{}} )) {SCRATCH}/full"
-SLOWLY = {"engine_environment": {"TRTLLM_CPU_BUILD_SECONDS": "6"}}
 REPOSITORY = "ls /var/lib/trtllm/repositories/tiny-llama/*/tensorrt_llm/config.pbtxt"
 PLACE = "cd $(ls -d /var/lib/trtllm/repositories/tiny-llama/*/ | head -n 1) && "
 

@@ -132,14 +132,20 @@ def test_check_mode_says_who_would_bring_it_and_asks_nobody_to(tmp_path: Path) -
     assert all(found.of(name, "trtllm_artifact_fetch") == [] for name in found.calls)
 
 
+def weights_of(directory: Path) -> Path:
+    """A checkpoint of the controller."""
+    weights = directory / "weights"
+    weights.mkdir()
+    for name, body in files().items():
+        (weights / name).write_bytes(body)
+    return weights
+
+
 def test_what_the_controller_sends_is_handed_on_while_it_arrives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRTLLM_FLEET_CACHE", str(tmp_path / "cache"))
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    for name, body in files().items():
-        (weights / name).write_bytes(body)
+    weights = weights_of(tmp_path)
     found = local(weights, tmp_path / "index.json")
     digest, pieces = found.tree.digest, found.pieces.identity
     missing = {"changed": False, "reasons": ["config.json: added"], "digest": "", "path": "/srv/llm/checkpoints/m"}
@@ -173,10 +179,7 @@ def test_what_the_controller_sends_is_handed_on_while_it_arrives(
 
 def test_what_is_read_while_it_is_sent_is_received_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRTLLM_FLEET_CACHE", str(tmp_path / "cache"))
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    for name, body in files().items():
-        (weights / name).write_bytes(body)
+    weights = weights_of(tmp_path)
     digest, pieces = (found := local(weights, tmp_path / "index.json")).tree.digest, found.pieces.identity
     first = draft(weights, tmp_path / "none.json")
     assert first is not None
@@ -212,10 +215,7 @@ def test_where_one_host_may_have_it_all_are_asked_by_its_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRTLLM_FLEET_CACHE", str(tmp_path / "cache"))
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    for name, body in files().items():
-        (weights / name).write_bytes(body)
+    weights = weights_of(tmp_path)
     digest = local(weights, tmp_path / "index.json").tree.digest
     about = {"changed": False, "path": "/srv/llm/checkpoints/m", "digest": ""}
     missing = {**about, "reasons": ["config.json: added"], "alike": False}
