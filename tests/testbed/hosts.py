@@ -102,7 +102,7 @@ def up(settings: Settings, hosts: Sequence[Host], recreate: bool = False) -> lis
                 image = rootfs.current_image(settings, host.suite)
                 boots.append(_place(settings, client, host, image, existing, recreate))
         with ThreadPoolExecutor(max_workers=max(len(boots), 1)) as pool:
-            for _ in pool.map(_boot, boots):
+            for _ in pool.map(lambda boot: _boot(settings, boot), boots):
                 pass
     except BaseException as error:
         for boot in boots:
@@ -186,7 +186,7 @@ def _arguments(client: Any, host: Host, image: str, ip: str) -> dict[str, Any]:
         "privileged": True,
         "network": NETWORK,
         # a MAC address of its own: with another after each restart, ARP caches would be wrong for up to 30 s
-        "networking_config": {NETWORK: client.api.create_endpoint_config(ipv4_address=ip, mac_address=mac(ip))},
+        "networking_config": {NETWORK: client.api.create_endpoint_config(ipv4_address=ip, mac_address=network.mac(ip))},
         # a reboot ends the container, podman starts it again
         "restart_policy": {"Name": "always"},
         "volumes": [f"{host.storage}:/var/lib/containers", *host.volumes],
@@ -194,18 +194,14 @@ def _arguments(client: Any, host: Host, image: str, ip: str) -> dict[str, Any]:
     }
 
 
-def mac(ip: str) -> str:
-    """A locally administered MAC address for an IPv4 address."""
-    return "02:42:" + ":".join(f"{int(part):02x}" for part in ip.split("."))
-
-
-def _boot(boot: Boot) -> None:
+def _boot(settings: Settings, boot: Boot) -> None:
     """Start the container and wait until systemd and sshd are there."""
     started = time.monotonic()
     if boot.container.status == "paused":
         boot.container.unpause()
     elif boot.container.status != "running":
         boot.container.start()
+    network.keep_address(settings)
     boot.seconds["start"] = time.monotonic() - started
     deadline = started + BOOT_SECONDS
     boot.container.reload()
@@ -310,7 +306,7 @@ def act(settings: Settings, action: str, names: Sequence[str]) -> None:
         off = settings.off / container.name
         if action == "start":
             off.unlink(missing_ok=True)
-            _boot(Boot(container.name, address(container), container, created=False))
+            _boot(settings, Boot(container.name, address(container), container, created=False))
         elif action in ("stop", "cut"):
             # so that nobody takes it for one that rebooted and did not come back
             off.parent.mkdir(exist_ok=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from . import outer
@@ -14,6 +15,13 @@ from .settings import LABEL, NETWORK, Settings
 
 # podman's default network: hosts have one of their own inside, with the same subnet
 NESTED = ipaddress.IPv4Network("10.88.0.0/16")
+INTERFACES = Path("/sys/class/net")
+GIVEN = "3"  # addr_assign_type of an interface whose address was set by hand: NET_ADDR_SET of linux/netdevice.h
+
+
+def mac(ip: str) -> str:
+    """A locally administered MAC address for an IPv4 address."""
+    return "02:42:" + ":".join(f"{int(part):02x}" for part in ip.split("."))
 
 
 def ensure(settings: Settings, client: Any) -> None:
@@ -41,6 +49,18 @@ def ensure(settings: Settings, client: Any) -> None:
     )  # fmt: skip
 
 
+def keep_address(settings: Settings) -> None:
+    """Give the machine's end of the network a MAC address of its own, once the first host has made it.
+
+    A bridge without one takes the lowest of its ports', so that with each host that comes or goes it may be another:
+    what the other hosts know of the machine is wrong then, and their connections to it stand still for up to a minute.
+    """
+    for interface in _asked(["addr", "show", "to", settings.gateway]):
+        name = interface["ifname"]
+        if (INTERFACES / name / "addr_assign_type").read_text(encoding="ascii").strip() != GIVEN:
+            subprocess.run(["ip", "link", "set", "dev", name, "address", mac(settings.gateway)], check=True)
+
+
 def remove(client: Any) -> None:
     """Remove the network, if it is there."""
     for network in client.networks.list(names=[NETWORK]):
@@ -60,6 +80,10 @@ def clashing(subnet: ipaddress.IPv4Network, routes: list[dict[str, str]]) -> str
 
 
 def _routes() -> list[dict[str, str]]:
-    output = subprocess.run(["ip", "-4", "-json", "route"], text=True, capture_output=True, check=False).stdout
-    routes: list[dict[str, str]] = json.loads(output or "[]")
-    return routes
+    return _asked(["route"])
+
+
+def _asked(question: list[str]) -> list[dict[str, str]]:
+    output = subprocess.run(["ip", "-4", "-json", *question], text=True, capture_output=True, check=False).stdout
+    answer: list[dict[str, str]] = json.loads(output or "[]")
+    return answer

@@ -270,6 +270,24 @@ class TestNetwork:
     def test_subnet_of_nested_podman(self) -> None:
         assert "10.88.0.0/16" in str(network.clashing(ipaddress.IPv4Network("10.88.7.0/24"), []))
 
+    @pytest.mark.parametrize(("kind", "done"), [("1", True), ("3", False)])
+    def test_the_machines_end_has_an_address_that_hosts_do_not_change(
+        self, config: settings.Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, done: bool
+    ) -> None:
+        (tmp_path / "br7").mkdir()
+        (tmp_path / "br7/addr_assign_type").write_text(f"{kind}\n")
+        asked: list[list[str]] = []
+
+        def ip(command: list[str], **_: Any) -> SimpleNamespace:
+            asked.append(command)
+            return SimpleNamespace(stdout='[{"ifname": "br7"}]')
+
+        monkeypatch.setattr(network, "INTERFACES", tmp_path)
+        monkeypatch.setattr("testbed.network.subprocess.run", ip)
+        network.keep_address(config)
+        assert "10.200.0.1" in asked[0]
+        assert asked[1:] == [["ip", "link", "set", "dev", "br7", "address", "02:42:0a:c8:00:01"]] * done
+
 
 class TestInventory:
     def test_host_keys_are_pinned(self, config: settings.Settings) -> None:
