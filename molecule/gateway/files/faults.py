@@ -29,6 +29,7 @@ SLOW_CLIENTS, ABANDONED = 1000, 60
 AT_ONCE, WAITING = 32, 32  # requests that the gateway of this scenario lets through, and lets wait
 # Seconds. On a busy machine all takes longer, so there the first two are measured by what other work takes beside it.
 NEXT_ANSWER, OTHERS_WAIT, BACK_AGAIN = 1.0, 0.05, 120.0
+STOPPED = 5.0  # less than what the gateway of this scenario waits for a replica that says nothing
 SHARE = 0.5  # replicas, gateway and clients have the same few cores here
 
 Found = dict[str, Any]
@@ -196,20 +197,29 @@ def crowd(gateway: Gateway) -> Found:
 
 def queue(gateway: Gateway) -> Found:
     """More requests than are worked on and wait."""
-    running = [gateway.begin({"max_tokens": 300, "ignore_eos": True}) for _ in range(AT_ONCE)]
-    full = until(lambda: gateway.outstanding() >= AT_ONCE, 60)
-    with ThreadPoolExecutor(WAITING) as pool:
-        waiting = [pool.submit(gateway.ask) for _ in range(WAITING)]
-        queued = until(lambda: f"requests_queued {WAITING}.0" in gateway.send(None, "/metrics")["text"], 60)
-        refused = [gateway.ask() for _ in range(10)]
-        served = [one.result()["status"] for one in waiting]
+    # The replicas are stopped meanwhile, so that however fast or busy the machine is, none of them is done too early.
+    for unit in UNITS:
+        hit(unit, signal.SIGSTOP)
+    try:
+        running = [gateway.begin({"max_tokens": 8, "ignore_eos": True}) for _ in range(AT_ONCE)]
+        full = until(lambda: gateway.outstanding() >= AT_ONCE, STOPPED)
+        with ThreadPoolExecutor(WAITING) as pool:
+            waiting = [pool.submit(gateway.ask) for _ in range(WAITING)]
+            queued = until(lambda: f"requests_queued {WAITING}.0" in gateway.send(None, "/metrics")["text"], STOPPED)
+            refused = [gateway.ask() for _ in range(10)]
+            for unit in UNITS:
+                hit(unit, signal.SIGCONT)
+            served = [one.result()["status"] for one in waiting]
+    finally:
+        for unit in UNITS:
+            hit(unit, signal.SIGCONT)
     until(lambda: not gateway.outstanding(), 60)
     for connection in running:
         connection.close()
     told = all(answer["retry"] and json.loads(answer["text"])["error"]["message"] for answer in refused)
     found = {"waited": served.count(200), "refused": [answer["status"] for answer in refused].count(503)}
     ok = full >= 0 and queued >= 0 and told and found == {"waited": WAITING, "refused": len(refused)}
-    return {"ok": ok, "found": found}
+    return {"ok": ok, "found": {**found, "full_after": full, "queued_after": queued}}
 
 
 def abandoned(gateway: Gateway) -> Found:
