@@ -27,6 +27,8 @@ REMEDIES = {
     errno.EIO: "look into the kernel's log for the disk's errors",
     errno.ELOOP: "links lead in a circle there: repair them",
 }
+# What to do where a server did not answer; Python gives no number where a time of its own ran out.
+UNREACHED = "see that what is asked runs, and that the network lets it be reached"
 # What only writing meets, or what stands where something is renamed to.
 OF_THE_TARGET = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY)
 # What a terminal or a log would act on instead of showing it: control characters, turns of the writing direction, and
@@ -64,7 +66,10 @@ def sentence(error: FleetError | OSError, where: str = "The host") -> str:
     other = error.filename2 if error.errno in OF_THE_TARGET else None
     named = next((name for name in (other, error.filename) if isinstance(name, (str, bytes))), where)
     where = os.fsdecode(named)
-    remedy = REMEDIES.get(error.errno or 0, "look at the file system of the host")
+    otherwise = (
+        UNREACHED if isinstance(error, (TimeoutError, ConnectionError)) else "look at the file system of the host"
+    )
+    remedy = REMEDIES.get(error.errno or 0, otherwise)
     return one_line(f"{where}: {error.strerror or error}; {remedy}.")
 
 

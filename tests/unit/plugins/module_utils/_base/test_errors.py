@@ -29,3 +29,11 @@ def test_an_error_that_names_nothing_is_of_the_place() -> None:
     assert sentence(OSError(errno.ENOSPC, "No space left on device"), "/var/lib/trtllm") == (
         "/var/lib/trtllm: No space left on device; make room there."
     )
+
+
+@pytest.mark.parametrize("error", [TimeoutError("timed out"), ConnectionResetError(errno.ECONNRESET, "reset by peer")])
+def test_a_server_that_does_not_answer_is_no_matter_of_files(error: OSError) -> None:
+    told = sentence(error, "http://gpu-01:8000")
+    assert told.startswith("http://gpu-01:8000: ") and told.endswith(
+        "; see that what is asked runs, and that the network lets it be reached."
+    )
