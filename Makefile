@@ -67,8 +67,8 @@ bench-checkpoint: setup-hosts ## a checkpoint from the controller to one host an
 bench-fleet: setup-hosts ## a change rolled through test hosts: seconds, answers a second meanwhile, bytes that the builder sent
 	@.venv/bin/python tests/bench/bench_fleet.py
 
-bench-gang: setup-hosts ## a replica on two hosts against the same ranks on one: start, stop, and repair by blow
-	@.venv/bin/python tests/bench/bench_gang.py
+bench-gang: setup-hosts ## a replica on two hosts against the same ranks on one: start, stop, repair by blow (ARGUMENTS='--rounds 1')
+	@.venv/bin/python tests/bench/bench_gang.py $(ARGUMENTS)
 
 bench-scale: setup-hosts ## what a run without changes costs the controller, for real hosts and for replayed ones
 	@.venv/bin/python tests/bench/bench_scale.py

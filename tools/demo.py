@@ -23,6 +23,12 @@ PYTHON = VENV / "bin" / "python"
 IMAGES = {"triton_cpu": "localhost/triton_cpu:1.2.1", "openai_gateway": "localhost/openai_gateway:0.1.0"}
 
 
+def own_commands() -> None:
+    """Have the checkout's own Ansible and its configuration, as make has."""
+    os.environ["PATH"] = f"{VENV / 'bin'}:{os.environ['PATH']}"
+    os.environ.setdefault("ANSIBLE_CONFIG", str(REPO / "ansible.cfg"))
+
+
 def preflight() -> None:
     """Refuse in one sentence what could not work, before anything is made."""
     if os.geteuid() != 0:
@@ -139,8 +145,7 @@ def main() -> int:
     parser.add_argument("action", choices=["up", "down", "images"])
     parser.add_argument("--timings", type=Path, help="write the stages' wall times, in seconds, to this JSON file")
     args = parser.parse_args()
-    os.environ["PATH"] = f"{VENV / 'bin'}:{os.environ['PATH']}"
-    os.environ.setdefault("ANSIBLE_CONFIG", str(REPO / "ansible.cfg"))
+    own_commands()
     actions = {"up": lambda: up(args.timings), "down": down, "images": only_images}
     return main_guard("demo", actions[args.action])
 

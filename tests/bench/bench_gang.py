@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What it costs that the ranks of a replica are on two hosts: a table, and JSON with --json.
 
-    tests/bench/bench_gang.py [--rounds 5] [--blow BLOW ...] [--json FILE] [--keep]
+    tests/bench/bench_gang.py [--rounds 3] [--blow BLOW ...] [--minutes 20] [--json FILE] [--keep]
 
 Three test hosts are brought up and deployed: a replica with one rank on each of two hosts, and one with the same two
 ranks on the third. Each round stops and starts both, in turn: seconds until `systemctl stop` is back, and from
 `systemctl start` to the first token. Then the first is struck as in molecule/multinode (molecule/shared/blows.py):
-seconds until the blow is noticed, and until clients have a token again.
+seconds until the blow is noticed, and until clients have a token again. Each figure is told as it is measured; where
+one cannot be had, or --minutes are over, those before it are in the table all the same.
 
 All hosts share the cores of this machine: what is told of seconds is what such a machine does, and only the columns of
 one run compare.
@@ -18,9 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -128,31 +132,45 @@ def compared(name: str, spread: list[float], together: list[float]) -> Row:
     )  # fmt: skip
 
 
-def measured(bench: Bench, rounds: int, blows: list[str]) -> list[Row]:
-    """Starts and stops of both, in turn, and what follows each blow."""
+def measured(bench: Bench, rounds: int, blows: list[str], until: float) -> Iterator[Row]:
+    """Starts and stops of both, in turn, and what follows each blow; no more is begun after *until*."""
+
+    def begin(what: str) -> None:
+        if time.monotonic() > until:
+            raise StageError(f"the time was over before {what}; give fewer --rounds, or more --minutes.")
+        bench.stages.say(what)
+
     stops: dict[Replica, list[float]] = {bench.spread: [], bench.together: []}
     starts: dict[Replica, list[float]] = {bench.spread: [], bench.together: []}
     for number in range(rounds):
-        bench.stages.say(f"round {number + 1} of {rounds}")
+        begin(f"round {number + 1} of {rounds}")
         for replica in (bench.spread, bench.together):
             stops[replica].append(bench.stop(replica))
         for replica in (bench.spread, bench.together):
             starts[replica].append(bench.start(replica))
-    rows = [
-        compared("start to first token", starts[bench.spread], starts[bench.together]),
-        compared("stop", stops[bench.spread], stops[bench.together]),
-    ]
+    yield compared("start to first token", starts[bench.spread], starts[bench.together])
+    yield compared("stop", stops[bench.spread], stops[bench.together])
     for blow in blows:
-        bench.stages.say(blow)
+        begin(blow)
         found = bench.spread.strike(blow)
         if found["repaired"] is None or found["left"]:
             raise StageError(f"{blow}: not repaired within {PATIENCE} s, or ranks were left: {found}.")
-        rows.append(Row(blow, f"noticed after {found['noticed']} s", f"a token after {found['repaired']} s"))
-    return rows
+        yield Row(blow, f"noticed after {found['noticed']} s", f"a token after {found['repaired']} s")
+
+
+def told(rows: list[Row], file: Path | None) -> None:
+    """The table, and the same as JSON in a file."""
+    print(table(rows), flush=True)
+    if file:
+        facts = {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg(), "rows": [asdict(row) for row in rows]}
+        file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    stages = Stages("bench")
+    # So that the hosts are removed too where somebody ends it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(f"bench: ended by signal {number}"))
+    stages, rows = Stages("bench"), list[Row]()
+    demo.own_commands()
     demo.preflight()
     demo.testbed(stages)
     demo.images(stages)
@@ -162,20 +180,24 @@ def run(arguments: argparse.Namespace) -> int:
         bench = Bench(stages, Path(scratch))
         try:
             bench.up()
-            rows = measured(bench, arguments.rounds, arguments.blow)
+            until = time.monotonic() + 60 * arguments.minutes
+            for row in measured(bench, arguments.rounds, arguments.blow, until):
+                stages.say(f"{row.what}: {row.value}, {row.against}")
+                rows.append(row)
+        except subprocess.SubprocessError as error:
+            raise StageError(f"a test host does not answer: {error}; --keep leaves them for a look.") from None
         finally:
+            if rows:
+                told(rows, arguments.json)
             if not arguments.keep:
                 bench.down()
-    print(table(rows))
-    if arguments.json:
-        facts = {"cores": len(os.sched_getaffinity(0)), "rows": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="starts of each replica")
+    parser.add_argument("--rounds", type=int, default=3, help="starts of each replica")
+    parser.add_argument("--minutes", type=float, default=20, help="after which no round and no blow is begun")
     parser.add_argument("--blow", action="append", choices=list(BLOWS), help="one of molecule/shared/blows.py; all")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     parser.add_argument("--keep", action="store_true", help="leave the hosts for a look")
