@@ -44,8 +44,10 @@ class ActionModule(ActionBase):
             # What is not the controller's may be the host's.
             args["paths"] = sorted({*(args.get("paths") or []), *places(plan, values)})
             too_large = [name for name, digest in inputs.items() if not digest]
+            partial = self._partial()
+            args["whole"] = not partial
             args["unsettled"] = [
-                *(args.get("unsettled") or []), *self._partial(), *asks_more(plan, values),
+                *(args.get("unsettled") or []), *partial, *asks_more(plan, values),
                 *(f"{name} has too many files to look at" for name in too_large),
             ]  # fmt: skip
         result: dict[str, Any] = self._execute_module(module_args=args, task_vars=variables)

@@ -60,6 +60,10 @@ options:
     description: Digests of what the run is given. The controller says so itself.
     type: dict
     default: {}
+  whole:
+    description: Whether the run is a whole one, which alone can settle the host. The controller says so itself.
+    type: bool
+    default: true
   unsettled:
     description: Why the host cannot be settled, whatever its record says. The controller adds to it.
     type: list
@@ -95,7 +99,7 @@ why:
   elements: str
   sample: ["units: /etc/containers/systemd/triton-codellama-13b-0.container differs in size"]
 at:
-  description: Names the look, for O(at).
+  description: Names the look, for O(at); V(0) where it was not noted, as the run can settle nothing.
   returned: success
   type: int
   sample: 1768383000000000000
@@ -130,6 +134,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "host_options": {"type": "dict", "default": {}},
     "prune": {"type": "dict", "default": {}},
     "inputs": {"type": "dict", "default": {}},
+    "whole": {"type": "bool", "default": True},
     "unsettled": {"type": "list", "elements": "str", "default": []},
 }
 REQUIRED_IF = [("state", "settled", ["at"])]
@@ -155,7 +160,8 @@ def main() -> None:
         else:
             asked = [] if given["skip"] else [ASKED]
             refused = ground.cannot_serve("the host", given["host_options"]) if given["host_options"] else []
-            found = record.look(given["inputs"], [*given["unsettled"], *asked, *refused], module.check_mode)
+            why = [*given["unsettled"], *asked, *refused]
+            found = record.look(given["inputs"], why, module.check_mode, given["whole"])
             if found.settled:
                 told = as_it_is(ground, given["prune"])
     module.exit_json(changed=False, **asdict(found), **told)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.release import __version__ as ansible_version
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fingerprint import fingerprint
 from ansible_collections.trtllm.fleet.plugins.module_utils._settled.signature import tree
@@ -33,9 +34,7 @@ PLAYBOOKS = re.compile(r"(?!trtllm_skip_settled)(trtllm|rollout|preflight|prune)
 ASKS_MORE: Mapping[str, Callable[[Any], bool]] = {
     r"\w+_image_pull": lambda value: value == "always",
     r"(checkpoint|engine)_verify": lambda value: value == "full",
-    r"checkpoint_refresh|(container_toolkit|gpu_driver)_upgrade": lambda value: (
-        str(value).lower() in ("true", "yes", "1")
-    ),
+    r"checkpoint_refresh|(container_toolkit|gpu_driver)_upgrade": lambda value: boolean(value, strict=False),
     r"container_toolkit_probe": lambda value: value == "always",
     r"engine_rebuild": lambda value: value == "always",
     r"preflight_report|rollout_take_over": lambda value: True,

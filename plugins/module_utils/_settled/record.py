@@ -31,7 +31,8 @@ Observed = Mapping[str, Values]
 
 @dataclass(frozen=True)
 class Found:
-    """What a look has found. *why*: sentences without their end, why the host is not settled; *at* names the look."""
+    """What a look has found. *why*: sentences without their end, why the host is not settled; *at* names the look, and
+    is 0 where it was not noted."""
 
     settled: bool
     why: list[str] = field(default_factory=list)
@@ -54,16 +55,18 @@ class Settled:
         self.path: Path = ground.at(f"{ground.root}/{RECORD}")
         self.looked: Path = ground.at(LOOKED)
 
-    def look(self, inputs: Values, unsettled: list[str], check: bool) -> Found:
+    def look(self, inputs: Values, unsettled: list[str], check: bool, whole: bool = True) -> Found:
         """Whether the host is settled. What the look found is noted, so that `settle` can compare with it.
-        *unsettled*: why it cannot be, whatever the record says."""
+        *unsettled*: why it cannot be, whatever the record says. *whole*: whether the run can settle it."""
         noted = int(self._clock() * 1e9)
         kept = _read(self.path)
         now = self._look(self.ground)
         why = list(unsettled) or self._differences(kept, inputs, now)
         if not why:
             return Found(True, since=utc(float(kept["since"])))
-        if not check and self.path.parent.is_dir():
+        if not whole or not self.path.parent.is_dir():
+            return Found(False, why)
+        if not check:
             self.looked.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             looked = {"at": noted, "since": None, "paths": list(self.ground.paths)}
             _write(self.looked, {**looked, "inputs": dict(inputs), "observed": signed(now, noted)})
@@ -71,8 +74,13 @@ class Settled:
 
     def settle(self, at: int, check: bool) -> Found:
         """The host is settled if it is as the look *at* had found it. Else there is no record, and it is told why."""
+        if not at:
+            return Found(False, ["the run was not a whole one, or found nothing of the fleet as it began"])
         kept = _read(self.looked)
-        if not kept or kept["at"] != at:
+        if not kept:
+            gone = "what the run found as it began is gone: the host was started again, or another run has ended"
+            return Found(False, [gone], at=at)
+        if kept["at"] != at:
             return Found(False, ["another run looked at the host in the meantime"], at=at)
         self.ground.paths = kept["paths"]
         why = differing(kept["observed"], signed(self._look(self.ground), at))
@@ -123,7 +131,8 @@ def differing(before: Observed, now: Observed) -> list[str]:
         old, new = before.get(part, {}), now.get(part, {})
         all_names = [name for name in sorted({*old, *new}) if old.get(name, "") != new.get(name, "")]
         # Of a directory that is new or gone, what was in it.
-        names = [name for name in all_names if not any(other.startswith(f"{name}/") for other in all_names)]
+        around = {name[:at] for name in all_names for at, letter in enumerate(name) if letter == "/"}
+        names = [name for name in all_names if name not in around]
         shown = [f"{name} {_how(old.get(name, ''), new.get(name, ''))}" for name in names[:SHOWN]]
         more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
         found += [f"{part}: {', '.join([*shown, *more])}"] if shown else []

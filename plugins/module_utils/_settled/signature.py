@@ -26,7 +26,8 @@ SKIPPED = (".lock",)
 def signature(path: Path, noted_ns: int) -> str:
     """What is known of *path*, as ``kind mode uid gid inode [size mtime ctime [content]]``; empty where nothing is.
 
-    Of a directory its entries tell the rest. *noted_ns*: when it was looked at for the first time.
+    Of a directory its entries tell the rest, and of a link what it points to counts with it, as the snapshots of a
+    hub's cache are links. *noted_ns*: when it was looked at for the first time.
     """
     try:
         found = os.lstat(path)
@@ -35,7 +36,8 @@ def signature(path: Path, noted_ns: int) -> str:
         if kind != stat.S_IFDIR:
             words += [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
         if kind == stat.S_IFLNK:
-            words.append(hashlib.sha256(os.fsencode(os.readlink(path))).hexdigest())
+            told = f"{os.readlink(path)} {_of_target(path, noted_ns)}"
+            words.append(hashlib.sha256(os.fsencode(told)).hexdigest())
         elif kind == stat.S_IFREG and found.st_ctime_ns >= noted_ns - RACY_NS:
             words.append(file_sha256(path, found.st_size))
     except OSError:
@@ -43,16 +45,45 @@ def signature(path: Path, noted_ns: int) -> str:
     return " ".join(str(word) for word in words)
 
 
+def _of_target(link: Path, noted_ns: int) -> str:
+    """What is known of the file that *link* leads to; empty where it leads to none."""
+    try:
+        found = os.stat(link)
+        if not stat.S_ISREG(found.st_mode):
+            return ""
+        known = f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+        return f"{known} {file_sha256(link, found.st_size)}" if found.st_ctime_ns >= noted_ns - RACY_NS else known
+    except OSError:
+        return ""
+
+
 def tree(top: Path, left_out: Callable[[str], bool] = lambda name: False) -> Iterator[Path]:
-    """*top* and all that is below it; a link is not followed but *top* itself. *left_out*: by the path below *top*."""
+    """*top* and all that is below it, each directory once, also where links lead to it, as who has a second disk lays
+    them. *left_out*: by the path below *top*."""
     yield top
-    for directory, directories, names in os.walk(top):
+    seen: set[tuple[int, int]] = set()
+    for directory, directories, names in os.walk(top, followlinks=True):
+        if _known(directory, seen):
+            directories.clear()
+            continue
         below = os.path.relpath(directory, top)
         prefix = "" if below == "." else f"{below}/"
         directories[:] = sorted(name for name in directories if not left_out(prefix + name))
         for name in [*directories, *sorted(names)]:
             if not name.endswith(SKIPPED) and not left_out(prefix + name):
                 yield Path(directory, name)
+
+
+def _known(directory: str, seen: set[tuple[int, int]]) -> bool:
+    """Whether *directory* is one of those *seen*, to which it is added."""
+    try:
+        found = os.stat(directory)
+    except OSError:
+        return True
+    here = (found.st_dev, found.st_ino)
+    known = here in seen
+    seen.add(here)
+    return known
 
 
 def difference(before: str, now: str) -> str:

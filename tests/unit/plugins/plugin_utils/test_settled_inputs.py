@@ -133,6 +133,7 @@ def test_only_variables_of_ours_count() -> None:
     [
         ({}, {"triton_image_pull": "always"}),
         ({}, {"checkpoint_refresh": True}),
+        ({}, {"checkpoint_refresh": "on"}),
         ({}, {"engine_verify": "full"}),
         ({}, {"container_toolkit_upgrade": "yes"}),
         ({}, {"preflight_report": "/tmp/x"}),

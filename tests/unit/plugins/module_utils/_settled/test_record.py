@@ -21,7 +21,12 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import 
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.quadlet import HEADER
 from ansible_collections.trtllm.fleet.plugins.module_utils._settled import parts
 from ansible_collections.trtllm.fleet.plugins.module_utils._settled.parts import PARTS, Ground
-from ansible_collections.trtllm.fleet.plugins.module_utils._settled.record import Found, Settled, settled_table
+from ansible_collections.trtllm.fleet.plugins.module_utils._settled.record import (
+    Found,
+    Settled,
+    differing,
+    settled_table,
+)
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import state
 from ansible_collections.trtllm.fleet.plugins.modules import fleet_settled
 from fake_host import FakeHost
@@ -298,6 +303,56 @@ def test_two_runs_at_once_settle_nothing_of_each_other(host: Host) -> None:
     host.clock += 1
     host.look()
     assert host.record().settle(first.at, False).why == ["another run looked at the host in the meantime"]
+
+
+def _linked_file(host: Host) -> None:
+    """As download tools lay out a checkpoint: names that are links to what lies elsewhere."""
+    host.fake.write("/srv/blobs/1", "weights")
+    host.at(f"{CHECKPOINT}/linked.safetensors").symlink_to(host.at("/srv/blobs/1"))
+
+
+def _linked_directory(host: Host) -> None:
+    """As who has a second disk."""
+    host.fake.write("/disk/tokenizers/m/tokenizer.json", "{}")
+    host.at(f"{ROOT}/tokenizers").symlink_to(host.at("/disk/tokenizers"))
+    host.at("/disk/tokenizers/again").symlink_to(host.at("/disk/tokenizers"))
+
+
+@pytest.mark.parametrize(
+    ("link", "altered", "told"),
+    [
+        (_linked_file, "/srv/blobs/1", f"artefacts: {CHECKPOINT}/linked.safetensors differs in content"),
+        (_linked_directory, "/disk/tokenizers/m/tokenizer.json", f"{ROOT}/tokenizers/m/tokenizer.json differs in size"),
+    ],
+)
+def test_what_a_link_points_to_counts(host: Host, link: Callable[[Host], None], altered: str, told: str) -> None:
+    link(host)
+    assert host.run_whole().settled and host.look().settled
+    host.at(altered).write_text("other weights")
+    assert told in "; ".join(host.look().why)
+
+
+def test_a_run_that_is_not_a_whole_one_settles_nothing(host: Host) -> None:
+    begun = host.record().look(INPUTS, ["the run does not begin at its beginning"], False, whole=False)
+    ended = host.record().settle(begun.at, False)
+    assert not ended.settled and ended.why == ["the run was not a whole one, or found nothing of the fleet as it began"]
+    assert not host.path.exists()
+
+
+def test_of_a_host_that_was_started_again_during_the_run_it_is_said_so(host: Host) -> None:
+    begun = host.look()
+    host.at("/run/trtllm/looked.json").unlink()
+    why = host.record().settle(begun.at, False).why
+    assert why == ["what the run found as it began is gone: the host was started again, or another run has ended"]
+
+
+def test_a_directory_with_many_files_that_is_new_is_told_at_once() -> None:
+    names = {f"/var/lib/trtllm/caches/m/{number}/x": "1" for number in range(60_000)}
+    before: dict[str, dict[str, str]] = {"artefacts": {"/var/lib/trtllm/caches.old": "1"}}
+    now = {"artefacts": {**names, "/var/lib/trtllm/caches": "1", "/var/lib/trtllm/caches.old": "2"}}
+    assert differing(before, now) == [
+        "artefacts: /var/lib/trtllm/caches.old differs, /var/lib/trtllm/caches/m/0/x is new, and 59999 more"
+    ]
 
 
 def test_a_file_as_young_as_the_look_is_told_by_its_content(host: Host) -> None:
