@@ -87,7 +87,7 @@ def front_service(flavour: str, settings: Settings) -> dict[str, Any]:
                 **container,
                 "Label": {label("flavour"): flavour},
                 "HealthCmd": probe,
-                "HealthInterval": "15s",
+                "HealthInterval": "30s",
                 "HealthTimeout": "25s",
                 "HealthRetries": 3,
                 "HealthStartupCmd": probe,

@@ -128,7 +128,7 @@ def test_every_option_of_a_replica_reaches_its_unit(spec: dict[str, Any], settin
 
 def test_defaults_make_the_service_that_the_documents_ask_for(settings: dict[str, Any]) -> None:
     container = unit(settings)["unit"]["Container"]
-    assert (container["ShmSize"], container["StopTimeout"], container["HealthInterval"]) == ("2g", 60, "10s")
+    assert (container["ShmSize"], container["StopTimeout"], container["HealthInterval"]) == ("2g", 60, "30s")
     assert container["Memory"] is None and container["PodmanArgs"] is None and container["ReadOnly"] is None
 
 
