@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a run of site.yml that changes nothing costs the controller, by the number of hosts: a table, JSON with --json.
 
-    tests/bench/bench_scale.py [--real 1 10] [--replayed 10 100 1000] [--json FILE] [--keep]
+    tests/bench/bench_scale.py [--real 1 10] [--replayed 10 100 1000] [--pairs 3] [--json FILE] [--keep]
+    tests/bench/bench_scale.py --real 10 --replayed --pairs 2 --no-full --at-once 2     ten hosts on a small machine
 
 Real test hosts are brought up and deployed; then the run that changes nothing is counted twice: one in which all
 hosts are settled, and a full one (`trtllm_skip_settled=false`). One host's answers are recorded, and answer in the
@@ -11,7 +12,7 @@ for more hosts than fit on a machine. Told are tasks, commands on hosts and byte
 controller's CPU seconds (Ansible's main process and its workers) per host, its memory, and the machine's load.
 
 In the same run and on the same hosts, the role `podman` of fedora.linux_system_roles with one Quadlet, where the
-collection path has it; what a settled run takes of its time is told below the table.
+collection path has it; what a settled run takes of its time is told below the table, for each pair of runs.
 """
 
 from __future__ import annotations
@@ -72,12 +73,15 @@ class Scale:
         self.stages, self.scratch = stages, scratch
         self.hosts = {f"bsc{number + 1}": f"{NET}{first + number}" for number in range(real)}
 
-    def up(self) -> None:
-        """Boot the hosts and deploy to them."""
-        everyone = [f"{name}={address}" for name, address in self.hosts.items()]
-        self.stages.run("hosts", [demo.TESTBED, "up", *everyone], f"booting {len(everyone)} test hosts")
-        self.inventory(self.hosts)
-        self.run("deploy", SITE)
+    def up(self, at_once: int) -> None:
+        """Boot the hosts and deploy to them, to so many at a time."""
+        everyone = list(self.hosts.items())
+        for start in range(0, len(everyone), at_once):
+            some = everyone[start : start + at_once]
+            words = [f"{name}={address}" for name, address in some]
+            self.stages.run("hosts", [demo.TESTBED, "up", *words], f"booting {len(words)} test hosts")
+            self.inventory(dict(some))
+            self.run(f"deploy from {start + 1}", SITE)
 
     def down(self) -> None:
         """Remove the hosts."""
@@ -123,23 +127,26 @@ class Scale:
 
 
 def measured(
-    scale: Scale, real: Sequence[int], replayed: Sequence[int], peer: bool
+    scale: Scale, real: Sequence[int], replayed: Sequence[int], pairs: int, full: bool
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The rows of the table."""
+    """The rows of the table. *pairs*: of settled runs and of the peer's; none without the peer."""
     rows = []
     play = scale.scratch / "peer.yml"
     play.write_text(json.dumps(PEER_PLAY), encoding="utf-8")
     everyone = list(scale.hosts.items())
     for count in real:
         scale.inventory(dict(everyone[:count]))
-        rows.append((f"{count} real, settled", settled_row(scale, f"{count} settled", "count")))
-        rows.append((f"{count} real, full", scale.run(f"{count} full", SITE, "count", *FULL)))
-        if peer:
-            try:
-                scale.run(f"{count} peer first", str(play))
-                rows.append((f"{count} real, {PEER}", scale.run(f"{count} peer", str(play))))
-            except StageError as error:  # it is not ours, and the rest can be measured without it
-                scale.stages.say(f"SKIPPED: {PEER} on {count} hosts: {str(error)[-2000:]}")
+        # A unit that the peer writes differs for us, so it comes first.
+        beside = bool(pairs) and peer_run(scale, count, "first", play) is not None
+        for pair in range(1, max(pairs, 1) + 1):
+            rows.append((f"{count} real, settled ({pair})", settled_row(scale, f"{count} settled {pair}", "count")))
+            found = peer_run(scale, count, str(pair), play) if beside else None
+            if found is not None:
+                rows.append((f"{count} real, {PEER} ({pair})", found))
+        if full:
+            rows.append((f"{count} real, full", scale.run(f"{count} full", SITE, "count", *FULL)))
+    if not replayed:
+        return rows
     scale.inventory(dict(everyone[:1]))
     # A full run has another question for the same look, so both are recorded.
     scale.run("record the full run", SITE, "record", *FULL)
@@ -151,9 +158,17 @@ def measured(
         found = settled_row(scale, f"{count} replayed", "replay", asks)
         rows.append((f"{count} replayed, settled{'' if asks else ', requests replayed too'}", found))
         if count <= MOST_FULL:
-            full = scale.run(f"{count} replayed in full", SITE, "replay", *FULL)
-            rows.append((f"{count} replayed, full", full))
+            rows.append((f"{count} replayed, full", scale.run(f"{count} replayed in full", SITE, "replay", *FULL)))
     return rows
+
+
+def peer_run(scale: Scale, count: int, name: str, play: Path) -> dict[str, Any] | None:
+    """A run of the peer; None where it fails, as it is not ours, and the rest can be measured without it."""
+    try:
+        return scale.run(f"{count} peer {name}", str(play))
+    except StageError as error:
+        scale.stages.say(f"SKIPPED: {PEER} on {count} hosts: {str(error)[-2000:]}")
+        return None
 
 
 def settled_row(scale: Scale, name: str, mode: str, asks: bool = True) -> dict[str, Any]:
@@ -182,7 +197,7 @@ def table(rows: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
     found = dict(rows)
     for name, row in rows:
         settled = found.get(name.replace(f", {PEER}", ", settled"))
-        if settled is not None and name.endswith(PEER):
+        if settled is not None and PEER in name:
             lines.append(
                 f"{row['hosts']} hosts, settled, take {settled['seconds'] / row['seconds']:.2f} of the time of {PEER}."
             )
@@ -201,16 +216,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", type=int, nargs="+", default=[1, 10], help="numbers of real hosts")
     parser.add_argument("--replayed", type=int, nargs="*", default=[10, 100, 1000], help="numbers of replayed hosts")
+    parser.add_argument("--pairs", type=int, default=1, help=f"settled runs beside runs of {PEER}, in turn")
+    parser.add_argument("--no-full", action="store_true", help="no full runs on real hosts")
+    parser.add_argument("--at-once", type=int, default=MOST_REAL, help="real hosts that are deployed to at a time")
     parser.add_argument("--first", type=int, default=FIRST, help="last number of the first host's address")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--keep", action="store_true", help="leave the test hosts")
     args = parser.parse_args()
     if max(args.real) > MOST_REAL or min(args.real) < 1:
         raise StageError(f"--real takes 1 to {MOST_REAL} hosts.")
+    if args.at_once < 1:
+        raise StageError("--at-once takes 1 host or more.")
     stages = Stages("bench")
     os.environ.update(PATH=f"{demo.VENV / 'bin'}:{os.environ['PATH']}", ANSIBLE_CONFIG=str(REPO / "ansible.cfg"))
     peer = has_peer()
-    if not peer:
+    if args.pairs and not peer:
         stages.say(f"SKIPPED: {PEER} is not in the collection path; install fedora.linux_system_roles for the peer.")
     demo.preflight()
     demo.testbed(stages)
@@ -219,8 +239,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         scale = Scale(stages, Path(scratch), max(args.real), args.first)
         try:
-            scale.up()
-            rows = measured(scale, args.real, args.replayed, peer)
+            scale.up(args.at_once)
+            rows = measured(scale, args.real, args.replayed, args.pairs if peer else 0, not args.no_full)
         finally:
             if not args.keep:
                 scale.down()
