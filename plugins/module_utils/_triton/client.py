@@ -8,8 +8,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -108,7 +111,7 @@ class GenerateClient:
 
     def get(self, path: str, base: Optional[str] = None) -> str:
         """The body of a GET."""
-        with self._open(urllib.request.Request((base or self.url) + path)) as answer:
+        with self._answer(urllib.request.Request((base or self.url) + path)) as answer:
             body: bytes = answer.read()
         return body.decode("utf-8", "replace")
 
@@ -119,14 +122,14 @@ class GenerateClient:
 
     def generate(self, model: str, request: Mapping[str, Json]) -> dict[str, Any]:
         """The one answer to a request. An error in a body with status 200 is an error here too."""
-        with self._open(self._request(model, "generate", request)) as answer:
+        with self._answer(self._request(model, "generate", request)) as answer:
             body: bytes = answer.read()
         return self._judge(model, body.decode("utf-8", "replace"))
 
     def stream(self, model: str, request: Mapping[str, Json]) -> Iterator[Event]:
         """The events of a streamed answer as they come. Closing the iterator drops the connection."""
         begin = time.monotonic()
-        with self._open(self._request(model, "generate_stream", {**request, "stream": True})) as answer:
+        with self._answer(self._request(model, "generate_stream", {**request, "stream": True})) as answer:
             for line in answer:
                 text = line.decode("utf-8", "replace").rstrip("\r\n")
                 if text.startswith("data:"):
@@ -139,14 +142,29 @@ class GenerateClient:
             headers={"Content-Type": "application/json"},
         )
 
+    @contextlib.contextmanager
+    def _answer(self, request: urllib.request.Request) -> Iterator[Any]:
+        """The answer to be read. A server may end, or hang, in the middle of it."""
+        with self._open(request) as answer:
+            try:
+                yield answer
+            except socket.timeout as error:
+                raise TritonError(f"{request.full_url} says nothing more for {self.timeout:g} s.") from error
+            except (OSError, http.client.HTTPException) as error:
+                why = "" if isinstance(error, http.client.HTTPException) else f": {error}"
+                raise TritonError(f"{request.full_url} broke off in its answer{why}.", answer.status) from error
+
     def _open(self, request: urllib.request.Request) -> Any:
         # No proxy of the environment may stand between a host and its own server.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             return opener.open(request, timeout=self.timeout)
         except urllib.error.HTTPError as error:
-            raise TritonError(_error_text(error.read().decode("utf-8", "replace")), error.code) from error
-        except OSError as error:
+            body = b""
+            with contextlib.suppress(OSError, http.client.HTTPException):  # the status tells enough
+                body = error.read()
+            raise TritonError(_error_text(body.decode("utf-8", "replace")), error.code) from error
+        except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise TritonError(f"{request.full_url} gives no answer: {reason}.") from error
 
@@ -225,11 +243,13 @@ class TritonServer:
     """Readiness, statistics and versions, asked with NVIDIA's client."""
 
     def __init__(self, url: str, timeout: float = 10) -> None:
-        import tritonclient.http as http  # heavy, and only on the controller
+        import tritonclient.http as triton  # heavy, and only on the controller
 
         parts = urlsplit(url)
-        self._errors: tuple[type[BaseException], ...] = (http.InferenceServerException, OSError)
-        self._client = http.InferenceServerClient(
+        # With what an answer is that breaks off, or is no HTTP.
+        broken = (OSError, http.client.HTTPException)
+        self._errors: tuple[type[BaseException], ...] = (triton.InferenceServerException, *broken)
+        self._client = triton.InferenceServerClient(
             parts.netloc, ssl=parts.scheme == "https", connection_timeout=timeout, network_timeout=timeout
         )
         self.url = url

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
 from typing import Any
 
@@ -12,6 +14,7 @@ from ansible_collections.trtllm.fleet.plugins.filter.serving import verify_repor
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import verify as triton_verify
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton import verify_by_api as triton_verify_by_api
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gate import parse_gate
 from unit.triton_fakes import fake_triton
 
@@ -206,3 +209,39 @@ def test_a_server_that_hangs_is_not_asked_again_and_again() -> None:
     assert time.monotonic() - begin < 10
     assert outcomes[0].ok is False
     assert {outcome.answer for outcome in outcomes[1:]} == {"not asked, as the server gave no answer before"}
+
+
+BROKEN = {
+    "in the middle of a body": (b"Content-Length: 500\r\n\r\n{", "broke off"),
+    "in the middle of a stream": (b"Transfer-Encoding: chunked\r\n\r\n40\r\ndata: {", "broke off"),
+    "before its head": (b"", "no answer"),
+    "never, and says no more": (b"Content-Length: 500\r\n\r\n{", "says nothing more"),
+}
+
+
+@pytest.mark.parametrize("when", BROKEN)
+@pytest.mark.parametrize("api", ["triton", "llmapi", "openai"])
+def test_of_a_server_that_breaks_off_it_is_said_so(when: str, api: str) -> None:
+    head, told = BROKEN[when]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        kept = []
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _address = listener.accept()
+                    connection.recv(65536)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\n" + head if head else b"what is no HTTP\r\n\r\n")
+                    if "never" in when:
+                        kept.append(connection)
+                    else:
+                        connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        verification = triton_verify_by_api.verification_of(triton_verify.Target(url, api=api, timeout=0.5))
+        verification._streams = True
+        with pytest.raises(FleetError, match=told):
+            verification.client.generate("m", {"text_input": "x", "max_tokens": 1})
+        assert not any(outcome.ok for outcome in verification.run())
+        listener.close()
