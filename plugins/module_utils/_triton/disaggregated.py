@@ -58,6 +58,11 @@ def check(replica: Replica, ranks: Optional[int] = None) -> None:
                 )
             for gpu in server:
                 _visible(name, kind, gpu, [])
+    if len({str(gpu).startswith("GPU-") for gpu in gpus(replica)}) > 1:
+        raise FleetError(
+            f"{name}: context and generation name some of its GPUs by index and some by UUID, and which index one has "
+            "in the container is not known then; name all of them in one way."
+        )
     count = sum(len(replica[kind]) for kind in KINDS)
     if count > PORTS_LEFT:
         raise FleetError(
@@ -81,6 +86,20 @@ def _visible(name: str, kind: str, gpu: Any, indices: Sequence[int]) -> str:
 def listens(replica: Replica) -> list[dict[str, Any]]:
     """Where its servers listen."""
     return [{"address": LOOPBACK, "port": part["port"], "what": part["name"]} for part in _parts(replica)]
+
+
+def check_ports(replicas: Sequence[Replica], keys: Sequence[str]) -> None:
+    """Raise `FleetError` for a port of another replica, by one of *keys*, on which a server listens already."""
+    parts = [(replica, part) for replica in replicas if is_disaggregated(replica) for part in _parts(replica)]
+    held = {int(one[key]): (one["name"], key) for one in replicas for key in keys if one.get(key) is not None}
+    for replica, part in parts:
+        owner, what = held.get(part["port"], (replica["name"], ""))
+        if owner != replica["name"]:
+            raise FleetError(
+                f"Port {part['port']} is that of {owner}.{what}, but {replica['name']}, which has its http_port and "
+                f"the nine after it, has a server there ({part['name']}); give {owner} other ports."
+            )
+        held[part["port"]] = (replica["name"], part["name"])
 
 
 def _parts(replica: Replica) -> list[dict[str, Any]]:

@@ -110,6 +110,7 @@ def complete(
             gang.check_gang(replica)
     gang.check_gang_ports(merged)
     assign_ports([replica for replica in merged if not gang.is_worker(replica)], port_base, held)
+    disaggregated.check_ports(merged, [key for key, _what in PORTS])
     return merged
 
 

@@ -84,6 +84,8 @@ def main() -> int:
         running.append(process)
         front = process.pid
         parts[front] = "front"
+        if stopping:  # told while it was started
+            os.kill(front, signal.SIGTERM)
         pid, status = os.waitpid(-1, 0)
         name = parts.pop(pid, str(pid))
         if stopping and name != "front":

@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._plan import plan
 from ansible_collections.trtllm.fleet.plugins.module_utils._release import serve as release_serve
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._service import quadlet
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton import disaggregated
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import replica as triton_replica
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import held_ports
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._role_values import check_values
@@ -22,6 +27,7 @@ from unit.plugins.module_utils._triton.test_replica import SETTINGS
 OWN = {"release": "1.3.0", "image": {"name": "registry.example.com/release:1.3.0"}}
 NAMES = ("run.sh", "probe.sh", "stop.py", "serve_run.sh", "serve_parts.py", "serve_probe.sh", "serve_stop.sh")
 KINDS = {"context": [[2], [0]], "generation": [[3]]}
+FILES = Path(__file__).parents[5] / "roles" / "triton" / "files"
 REPOSITORY = f"/srv/llm/repositories/m/{'ab' * 32}"
 
 
@@ -94,6 +100,26 @@ def test_its_servers_listen_where_nobody_else_reaches_them() -> None:
     ]  # fmt: skip
 
 
+PARTS_AT_8001 = {"context": [[1]], "generation": [[4]], "http_port": 8001, "grpc_port": 9001, "metrics_port": 9002}
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"gpus": [1], "http_port": 8004}, "Port 8004 is that of m-1.http_port, but m-0, which has"),
+        ({"gpus": [1], "http_port": 7993, "grpc_port": 8003}, "Port 8003 is that of m-1.grpc_port"),
+        (PARTS_AT_8001, "Port 8004 is that of m-0.context-1, but m-1"),
+    ],
+)
+def test_the_ports_of_its_servers_are_no_others(other: dict[str, Any], told: str) -> None:
+    def both(**more: Any) -> Any:
+        return plan(description({**model("m", replicas=[{**KINDS, "http_port": 8000}, {**other, **more}]), **OWN}))
+
+    with pytest.raises(FleetError, match=told):
+        both()
+    assert both(http_port=8010, grpc_port=8011)
+
+
 def test_gpus_may_be_uuids() -> None:
     (replica,) = planned(context=[["GPU-a"]], generation=[["GPU-b"]])["replicas"]
     told = json.loads(service(**replica)["unit"]["Container"]["Environment"]["TRTLLM_PARTS"])
@@ -107,6 +133,7 @@ def test_gpus_may_be_uuids() -> None:
         ({}, {}, {"generation": [[0]]}, "m-0: it has servers of one kind alone; give context too"),
         ({"tp_size": 2}, {}, KINDS, "context[0] has 1 GPUs, but each server has 2 ranks"),
         ({}, {}, {"context": [[0]], "generation": [["1:0"]]}, "generation names the GPU 1:0; give indices or UUIDs"),
+        ({}, {}, {"context": [["GPU-a"]], "generation": [[0]]}, "some of its GPUs by index and some by UUID"),
         ({}, {}, {"context": [0], "generation": [[1]]}, "context[0] is 0; give the list of the server's GPUs"),
         ({}, {}, {"context": [[gpu] for gpu in range(7)], "generation": [[7]]}, "has 8 servers, and a replica has"),
         ({}, {}, {**KINDS, "gpus": [0, 1]}, "gpus are given beside context and generation"),
@@ -145,3 +172,29 @@ def test_values_of_the_roles_are_judged_in_lists_of_lists_too() -> None:
 def test_a_gpu_is_given_once() -> None:
     with pytest.raises(FleetError, match="GPU 0 .*is already given"):
         planned(context=[[0]], generation=[[0]])
+
+
+ENDS_EARLY = """
+import os, runpy, signal, subprocess, sys
+started, original = [], subprocess.Popen
+def popen(*given, **more):
+    process = original(*given, **more)
+    started.append(process)
+    if len(started) == 2:  # the one before the servers, of which nobody knows yet
+        os.kill(os.getpid(), signal.SIGTERM)
+    return process
+subprocess.Popen = popen
+sys.argv = ["serve_parts.py", "--port=1"]
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+
+def test_told_to_end_while_the_one_before_the_servers_starts_all_end() -> None:
+    sleeps = ["sleep", "60"]
+    told = {"servers": [{"name": "context-0", "gpus": "", "argv": sleeps}], "front": {"argv": sleeps, "file": {}}}
+    script = str(FILES / disaggregated.SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS_EARLY.format(script=script)], check=False, timeout=15,
+        env={**os.environ, disaggregated.VARIABLE: json.dumps(told), "TRTLLM_PARTS_GRACE": "5"},
+    )  # fmt: skip
+    assert done.returncode == 0
