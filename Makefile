@@ -7,10 +7,10 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export MOLECULE_GLOB := molecule/*/molecule.yml
 unexport ANSIBLE_INVENTORY ANSIBLE_COLLECTIONS_PATH ANSIBLE_ROLES_PATH
 
-.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution bench-checkpoint bench-fleet bench-scale faults images sbom docs site changelog build clean bench-gang
+.PHONY: help setup setup-hosts demo clean-demo test test-quick lint unit contract molecule bench bench-modules bench-gateway bench-distribution bench-checkpoint bench-fleet bench-scale faults images execution-environment sbom docs site changelog build clean bench-gang
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## make the controller's virtual environment (.venv)
 	@tools/setup
@@ -44,6 +44,9 @@ molecule: setup-hosts ## molecule scenarios on real systemd hosts (SCENARIO=name
 
 images: setup-hosts ## build the images triton_cpu and openai_gateway
 	@.venv/bin/python tools/demo.py images
+
+execution-environment: setup-hosts ## build the controller's execution environment, and run what it is for in it
+	@.venv/bin/python tools/execution_environment.py
 
 sbom: images ## what is in these images, and what they were made from (CycloneDX, in-toto)
 	@.venv/bin/python tools/sbom.py

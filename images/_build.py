@@ -132,6 +132,14 @@ def build_image(
     return _built(reference, inputs, True, started)
 
 
+def debian_base(packages: Sequence[str], suite: str) -> str:
+    """The reference of an image of Debian's with *packages*, for this machine; it is made where it is absent."""
+    machine = platform.machine()
+    if machine not in DEBIAN_ARCH:
+        raise BuildError(f"images are built for {', '.join(DEBIAN_ARCH)}, not for {machine}")
+    return _base_image(packages, suite, "minbase", machine, _base_key(None, packages, suite, "minbase", machine))
+
+
 def fetch_tree(path: Path, commit: str, url: str, variable: str, parts: Sequence[str] = ()) -> Path:
     """*path* as a git tree at *commit*; what was fetched once is kept.
 

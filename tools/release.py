@@ -89,6 +89,16 @@ def build(repository: str, out: Path) -> Path:
     return out / f"trtllm-fleet-{ours}.tar.gz"
 
 
+def create(directory: Path) -> None:
+    """Have ansible-builder make the build context of the execution environment, of its definition in *directory*."""
+    programs = environment("galaxy", REQUIREMENTS)
+    environ = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    argv = [str(programs / "ansible-builder"), "create", "--file", "execution-environment.yml"]
+    done = subprocess.run(argv, cwd=directory, env=environ, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StageError(f"ansible-builder refuses execution-environment.yml: {(done.stdout + done.stderr)[-1000:]}")
+
+
 def galaxy() -> int:
     """Have the importer read the archive, and ansible-builder the definition of the execution environment."""
     programs = environment("galaxy", REQUIREMENTS)
@@ -109,12 +119,7 @@ def galaxy() -> int:
             raise StageError(f"Galaxy's importer is not content: {' '.join(said) or done.stderr.strip()[-1000:]}")
         shutil.copy2(archive, Path(scratch) / "trtllm-fleet.tar.gz")
         shutil.copy2(REPO / "execution-environment.yml", scratch)
-        argv = [str(programs / "ansible-builder"), "create", "--file", "execution-environment.yml"]
-        done = subprocess.run(argv, cwd=scratch, env=environ, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise StageError(
-                f"ansible-builder refuses execution-environment.yml: {(done.stdout + done.stderr)[-1000:]}"
-            )
+        create(Path(scratch))
     print(f"release: Galaxy's importer and ansible-builder take {archive.name}")
     return 0
 

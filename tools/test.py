@@ -334,11 +334,12 @@ def run(what: str, scenarios: list[str]) -> int:
     slow = [stage for stage in lint_stages() if stage.name.startswith(SLOW_LINTERS)]
     # Installed while images are made; the contract tests look at pages, and measure, with them.
     clients = [Stage(name, [str(PYTHON), f"tools/{name}.py", "setup"]) for name in ("browser", "benchmark")]
+    carrier = Stage("execution environment", [str(PYTHON), "tools/execution_environment.py"])
     if what in ("all", "molecule"):
         demo.preflight()
     hosts = molecule_stages(scenarios or all_scenarios())
     reading, preparing, booting = {
-        "all": ([*clients, *fast, contract, *slow, unit], preparations(), hosts),
+        "all": ([*clients, *fast, contract, *slow, carrier, unit], preparations(), hosts),
         "quick": ([*fast, quick], [], []),
         "lint": ([*fast, *slow], [], []),
         "unit": ([unit], [], []),
