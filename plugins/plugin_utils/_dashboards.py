@@ -197,7 +197,7 @@ def _dashboard(uid: str, board: Dashboard) -> dict[str, Any]:
         "annotations": {"list": []},
         "links": [
             {"type": "dashboards", "tags": ["trtllm"], "asDropdown": False, "includeVars": True, "keepTime": True,
-             "title": "trtllm"}
+             "title": "trtllm", "icon": "dashboard", "tooltip": "", "targetBlank": False}
         ],
         "templating": {"list": [_variable(label, series) for label, series in board.variables]},
         "panels": list(_panels(board)),
@@ -231,7 +231,8 @@ def _panel(number: int, panel: Panel, where: dict[str, int]) -> dict[str, Any]:
     ]  # fmt: skip
     options: dict[str, Any] = (
         {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "graphMode": "none",
-         "colorMode": "value", "textMode": "auto", "orientation": "auto", "justifyMode": "auto"}
+         "colorMode": "value", "textMode": "auto", "orientation": "auto", "justifyMode": "auto", "wideLayout": True,
+         "showPercentChange": False, "percentChangeColorMode": "standard"}
         if panel.kind == STAT
         else {"legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
               "tooltip": {"mode": "multi", "sort": "desc"}}
