@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import host_of
+
 Host = Mapping[str, Any]
 BAD, WARN, NOTE = "bad", "warn", "note"  # does not serve as it should; differs; worth knowing
 
@@ -98,7 +100,7 @@ def _differences(
     if [str(gpu) for gpu in there.get("gpus") or []] != gpus and not there.get("nodes"):
         has = ", ".join(map(str, there.get("gpus") or [])) or "none"
         yield f"it has the GPUs {has}, and {', '.join(gpus) or 'none'} are described"
-    url = f"http://{wanted.get('address')}:{wanted.get('http_port')}"
+    url = f"http://{host_of(wanted.get('address'))}:{wanted.get('http_port')}"
     if there.get("http_url") and wanted.get("http_port") and not there.get("node") and there["http_url"] != url:
         yield f"it listens at {there['http_url']}, and {url} is described"
     described = str(wanted.get("image") or image)

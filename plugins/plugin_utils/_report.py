@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.versions import version_key
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.state import BEGAN, ROLLED_BACK, SWITCHING, utc
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import ANY_ADDRESS, is_loopback
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._drift import BAD, NOTE, WARN, all_replicas, drift, finding
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._gateway import gateway_config
 
@@ -201,8 +202,7 @@ def _engine(engine: Mapping[str, Any], rows: Sequence[Row]) -> Row:
 
 def _gateways(gateways: list[Row], replicas: Sequence[Row], fleet: Fleet) -> None:
     """Add what each gateway fronts and what is the matter with it."""
-    urls = {row["http_url"] for row in replicas if row["http_url"]}
-    serving = {row["http_url"] for row in replicas if row["serves"]}
+    reached = _Reached(replicas, fleet)
     # Hosts that are lost may have replicas that are not known here, and of some no record tells where they are.
     all_known = not fleet.lost and all(row["http_url"] or row["worker"] for row in replicas)
     for gateway in gateways:
@@ -213,13 +213,50 @@ def _gateways(gateways: list[Row], replicas: Sequence[Row], fleet: Fleet) -> Non
         if gateway["active"] != "active":
             problems.append(finding(BAD, f"it is {gateway['active']}"))
         for model, to in fronts.items():
-            strange = [url for url in to if url not in urls] if all_known else []
+            strange = [url for url in to if not reached.by(gateway["host"], url)] if all_known else []
             if strange:
                 problems.append(finding(WARN, f"it sends {model} to {', '.join(strange)}, where no host has a replica"))
-            if not any(url in serving for url in to) and not strange and all_known:
+            if not any(reached.serves(gateway["host"], url) for url in to) and not strange and all_known:
                 problems.append(finding(BAD, f"none of the replicas of {model} behind it serves"))
         gateway["problems"], gateway["state"] = problems, _worst(one["severity"] for one in problems)
-        gateway["serving"] = {model: sum(url in serving for url in to) for model, to in fronts.items()}
+        gateway["serving"] = {
+            model: sum(reached.serves(gateway["host"], url) for url in to) for model, to in fronts.items()
+        }
+
+
+class _Reached:
+    """Which replicas a gateway reaches at a URL: a loopback address is another on each host."""
+
+    def __init__(self, replicas: Sequence[Row], fleet: Fleet) -> None:
+        described = {
+            (host, str(one.get("name"))): str(one.get("address"))
+            for host, found in fleet.found.items()
+            for one in (found.get("plan") or {}).get("replicas") or []
+        }
+        self._at: dict[tuple[str, str], list[Row]] = {}
+        self._everywhere: dict[str, list[Row]] = {}  # by port those that listen on all addresses of their host
+        for row in replicas:
+            url = str(row["http_url"] or "")
+            self._at.setdefault((row["host"] if _loops(url) else "", url), []).append(row)
+            if described.get((row["host"], str(row["replica"]))) in ANY_ADDRESS:
+                self._everywhere.setdefault(url.rpartition(":")[2], []).append(row)
+
+    def by(self, host: str, url: str) -> list[Row]:
+        """The replicas that a gateway on *host* may reach there."""
+        if _loops(url):
+            return self._at.get((host, url), [])
+        return self._at.get(("", url), []) or self._everywhere.get(url.rpartition(":")[2], [])
+
+    def serves(self, host: str, url: str) -> bool:
+        """Whether one of them serves."""
+        return any(row["serves"] for row in self.by(host, url))
+
+
+def _loops(url: str) -> bool:
+    try:
+        return bool(url) and is_loopback(urlsplit(url).hostname)
+    except ValueError:  # it is none
+        return False
 
 
 def _attention(

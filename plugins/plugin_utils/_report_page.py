@@ -212,6 +212,7 @@ def _against(runs: Sequence[Mapping[str, Any]], names: Sequence[str], shape: tup
                     f"p90 {_svg.number(point['request_latency_ms']['p90'])} ms",
                 )
                 for point in points
+                if _told(point["output_tokens_per_second"]["mean"], point["request_latency_ms"]["p90"])
             ],
         )
         for name, run in zip(names, runs)
@@ -232,12 +233,18 @@ def _percentiles(run: Mapping[str, Any], shape: tuple[int, int]) -> dict[str, Ma
                     f"{_svg.number(point['time_to_first_token_ms'][percentile])} ms at {point['concurrency']} at once",
                 )
                 for point in points
+                if _told(point["time_to_first_token_ms"][percentile])
             ],
         )
         for percentile in PERCENTILES
     ]
     places = [float(point["concurrency"]) for point in points]
     return _sizes(series, "Time to first token", "requests at once", "ms", places)
+
+
+def _told(*figures: Any) -> bool:
+    """Whether a run has all of them: the client does not always tell each."""
+    return None not in figures
 
 
 def _sizes(

@@ -113,6 +113,45 @@ def test_each_difference_of_a_replica(change: dict[str, Any], sentence: str) -> 
     assert [one for one in made({"h": host})["attention"] if one["what"].startswith(sentence)]
 
 
+@pytest.mark.parametrize(
+    ("address", "reached"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), ("fd00::11", "[fd00::11]"), ("10.0.0.11", "10.0.0.11")],
+)
+def test_a_replica_that_listens_as_described_does_not_differ(address: str, reached: str) -> None:
+    host = fakes.host(fakes.code())
+    host["plan"] = fakes.plan({**fakes.planned("codellama-13b", 0, [0, 1]), "address": address})
+    host["replicas"][0]["http_url"] = f"http://{reached}:8000"  # as the release record has it
+    host["gateways"] = []
+    assert said(made({"h": host})) == []
+
+
+def local(http_url: str = "http://127.0.0.1:8000", **more: Any) -> dict[str, Any]:
+    """A host whose gateway fronts its own replica, which other hosts do not reach."""
+    host = fakes.host(fakes.code())
+    host["plan"] = fakes.plan({**fakes.planned("codellama-13b", 0, [0, 1]), "address": "127.0.0.1"})
+    config = f"models: [{{name: codellama-13b, urls: ['{http_url}']}}]"
+    host["gateways"] = [fakes.gateway("codellama-13b", config=config)]
+    host["replicas"][0].update(http_url="http://127.0.0.1:8000", **more)
+    return host
+
+
+def test_a_loopback_address_is_another_on_each_host() -> None:
+    told = made({"a": local(), "b": local(active="failed")})
+    assert "bad b openai-gateway: none of the replicas of codellama-13b behind it serves" in said(told)
+    assert [one["serving"] for one in told["gateways"]] == [{"codellama-13b": 1}, {"codellama-13b": 0}]
+
+
+def test_a_gateway_reaches_what_listens_on_all_addresses_by_any_of_them() -> None:
+    host = local("http://10.0.0.11:8000")
+    assert said(made({"a": host})) == [
+        "warn a openai-gateway: it sends codellama-13b to http://10.0.0.11:8000, where no host has a replica"
+    ]
+    host["plan"]["replicas"][0]["address"] = "0.0.0.0"
+    assert said(made({"a": host})) == []
+    host["gateways"][0]["config"] = "models: [{name: codellama-13b, urls: ['http://[', 'http://a:b']}]"
+    assert "where no host has a replica" in said(made({"a": host}))[0]
+
+
 def test_replicas_are_missed_and_found_by_the_description() -> None:
     host = fakes.host(fakes.code())
     host["plan"] = fakes.plan(fakes.planned("qwen3-32b", 1, [2, 3]))
@@ -259,6 +298,14 @@ def test_points_of_a_plot_are_where_their_values_are() -> None:
 )  # fmt: skip
 def test_spans(seconds: float | None, words: str) -> None:
     assert _report_page.span(seconds) == words
+
+
+def test_a_figure_that_a_run_has_not_is_left_out_of_its_plots() -> None:
+    run = fakes.run("2026-11-01T00:00:00Z")
+    for point in run["points"]:
+        point["time_to_first_token_ms"] = dict.fromkeys(point["time_to_first_token_ms"])
+        point["output_tokens_per_second"] = {"mean": None, "runs": [None]}
+    assert shown(made({"gpu-01": fakes.host(fakes.code())}, benchmarks=[run])).text
 
 
 def test_benchmarks_are_those_of_the_fleet_oldest_first() -> None:
