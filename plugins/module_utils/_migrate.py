@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
@@ -49,7 +50,7 @@ class Wanted:
     image: Optional[Union[str, Mapping[str, Any]]] = None
     hosts: Sequence[str] = ()
     models: Sequence[str] = ()
-    share: int = 10
+    share: Union[int, str] = 10
     same_answers: bool = True
 
 
@@ -73,7 +74,7 @@ def migration(plans: Found, described: Mapping[str, Sequence[Item]], fleet: Foun
     _check(plans, described, wanted)
     found = _models(plans, described, wanted)
     image = _image(described, found, wanted)
-    weights = _weights(fleet, found, wanted.share) if wanted.phase == TRY else {}
+    weights = _weights(fleet, found, _share(wanted.share)) if wanted.phase == TRY else {}
     crossed: dict[str, list[Item]] = {}
     for host, models in described.items():
         crossed[host] = []
@@ -95,6 +96,9 @@ def _check(plans: Found, described: Mapping[str, Sequence[Item]], wanted: Wanted
     flow_of(release_of(wanted.to), FLOW_SERVE)
     names = {model["name"] for models in described.values() for model in models}
     for what, given, known in (("migrate_hosts", wanted.hosts, plans), ("migrate_models", wanted.models, names)):
+        if isinstance(given, str):
+            listed = json.dumps({what: [given]})
+            raise FleetError(f"{what} is {show(given)}; give a list: -e '{listed}'.")
         for name in given:
             if name not in known:
                 hint = nearest(name, known) or f"; known are {', '.join(sorted(known))}."
@@ -104,8 +108,15 @@ def _check(plans: Found, described: Mapping[str, Sequence[Item]], wanted: Wanted
             f"migrate_hosts names the hosts that cross over first, and the phase {wanted.phase} is of all; leave it "
             f"out, or take migrate_phase={TRY}."
         )
-    if not 1 <= wanted.share <= 99:
-        raise FleetError(f"migrate_share is {wanted.share}; give the percent of the requests, from 1 to 99.")
+    _share(wanted.share)
+
+
+def _share(given: Union[int, str]) -> int:
+    """The percent that *given* says, with its sign or without."""
+    found = re.fullmatch(r"([1-9]\d?)\s*%?", str(given).strip())
+    if not found:
+        raise FleetError(f"migrate_share is {show(given)}; give the percent of the requests, from 1 to 99.")
+    return int(found[1])
 
 
 def _models(plans: Found, described: Mapping[str, Sequence[Item]], wanted: Wanted) -> dict[str, _Model]:

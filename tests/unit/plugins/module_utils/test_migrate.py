@@ -116,7 +116,14 @@ def test_it_goes_back_whatever_was_answered_meanwhile() -> None:
             "migrate_models has 'x', which the inventory does not",
         ),
         ({"g1": engine()}, {"phase": "switch", "hosts": ["g1"]}, "migrate_hosts names the hosts that cross over first"),
+        (
+            {"g1": engine()},
+            {"phase": "try", "hosts": "g1"},
+            "migrate_hosts is 'g1'; give a list: -e",
+        ),
+        ({"g1": engine()}, {"phase": "switch", "models": "m"}, "migrate_models is 'm'; give a list"),
         ({"g1": engine()}, {"phase": "try", "share": 100}, "migrate_share is 100; give the percent"),
+        ({"g1": engine()}, {"phase": "try", "share": "a tenth"}, "migrate_share is 'a tenth'; give the percent"),
         ({"g1": served()}, {"phase": "switch"}, "No model of the inventory is served by Triton any more"),
         ({"g1": engine(gate={})}, {"phase": "switch", "image": IMAGE}, "m: its gate has no prompts whose answers"),
     ],
@@ -125,6 +132,12 @@ def test_what_cannot_be_done_is_refused(hosts: dict[str, Any], wanted: dict[str,
     with pytest.raises(FleetError) as refusal:
         phase(hosts, **wanted)
     assert sentence in str(refusal.value)
+
+
+@pytest.mark.parametrize("share", [10, "10", "10%", "10 %"])
+def test_a_share_may_be_written_as_percent(share: Any) -> None:
+    found = phase({"g1": engine(), "g2": engine()}, phase="try", hosts=["g2"], image=IMAGE, share=share)
+    assert [now(found, host)["serving"]["weight"] for host in ("g1", "g2")] == [9, 1]
 
 
 def test_answers_need_not_be_the_same_where_the_operator_says_so() -> None:
