@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +20,8 @@ from .._artifact.fingerprint import RACY_NS, file_sha256
 
 # Words of a signature, in their order, by which a difference is told.
 WORDS = ("kind", "mode", "owner", "group", "inode", "size", "time of the content", "time of the last change", "content")
-# What is opened to lock it says nothing.
-SKIPPED = (".lock",)
+# What we open to lock it says nothing; package managers keep what they have resolved under such an ending too.
+SKIPPED = re.compile(r"(\..*)?\.lock|[0-9a-f]{64}\.lock")
 
 
 def signature(path: Path, noted_ns: int) -> str:
@@ -70,7 +71,7 @@ def tree(top: Path, left_out: Callable[[str], bool] = lambda name: False) -> Ite
         prefix = "" if below == "." else f"{below}/"
         directories[:] = sorted(name for name in directories if not left_out(prefix + name))
         for name in [*directories, *sorted(names)]:
-            if not name.endswith(SKIPPED) and not left_out(prefix + name):
+            if not SKIPPED.fullmatch(name) and not left_out(prefix + name):
                 yield Path(directory, name)
 
 

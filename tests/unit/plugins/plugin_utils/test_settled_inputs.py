@@ -122,6 +122,14 @@ def test_paths_are_found_wherever_they_stand() -> None:
     assert "certs/ca.pem" in set(sources(PLAN, {"triton_image_ca_certificate": "certs/ca.pem"}))
 
 
+def test_a_lock_of_packages_in_a_context_counts(tmp_path: Path) -> None:
+    lock = tmp_path / "uv.lock"
+    lock.write_text("transformers 4")
+    before = _settled.file_digest(str(tmp_path))
+    lock.write_text("transformers 5 and more")
+    assert _settled.file_digest(str(tmp_path)) != before
+
+
 def test_only_variables_of_ours_count() -> None:
     others = ["ansible_host", "verify_report", "trtllm_skip_settled"]
     given = dict.fromkeys(["trtllm_root", "triton_firewall", "rollout_serial", *others], 1)

@@ -332,6 +332,17 @@ def test_what_a_link_points_to_counts(host: Host, link: Callable[[Host], None], 
     assert told in "; ".join(host.look().why)
 
 
+def test_a_lock_of_packages_counts_and_one_that_is_held_does_not(host: Host) -> None:
+    source = "/usr/local/src/trtllm/openai_trtllm/Cargo.lock"
+    host.fake.write(source, "axum 0.7")
+    assert host.run_whole().settled
+    for lock in (f"{ROOT}/engines/m/.lock", f"{ROOT}/checkpoints/.m.lock", f"{ROOT}/engines/m/{'a' * 64}.lock"):
+        host.fake.write(lock, "")
+    assert host.look().settled
+    host.fake.write(source, "axum 0.8")
+    assert host.look().why == [f"artefacts: {source} differs in time of the content, time of the last change"]
+
+
 def test_a_run_that_is_not_a_whole_one_settles_nothing(host: Host) -> None:
     begun = host.record().look(INPUTS, ["the run does not begin at its beginning"], False, whole=False)
     ended = host.record().settle(begun.at, False)
