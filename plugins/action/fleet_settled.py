@@ -75,5 +75,5 @@ class ActionModule(ActionBase):
             return text if os.path.exists(text) else ""
         try:
             return str(self._find_needle("files", text))
-        except AnsibleError:
-            return ""
+        except AnsibleError:  # it may be where the run was started, from which roles take it then
+            return os.path.abspath(text) if os.path.exists(text) else ""

@@ -41,6 +41,7 @@ ASKS_MORE: Mapping[str, Callable[[Any], bool]] = {
 }
 # A variable of these names a file of the controller, if need be beside the playbook.
 SOURCES = re.compile(r"\w+_(archive|context|containerfile|certificate|key|authfile|templates)")
+IMAGE_SOURCES = ("archive", "context", "containerfile")  # likewise, of the image of a model's own
 MOST_FILES = 50_000
 ROUNDS = 20_000  # of the digest of a secret, so that it cannot be guessed from a record
 Find = Callable[[str], str]
@@ -130,8 +131,13 @@ def places(plan: Any, values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def sources(plan: Any, values: Mapping[str, Any]) -> Iterator[str]:
-    """What may be a file of the controller: each absolute path, and what stands in a variable that names one."""
+    """What may be a file of the controller: each absolute path, and what a variable or a model names as one."""
     yield from places(plan, values)
+    for checkpoint in (plan or {}).get("checkpoints") or []:
+        if checkpoint.get("location") == "controller" and checkpoint.get("path"):
+            yield os.path.abspath(os.path.expanduser(str(checkpoint["path"])))
+    for image in (plan or {}).get("images") or []:
+        yield from (str(image[key]) for key in IMAGE_SOURCES if image.get(key))
     for name, value in values.items():
         if SOURCES.fullmatch(name):
             yield from (text for text in texts(value) if text and not text.startswith(("/", "~")) and "\n" not in text)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleError
+from ansible_collections.trtllm.fleet.plugins.action import fleet_settled
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.plugin_utils import _settled
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._settled import asks_more, given, names, places, sources
@@ -120,6 +122,30 @@ def test_paths_are_found_wherever_they_stand() -> None:
     }
     assert sorted(places(plan, {"x": ["/srv/two", "r/i:1", "/", "http://a/b", "/a\nb"]})) == ["/srv/m", "/srv/two"]
     assert "certs/ca.pem" in set(sources(PLAN, {"triton_image_ca_certificate": "certs/ca.pem"}))
+
+
+def test_what_a_plan_names_beside_the_playbook_is_of_the_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    plan = {
+        **PLAN,
+        "checkpoints": [{"name": "m", "location": "controller", "path": "srv/models/m"}],
+        "images": [{"name": "r/i:1", "context": "images/own"}, {"name": "r/i:2", "archive": "own.tar"}],
+    }
+    assert {"/srv/models/m", "images/own", "own.tar"} <= set(sources(plan, {}))
+    assert set(sources({**plan, "checkpoints": [{"location": "host", "path": "x"}]}, {})) == {"images/own", "own.tar"}
+    assert not list(sources(None, {}))
+
+
+def test_a_context_may_be_where_the_run_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(_directory: str, text: str) -> str:
+        raise AnsibleError(f"{text} is not beside the playbook")
+
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path)
+    action = fleet_settled.ActionModule.__new__(fleet_settled.ActionModule)
+    monkeypatch.setattr(action, "_find_needle", nowhere, raising=False)
+    assert action._find("own") == str(tmp_path / "own")
+    assert action._find("other") == ""
 
 
 def test_a_lock_of_packages_in_a_context_counts(tmp_path: Path) -> None:
