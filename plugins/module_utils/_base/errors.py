@@ -49,9 +49,14 @@ class FleetError(Exception):
         self.details = details or {}
 
 
+def escaped(text: str) -> str:
+    """*text* with what a terminal or a log would act on shown as Python writes it."""
+    return UNSHOWN.sub(lambda match: match.group().encode("unicode_escape").decode("ascii"), text)
+
+
 def one_line(text: str) -> str:
     """*text*, which may quote whatever a user gave, as one line that can be printed and read."""
-    shown = UNSHOWN.sub(lambda match: match.group().encode("unicode_escape").decode("ascii"), text.strip())
+    shown = escaped(text.strip())
     shown = LONG_WORD.sub(lambda match: f"{match.group()[:80]}... ({len(match.group())} characters)", shown)
     if len(shown) <= SHOWN_HEAD + SHOWN_TAIL:
         return shown

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Optional
 
-from .._base.errors import FleetError
+from .._base.errors import FleetError, escaped
 from .._base.tables import columns
 from .._base.versions import version_key
 from .._release.releases import LAST_ENGINE_RELEASE
@@ -190,9 +190,10 @@ class Verification:
         for model in (*self.target.entry_models, "tensorrt_llm"):
             try:
                 config = json.loads(self.client.get(f"/v2/models/{model}/config"))
-            except (FleetError, ValueError):
+                decoupled = config.get("model_transaction_policy", {}).get("decoupled")
+            except (FleetError, ValueError, AttributeError):
                 continue
-            if config.get("model_transaction_policy", {}).get("decoupled"):
+            if decoupled:
                 return True
         return False
 
@@ -206,7 +207,7 @@ class Verification:
         except FleetError as error:
             ok, answer = False, str(error)
             self._silent = isinstance(error, TritonError) and error.status == 0
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             ok, answer = False, f"an answer of another form ({type(error).__name__}: {error})"
         seconds = round(time.monotonic() - begin, 3)
         self.outcomes.append(Outcome(name, request, expectation, shorten(answer), ok, seconds))
@@ -310,7 +311,7 @@ class Verification:
     def _instances(self, model: str) -> int:
         try:
             groups = json.loads(self.client.get(f"/v2/models/{model}/config")).get("instance_group") or []
-        except (FleetError, ValueError):
+        except (FleetError, ValueError, AttributeError):
             return 1
         return max(1, sum(int(group.get("count") or 1) * max(1, len(group.get("gpus") or [])) for group in groups))
 
@@ -502,8 +503,8 @@ def join_pieces(pieces: Sequence[str]) -> str:
 
 
 def shorten(text: str, longest: int = LONGEST_ANSWER) -> str:
-    """A text that fits into a table."""
-    line = " ".join(text.split("\n"))
+    """A text that fits into a table, with nothing in it that a terminal would obey: models say what they like."""
+    line = escaped(" ".join(text.split("\n")))
     return line if len(line) <= longest else f"{line[: longest - 3]}..."
 
 
@@ -511,5 +512,8 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
     """The lines of a table for a terminal."""
     marks = {True: "ok", False: "FAILED", None: "-"}
     rows = [("", "check", "request", "expectation", "answer")]
-    rows += [(marks[o.ok], o.name, shorten(o.request, LONGEST_REQUEST), o.expectation, o.answer) for o in outcomes]
+    rows += [
+        (marks[o.ok], escaped(o.name), shorten(o.request, LONGEST_REQUEST), escaped(o.expectation), escaped(o.answer))
+        for o in outcomes
+    ]
     return columns(rows)

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -211,6 +212,13 @@ def test_a_server_that_hangs_is_not_asked_again_and_again() -> None:
     assert {outcome.answer for outcome in outcomes[1:]} == {"not asked, as the server gave no answer before"}
 
 
+def test_nothing_that_a_terminal_obeys_stands_in_the_table() -> None:
+    said = triton_verify.shorten("one\ntwo \x1b[2J\x07three")
+    assert said == "one two \\x1b[2J\\x07three"
+    outcome = triton_verify.Outcome("\x1bc", "\x1bc", "contains '\x1bc'", said, True)
+    assert "\x1b" not in "".join(triton_verify.table([outcome]))
+
+
 BROKEN = {
     "in the middle of a body": (b"Content-Length: 500\r\n\r\n{", "broke off"),
     "in the middle of a stream": (b"Transfer-Encoding: chunked\r\n\r\n40\r\ndata: {", "broke off"),
@@ -219,29 +227,48 @@ BROKEN = {
 }
 
 
+@contextlib.contextmanager
+def answering(raw: bytes, stays: bool = False) -> Iterator[str]:
+    """The URL of a server that gives everybody the same answer, and then ends the connection unless it *stays*."""
+    kept = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _address = listener.accept()
+                connection.recv(65536)
+                connection.sendall(raw)
+                if stays:
+                    kept.append(connection)
+                else:
+                    connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("body", ["[]", "null", "<html>a page of a proxy</html>", "{}"])
+@pytest.mark.parametrize("api", ["triton", "llmapi", "openai"])
+def test_what_is_no_server_of_models_fails_its_checks(body: str, api: str) -> None:
+    pytest.importorskip("openai")
+    kind = "text/html" if "<" in body else "application/json"
+    raw = f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    with answering(raw.encode()) as url:
+        target = triton_verify.Target(url, url, gateway_url=url, gateway_model="m", api=api, timeout=2)
+        outcomes = triton_verify_by_api.verification_of(target).run()
+    assert (outcomes[0].name, outcomes[-1].name) == ("readiness", "chat completion")
+    assert outcomes[0].ok is False and outcomes[-1].ok is False
+
+
 @pytest.mark.parametrize("when", BROKEN)
 @pytest.mark.parametrize("api", ["triton", "llmapi", "openai"])
 def test_of_a_server_that_breaks_off_it_is_said_so(when: str, api: str) -> None:
     head, told = BROKEN[when]
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        kept = []
-
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, _address = listener.accept()
-                    connection.recv(65536)
-                    connection.sendall(b"HTTP/1.1 200 OK\r\n" + head if head else b"what is no HTTP\r\n\r\n")
-                    if "never" in when:
-                        kept.append(connection)
-                    else:
-                        connection.close()
-
-        threading.Thread(target=serve, daemon=True).start()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    raw = b"HTTP/1.1 200 OK\r\n" + head if head else b"what is no HTTP\r\n\r\n"
+    with answering(raw, stays="never" in when) as url:
         verification = triton_verify_by_api.verification_of(triton_verify.Target(url, api=api, timeout=0.5))
         verification._streams = True
         with pytest.raises(FleetError, match=told):
             verification.client.generate("m", {"text_input": "x", "max_tokens": 1})
         assert not any(outcome.ok for outcome in verification.run())
-        listener.close()
