@@ -153,7 +153,9 @@ class Handler(BaseHTTPRequestHandler):
 def fake_triton(*faults: str, gathers: set[str] = frozenset()) -> Iterator[FakeTriton]:  # type: ignore[assignment]
     """A server for HTTP and metrics on one port."""
     triton = FakeTriton(set(faults), set(gathers))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"triton": triton}))
+    # Many are asked for at once, and the queue of Python's own server has room for five.
+    kind = type("Server", (ThreadingHTTPServer,), {"request_queue_size": 128})
+    server = kind(("127.0.0.1", 0), type("Bound", (Handler,), {"triton": triton}))
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     triton.url = f"http://127.0.0.1:{server.server_address[1]}"

@@ -86,7 +86,7 @@ def test_a_dead_process_is_seen_whatever_the_status(faults: tuple[str, ...]) -> 
 
 def test_a_replica_whose_repository_was_taken_away_under_it_is_told_as_that() -> None:
     outcomes = verify("no repository")
-    assert failed(outcomes) == {"readiness"}
+    assert failed(outcomes) == {"readiness"}, outcomes
     assert "its model repository was removed or replaced under it" in outcomes["readiness"].answer
 
 
