@@ -24,6 +24,7 @@ from ansible_collections.trtllm.fleet.plugins.plugin_utils._verification import 
     URLS,
     Question,
     key_of,
+    keys_by_model,
     questions,
     results_of,
 )
@@ -69,7 +70,11 @@ class ActionModule(ActionBase):
         everyone = list(variables["ansible_play_hosts_all"])
         gateways = list(args.get("gateway_hosts") or [])
         found = {host: self._found(host) for host in everyone}
-        asked = [one for host in everyone for one in questions(host, found[host], self._through(host), self._asks())]
+        asked = [
+            one
+            for host in everyone
+            for one in questions(host, found[host], self._through(host), self._asks(), keys_by_model(*self._keys(host)))
+        ]
         # Worked out before there are threads.
         ssh = {one.host: self._ssh(one.host) for one in asked if one.behind_ssh}
         with ThreadPoolExecutor(max(1, min(len(asked), AT_ONCE))) as pool:
@@ -99,8 +104,13 @@ class ActionModule(ActionBase):
 
     def _through(self, host: str) -> dict[str, Any]:
         """What is said to the gateways of a host."""
-        key = key_of(self._value(host, "openai_gateway_api_keys"), self._value(host, "openai_gateway_clients"))
-        return {"gateway_key": key, "gateway_tls_verify": self._task.args.get("gateway_tls_verify")}
+        return {
+            "gateway_key": key_of(*self._keys(host)),
+            "gateway_tls_verify": self._task.args.get("gateway_tls_verify"),
+        }
+
+    def _keys(self, host: str) -> tuple[Any, Any]:
+        return self._value(host, "openai_gateway_api_keys"), self._value(host, "openai_gateway_clients")
 
     def _asks(self) -> dict[str, Any]:
         return {"early_stop_tokens": self._task.args.get("early_stop_tokens")}

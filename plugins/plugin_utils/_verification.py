@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from ansible_collections.trtllm.fleet.plugins.filter.serving import gateway_chec
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import is_loopback
 
 URLS = ("url", "metrics_url", "gateway_url")
+NO_KEY = "none"  # what a gateway that wants none is asked with
 NOTHING = ({"item": {"replica": "-"}, "msg": "the host has no replica and no gateway"},)
 
 
@@ -32,14 +34,28 @@ class Question(NamedTuple):
 
 def key_of(keys: Any, clients: Any) -> str:
     """A key with which every model can be asked: a bare one, or that of a client without limits of models."""
-    whole = [client["key"] for client in clients or [] if client.get("key") is not None and "models" not in client]
-    return str([*(keys or []), *whole, "none"][0])
+    whole = [
+        client["key"] for client in clients or [] if client.get("key") is not None and client.get("models") is None
+    ]
+    return str([*(keys or []), *whole, NO_KEY][0])
+
+
+def keys_by_model(keys: Any, clients: Any) -> dict[str, str]:
+    """Where no key is for every model: by the name that clients use the key of the first one that may use it."""
+    if key_of(keys, clients) != NO_KEY:
+        return {}
+    limited = [client for client in clients or [] if client.get("key") is not None]
+    return {str(name): str(client["key"]) for client in reversed(limited) for name in client.get("models") or []}
 
 
 def questions(
-    host: str, found: Mapping[str, Any], through: Mapping[str, Any], asks: Mapping[str, Any]
+    host: str,
+    found: Mapping[str, Any],
+    through: Mapping[str, Any],
+    asks: Mapping[str, Any],
+    keys: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Question]:
-    """All of one host. *through*: arguments for its gateways, *asks*: for its replicas."""
+    """All of one host. *through*: arguments for its gateways, *asks*: for its replicas, *keys*: those of models."""
     asked = []
     for replica in found.get("replicas") or []:
         mine = [gateway for gateway in found.get("gateways") or [] if replica["model"] in gateway["models"]]
@@ -49,15 +65,20 @@ def questions(
         }  # fmt: skip
         if mine:
             name = (mine[0].get("names") or {}).get(replica["model"], replica["model"])
-            arguments = {**arguments, **through, "gateway_url": mine[0]["url"], "gateway_model": name}
+            at = {"gateway_url": mine[0]["url"], "gateway_model": name}
+            arguments = {**arguments, **through, **_own_key(keys, name), **at}
         asked.append(Question(host, replica, arguments))
     for check in gateway_checks(found):
         at = {"only_gateway": True, "gateway_url": check["gateway_url"], "gateway_model": check["model"]}
-        asked.append(Question(host, check, {**through, **at}))
+        asked.append(Question(host, check, {**through, **_own_key(keys, check["model"]), **at}))
     return [
         one._replace(arguments={name: value for name, value in one.arguments.items() if value is not None})
         for one in asked
     ]
+
+
+def _own_key(keys: Mapping[str, str], model: Any) -> dict[str, str]:
+    return {"gateway_key": keys[str(model)]} if str(model) in keys else {}
 
 
 def results_of(

@@ -14,6 +14,7 @@ from ansible_collections.trtllm.fleet.plugins.plugin_utils._verification import 
     NOTHING,
     Question,
     key_of,
+    keys_by_model,
     questions,
     results_of,
 )
@@ -52,12 +53,23 @@ def test_without_a_gateway_nothing_is_asked_through_one() -> None:
     ("keys", "clients", "key"),
     [
         (["bare"], [{"key": "c"}], "bare"),
-        ([], [{"key": "few", "models": ["m"]}, {"name": "x"}, {"key": "c"}], "c"),
+        ([], [{"key": "few", "models": ["m"]}, {"name": "x"}, {"key": "c", "models": None}], "c"),
         (None, None, "none"),
     ],
 )
 def test_the_key_is_one_that_every_model_can_be_asked_with(keys: Any, clients: Any, key: str) -> None:
     assert key_of(keys, clients) == key
+
+
+def test_where_no_key_is_for_every_model_each_is_asked_with_that_of_a_client_that_may_use_it() -> None:
+    clients = [{"key": "few", "models": ["chat"]}, {"name": "x", "models": ["far"]}, {"key": "last", "models": ["far"]}]
+    assert keys_by_model([], clients) == {"chat": "few", "far": "last"}
+    assert keys_by_model([], [*clients, {"key": "whole"}]) == {} == keys_by_model(["bare"], clients)
+    found = {"replicas": [REPLICA], "gateways": [GATEWAY]}
+    own, far = questions("h1", found, {"gateway_key": "none"}, {}, keys_by_model([], clients))
+    assert (own.arguments["gateway_key"], far.arguments["gateway_key"]) == ("few", "last")
+    other, _far = questions("h1", found, {"gateway_key": "none"}, {}, {"far": "last"})
+    assert other.arguments["gateway_key"] == "none"
 
 
 def test_what_is_expected_of_a_host_without_replicas() -> None:
