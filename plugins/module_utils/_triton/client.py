@@ -149,10 +149,14 @@ class GenerateClient:
             try:
                 yield answer
             except socket.timeout as error:
-                raise TritonError(f"{request.full_url} says nothing more for {self.timeout:g} s.") from error
+                raise TritonError(
+                    f"{request.full_url} says nothing more for {self.timeout:g} s; see the journal of its service."
+                ) from error
             except (OSError, http.client.HTTPException) as error:
                 why = "" if isinstance(error, http.client.HTTPException) else f": {error}"
-                raise TritonError(f"{request.full_url} broke off in its answer{why}.", answer.status) from error
+                raise TritonError(
+                    f"{request.full_url} broke off in its answer{why}; see the journal of its service.", answer.status
+                ) from error
 
     def _open(self, request: urllib.request.Request) -> Any:
         # No proxy of the environment may stand between a host and its own server.
