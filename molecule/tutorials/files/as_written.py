@@ -59,11 +59,12 @@ class Table:
         self.given: dict[str, Any] = yaml.safe_load(text)
 
     def here(self, page: str, text: str) -> str:
-        """Text of a page as it is on the test host."""
+        """Text of a page as it is on the test host; each line ends with a newline."""
         for row in self.given["replaced"]:
             if page in row.get("only", [page]):
                 text = text.replace(row["page"], row["here"])
-        return text
+        left_out = tuple(self.given["left_out"])
+        return "".join(line for line in text.splitlines(keepends=True) if not line.lstrip(" {").startswith(left_out))
 
     def steps(self, page: str) -> list[Step]:
         """What is done for a page, in its order."""
