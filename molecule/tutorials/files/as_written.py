@@ -204,6 +204,7 @@ def main(directory: str, *asked: str) -> None:
         if how["fresh"]:
             subprocess.run([testbed, "exec", host, "--", "sh", "-c", NOTHING], check=True)
         typed[page] = follow(page, shell, clone, table)
+        print(f"{sum(seconds for _command, seconds in typed[page]):7.1f} s  {page}, all of it", flush=True)
     shell.end()
     (where / "typed.json").write_text(json.dumps(typed, indent=1) + "\n", encoding="utf-8")
 
