@@ -132,14 +132,23 @@ def parse_jobs(text: str) -> list[Job]:
     return sorted(found, key=lambda job: job.id)
 
 
-def parse_nodes(text: str) -> dict[str, tuple[str, str]]:
-    """By node its state, without the marks that Slurm adds, and the reason that somebody gave; from `NODE_FORMAT`."""
+@dataclass(frozen=True)
+class Node:
+    """*state*: without the marks that Slurm adds; *reason*: what somebody gave; *silent*: it does not answer."""
+
+    state: str
+    reason: str = ""
+    silent: bool = False
+
+
+def parse_nodes(text: str) -> dict[str, Node]:
+    """The nodes by name, from `NODE_FORMAT`."""
     found = {}
     for line in text.splitlines():
         fields = line.strip().split("|", 2)
         if len(fields) == 3:
             reason = "" if fields[2] in ("none", "(null)") else fields[2]
-            found[fields[0]] = (re.sub(r"[^a-z]", "", fields[1].lower()), reason)
+            found[fields[0]] = Node(re.sub(r"[^a-z]", "", fields[1].lower()), reason, "*" in fields[1])
     return found
 
 
@@ -179,12 +188,15 @@ class Cluster:
         """One of them; None where Slurm knows nothing of it any more."""
         return next((job for job in self.jobs(name) if job.id == number), None)
 
-    def drained(self, nodes: str) -> dict[str, str]:
-        """Of the *nodes* those that take no new jobs, and why."""
+    def nodes(self, nodes: str) -> dict[str, Node]:
+        """The *nodes*, as Slurm writes a list, by name."""
         if not nodes:
             return {}
-        said = self._ask("sinfo", "--noheader", "--Node", f"--nodes={nodes}", f"--format={NODE_FORMAT}")
-        return {node: reason for node, (state, reason) in parse_nodes(said).items() if state in DRAINS}
+        return parse_nodes(self._ask("sinfo", "--noheader", "--Node", f"--nodes={nodes}", f"--format={NODE_FORMAT}"))
+
+    def drained(self, nodes: str) -> dict[str, str]:
+        """Of the *nodes* those that take no new jobs, and why."""
+        return drained_of(self.nodes(nodes))
 
     def address(self, node: str) -> str:
         """Where others reach a node."""
@@ -208,6 +220,11 @@ class Cluster:
     def note(self, job: Job, text: str) -> None:
         """Write another comment into a job."""
         self._ask("scontrol", "update", f"JobId={job.id}", f"Comment={text}")
+
+
+def drained_of(nodes: Mapping[str, Node]) -> dict[str, str]:
+    """Of *nodes* those that take no new jobs, and why."""
+    return {name: node.reason for name, node in nodes.items() if node.state in DRAINS}
 
 
 def drained_words(drained: Mapping[str, str]) -> str:

@@ -196,6 +196,7 @@ def serving_job(replica: Mapping[str, Any], settings: Mapping[str, Any], of_all:
         f'    {_words(step)} {_rank(full, settings, tasks)} "$slot"',
         "    status=$?",
         '    [ -z "$stopping" ] || break',
+        f"    sh {PLACE}/current.sh || {{ echo 'trtllm.fleet: Slurm has given this start up'; exit 0; }}",
         f"    early=$((SECONDS - begun < {EARLY_SECONDS} ? early + 1 : 0))",
         '    echo "trtllm.fleet: the ranks ended with exit code $status after $((SECONDS - begun)) s"',
         f'    [ "$early" -lt {EARLY_ENDS} ] || exit 1',

@@ -22,7 +22,7 @@ from .._base.errors import FleetError
 from .._base.files import read_object, remove, write_atomically
 from .._base.names import check_name, check_path
 from .._triton.client import GenerateClient, TritonError
-from .cluster import COMPLETING, ENDED, Cluster, Job, comment, drained_words
+from .cluster import COMPLETING, ENDED, Cluster, Job, comment, drained_of, drained_words
 from .jobs import NONE, Decision, decide, free_slot
 
 # In a script and its files: the directory where they stand.
@@ -323,8 +323,11 @@ def _rows(home: Path, cluster: Cluster) -> list[dict[str, Any]]:
 def _stands(job: Job, cluster: Cluster) -> str:
     if not job.running:
         return job.sentence()
-    drained = cluster.drained(job.nodes)
+    nodes = cluster.nodes(job.nodes)
+    drained, silent = drained_of(nodes), [name for name, node in nodes.items() if node.silent]
     moves = f"; drained: {drained_words(drained)}, so the next run moves it" if drained else ""
+    if silent:
+        moves += f"; Slurm gets no answer from {', '.join(silent)}, and starts the job elsewhere if that lasts"
     return f"{job.sentence()}{moves}{'' if job.verified else '; its gate is not passed yet'}"
 
 

@@ -25,11 +25,21 @@ podman run --rm --replace --name "trtllm-$SLURM_JOB_ID-$SLURM_STEP_ID-$SLURM_PRO
 child=$!
 trap 'kill -TERM "$child"' TERM INT
 
+# Nobody ends this process where Slurm's daemon is gone from the node (current.sh). The more ranks, the rarer each one asks:
+# a job asks less than once a second.
+{
+    while sleep $((15 + ${SLURM_NTASKS:-1})) && kill -0 $$; do
+        sh "$(dirname "$0")/current.sh" || kill -KILL $$
+    done
+} > /dev/null 2>&1 9>&- &
+asks=$!
+
 # A signal ends the wait, not the container.
 while :; do
     wait "$child"
     status=$?
     kill -0 "$child" 2>/dev/null || break
 done
+kill "$asks"
 rm -f "$lock"
 exit "$status"

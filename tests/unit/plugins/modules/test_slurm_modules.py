@@ -271,6 +271,10 @@ def test_each_job_has_its_sentence(slurm: FakeSlurm, job: dict[str, Any]) -> Non
         "Job 12 of trtllm-n-0 waits in the queue (Priority: other jobs go first).",
         "Slurm knows nothing of job 13 of trtllm-o-0 any more; the next run submits it.",
     ]
+    slurm.change(nodes={"n1": ["mixed*", ""], "n2": ["mixed", ""]})
+    assert modules.call("slurm_job_info", info)["table"][0] == (
+        "Job 11 of trtllm-m-0 runs on n[1-2]; Slurm gets no answer from n1, and starts the job elsewhere if that lasts."
+    )
     slurm.job(12, state="CANCELLED")
     (Path(job["directory"]) / "trtllm-o-0" / "made").mkdir()
     (Path(job["directory"]) / "trtllm-o-0" / "made" / "result.json").write_text("{}")

@@ -7,6 +7,7 @@ import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._slurm.cluster import (
     ENDED,
     Job,
+    Node,
     comment,
     parse_address,
     parse_jobs,
@@ -46,7 +47,9 @@ def test_a_comment_of_others_cannot_break_a_line() -> None:
 
 def test_nodes_are_read_without_slurms_marks() -> None:
     text = "n1|draining@|new memory | fans\nn2|mixed*|none\nn2|mixed*|none\nn3|drained~|(null)\n"
-    assert parse_nodes(text) == {"n1": ("draining", "new memory | fans"), "n2": ("mixed", ""), "n3": ("drained", "")}
+    assert parse_nodes(text) == {
+        "n1": Node("draining", "new memory | fans"), "n2": Node("mixed", silent=True), "n3": Node("drained")
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

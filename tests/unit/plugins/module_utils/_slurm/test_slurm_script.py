@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,13 @@ BUILD = {"gpus": 2, "gres": "gpu", "options": [], "python": "python3", "tls_veri
 
 def job(replica: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
     return serving_job({**REPLICA, **(replica or {})}, {**SETTINGS, **settings}, OF_ALL)
+
+
+def scontrol(directory: Path, said: str) -> None:
+    """A scontrol that says that."""
+    path = directory / "scontrol"
+    path.write_text(f"#!/bin/sh\necho '{said}'\n")
+    path.chmod(0o755)
 
 
 def command(job: dict[str, Any], slot: int, rank: int) -> list[str]:
@@ -163,10 +172,72 @@ def test_a_build_is_a_job_on_one_node() -> None:
     subprocess.run(["bash", "-n"], input=found["script"], text=True, check=True)
 
 
-@pytest.mark.parametrize("name", ["task.sh", "rank.sh"])
+@pytest.mark.parametrize("name", ["task.sh", "rank.sh", "current.sh"])
 def test_shells_take_the_scripts_of_the_role(name: str, repo_dir: Path) -> None:
     for shell in ("sh", "bash"):
         subprocess.run([shell, "-n", str(repo_dir / "roles" / "slurm" / "files" / name)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "restarts", "known"),
+    [
+        ("JobState=RUNNING Reason=None Requeue=1 Restarts=0", "", True),
+        ("JobState=RUNNING Reason=None Requeue=1 Restarts=2", "2", True),
+        ("JobState=RUNNING Reason=None Requeue=1 Restarts=1", "", False),
+        ("JobState=RUNNING Reason=None Requeue=1 Restarts=2", "1", False),
+        # Slurm is at it.
+        ("JobState=COMPLETING Reason=None Requeue=1 Restarts=1", "", True),
+        ("JobState=PENDING Reason=BeginTime Requeue=1 Restarts=1", "", False),
+        ("JobState=CANCELLED Reason=None Requeue=1 Restarts=0", "", False),
+        ("JobState=NODE_FAIL Reason=None Requeue=1 Restarts=0", "", False),
+        ("JobState=OF_A_LATER_SLURM Reason=None Requeue=1 Restarts=0", "", True),
+        ("slurm_load_jobs error: Invalid job id specified", "", False),
+        ("slurm_load_jobs error: Unable to contact slurm controller (connect failure)", "", True),
+        ("sh: 1: scontrol: not found", "", True),
+    ],
+)
+def test_a_start_of_a_job_ends_only_where_slurm_says_that_it_is_over(
+    said: str, restarts: str, known: bool, tmp_path: Path, repo_dir: Path
+) -> None:
+    scontrol(tmp_path, f"JobId=7 JobName=trtllm-m-0 {said} BatchFlag=1" if "JobState" in said else said)
+    given = {"SLURM_JOB_ID": "7", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    given |= {"SLURM_RESTART_COUNT": restarts} if restarts else {}
+    done = subprocess.run(["sh", str(repo_dir / "roles/slurm/files/current.sh")], env=given, check=False)
+    assert done.returncode == (0 if known else 1)
+
+
+def test_a_rank_ends_where_slurm_has_given_its_node_up(tmp_path: Path, repo_dir: Path) -> None:
+    scontrol(tmp_path, "JobState=RUNNING Restarts=0")
+    podman = tmp_path / "podman"
+    podman.write_text("#!/bin/sh\nexec sleep 600\n")
+    podman.chmod(0o755)
+    given = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "TMPDIR": str(tmp_path)}
+    # So that it asks every second.
+    given |= {"SLURM_NTASKS": "-14", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    argv = ["sh", str(repo_dir / "roles/slurm/files/task.sh"), "image"]
+    task = subprocess.Popen(argv, env=given, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            task.wait(timeout=3)
+        (lock,) = tmp_path.glob("trtllm-7-*")
+        taken = ["flock", "--nonblock", str(lock), "true"]
+        assert subprocess.run(taken, check=False).returncode == 1
+        scontrol(tmp_path, "JobState=PENDING Restarts=1")
+        assert task.wait(timeout=30) == -signal.SIGKILL
+        assert subprocess.run(taken, check=False).returncode == 0
+    finally:
+        os.killpg(task.pid, signal.SIGKILL)
+
+
+def test_a_job_starts_no_ranks_where_slurm_has_started_it_elsewhere(tmp_path: Path) -> None:
+    text = job()["script"].replace("@DIRECTORY@", str(tmp_path))
+    loop = text[text.index("stopping= early=0") :]
+    (tmp_path / "current.sh").write_text("exit 1\n")
+    counted = f"srun() {{ echo started; }}\nslot=0\n{loop}"
+    done = subprocess.run(["bash", "-uc", counted], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout.splitlines()) == (
+        0, ["started", "trtllm.fleet: Slurm has given this start up"]
+    )  # fmt: skip
 
 
 # -- the plan ------------------------------------------------------------------------------------------------------
