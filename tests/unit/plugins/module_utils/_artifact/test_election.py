@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from ansible_collections.trtllm.fleet.plugins.filter.checkpoints import FilterModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.election import (
     CHECKPOINTS,
     checkpoint_offer,
@@ -187,3 +188,12 @@ def test_what_the_controller_sends_is_announced_and_what_comes_from_elsewhere_is
 
     assert sent(pieces=B) == [{"digest": A, "origin": {}, "pieces": B}]
     assert sent() == [{}]
+
+
+@pytest.mark.parametrize(
+    ("refresh", "there"), [(False, True), ("false", True), ("no", True), (True, False), ("on", False)]
+)
+def test_a_refresh_may_be_a_word_of_the_command_line(refresh: Any, there: bool) -> None:
+    offered = FilterModule().filters()["checkpoint_offer"]
+    asked = [{"item": {"name": "m", "source": "huggingface"}, "asked": "a" * 64, "reasons": []}]
+    assert offered(asked, "10.0.0.1", 18850, "/r", refresh)["checkpoints"]["m"]["there"] is there
