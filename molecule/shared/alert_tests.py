@@ -22,6 +22,8 @@ LATER = "110m"  # when every alert has waited long enough
 
 TRITON = 'job="triton", host="gpu-01", instance="10.0.0.11:8002", model="llama", release="1.2.1", replica="llama-0"'
 ONE, GANG = f'{TRITON}, nodes="1"', f'{TRITON}, nodes="2"'
+SERVE = ONE.replace('"triton"', '"trtllm_serve"').replace(":8002", ":8000")
+HEALTH = ONE.replace('"triton"', '"trtllm_serve_health"').replace("10.0.0.11:8002", "http://10.0.0.11:8000/health")
 GATEWAY = 'job="openai_gateway", host="gw-01", instance="10.0.0.5:3000"'
 AT = 'replica="http://10.0.0.11:8000", model="llama"'
 
@@ -134,6 +136,20 @@ CASES: dict[str, tuple[Series, Series]] = {
         one("trtllm_fleet_report_timestamp_seconds", 'job="trtllm_fleet"', -1 * DAY),
     ),
 }
+# The same of trtllm-serve: alert, what is measured, and whether it fires.
+SERVE_CASES: tuple[tuple[str, Series, bool], ...] = (
+    # Its metrics may be there while its ranks are dead, and need not be while it answers.
+    ("ReplicaDown", {**one("up", SERVE, 1), **one("up", HEALTH, 1), **one("probe_success", HEALTH, 0)}, True),
+    ("ReplicaDown", {**one("up", SERVE, 0), **one("up", HEALTH, 1), **one("probe_success", HEALTH, 1)}, False),
+    ("ReplicaDown", one("up", HEALTH, 0), True),
+    ("ModelDown", {**one("up", HEALTH, 1), **one("probe_success", HEALTH, 0)}, True),
+    # One of a model's is Triton still.
+    ("ModelDown", {**one("probe_success", HEALTH, 0), **one("up", ONE.replace("llama-0", "llama-1"), 1)}, False),
+    ("RequestsWait", one("trtllm_num_requests_waiting", SERVE, 40), True),
+    ("RequestsWait", one("trtllm_num_requests_waiting", SERVE, 3), False),
+    ("KVCacheFull", one("trtllm_kv_cache_utilization", SERVE, 0.99), True),
+    ("KVCacheFull", one("trtllm_kv_cache_utilization", SERVE, 0.5), False),
+)
 
 
 def test(alert: str, series: Series, fires: bool) -> dict[str, Any]:
@@ -151,6 +167,7 @@ def test(alert: str, series: Series, fires: bool) -> dict[str, Any]:
 def main(directory: str) -> None:
     place = Path(directory)
     tests = [test(name, series, fires) for name, both in CASES.items() for series, fires in zip(both, (True, False))]
+    tests += [test(*case) for case in SERVE_CASES]
     (place / "rules.yml").write_text(json.dumps(rules(limits({}))), encoding="utf-8")
     asked = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": tests}
     (place / "tests.yml").write_text(json.dumps(asked), encoding="utf-8")

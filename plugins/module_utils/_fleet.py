@@ -237,6 +237,12 @@ def _release(host: Mapping[str, Any], model: str) -> str:
     return str(_item(host["plan"], "gateway_models", model).get("release") or host["plan"]["release"])
 
 
+def _own_release(host: Mapping[str, Any], model: str) -> Item:
+    """The release of a model, where it is not that of its host."""
+    release = _release(host, model)
+    return {"release": release} if release != str(host["plan"]["release"]) else {}
+
+
 def _requests(release: str) -> int:
     return sum(version_key(release) >= version_key(first) for first in NEW_REQUESTS)
 
@@ -260,6 +266,7 @@ def _served(name: str, host: Mapping[str, Any], wide: Sequence[str], known: Sequ
             "metrics_url": "" if serve.is_served(replica) else f"{url.rpartition(':')[0]}:{replica['metrics_port']}",
             "gpus": replica["gpus"],
             **({"nodes": node_names(replica)} if is_gang(replica) else {}),
+            **_own_release(host, replica["model"]),
             **_weight(_item(host["plan"], "gateway_models", replica["model"]), http_url(replica)),
         }
         for replica in host["plan"]["replicas"]

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is recorded and what is alerted on: one table, of which Prometheus gets rules and docs/monitoring.md its list.
 
-Names of metrics are those that Triton (``nv_*``), the gateway (``openai_gateway_*``), Prometheus (``up``) and the
-exporters write, as documented there. ``model`` is the fleet's name of a model: of Triton's own label of that name
-Prometheus makes ``exported_model``, as it does with every label that a target was given.
+Names of metrics are those that Triton (``nv_*``), trtllm-serve (``trtllm_*``), the gateway (``openai_gateway_*``),
+Prometheus (``up``) and the exporters write, as documented there. ``model`` is the fleet's name of a model: of Triton's
+own label of that name Prometheus makes ``exported_model``, as it does with every label that a target was given.
 """
 
 from __future__ import annotations
@@ -52,9 +52,13 @@ LIMITS: dict[str, Limit] = {
     "report_hours": Limit(48, "the age of what report.yml found"),
 }
 
+# Whether each replica answers: Triton by its metrics, trtllm-serve by its health.
+REPLICA_UP = "replica:trtllm_replica_up:last"
 # What several alerts, and the dashboards, ask for. Name -> expression.
 RECORDED: dict[str, str] = {
-    "model:trtllm_replicas_up:sum": 'sum by (model) (up{job=~"triton|trtllm_serve"})',
+    # One that nothing can look at counts as one that does not answer.
+    REPLICA_UP: 'up{job="triton"} or probe_success{job="trtllm_serve_health"} or up{job="trtllm_serve_health"}',
+    "model:trtllm_replicas_up:sum": f"sum by (model) ({REPLICA_UP})",
     "model:openai_gateway_requests:rate5m": ("sum by (model) (rate(openai_gateway_requests_total[5m]))"),
     "model:openai_gateway_failed_requests:rate5m": (
         'sum by (model) (rate(openai_gateway_requests_total{code=~"5.."}[5m])) '
@@ -76,13 +80,13 @@ ALERTS: tuple[Alert, ...] = (
         "host, and run site.yml, which starts what is described.",
     ),
     Alert(
-        "ReplicaDown", CRITICAL, 'up{job=~"triton|trtllm_serve", nodes="1"} == 0', "2m",
+        "ReplicaDown", CRITICAL, f'{REPLICA_UP}{{nodes="1"}} == 0', "2m",
         "{{ $labels.replica }} on {{ $labels.host }} does not answer.",
         "Look at journalctl --unit triton-{{ $labels.replica }} on the host. Its unit restarts it by itself; what it "
         "says last is why it does not come up.",
     ),
     Alert(
-        "GangBroken", CRITICAL, 'up{job=~"triton|trtllm_serve", nodes!="1"} == 0', "2m",
+        "GangBroken", CRITICAL, f'{REPLICA_UP}{{nodes!="1"}} == 0', "2m",
         "{{ $labels.replica }}, whose ranks are on {{ $labels.nodes }} hosts, does not answer.",
         "The journal of its leader {{ $labels.host }} says which node is missing, or differs, and in what.",
     ),
@@ -104,7 +108,8 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         "RequestsWait", WARNING,
-        'nv_trt_llm_request_metrics{request_type="waiting"} > %(waiting_requests)s', "5m",
+        'nv_trt_llm_request_metrics{request_type="waiting"} > %(waiting_requests)s '
+        "or trtllm_num_requests_waiting > %(waiting_requests)s", "5m",
         "{{ $value }} requests wait before {{ $labels.replica }} on {{ $labels.host }}.",
         "Add replicas of {{ $labels.model }}, or raise max_batch_size where the KV cache has room.",
     ),
@@ -121,7 +126,8 @@ ALERTS: tuple[Alert, ...] = (
     Alert(
         "KVCacheFull", WARNING,
         'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="used"} > ignoring (kv_cache_block_type) '
-        '%(kv_cache_used)s * nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max"}', "10m",
+        '%(kv_cache_used)s * nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max"} '
+        "or trtllm_kv_cache_utilization > %(kv_cache_used)s", "10m",
         "The KV cache of {{ $labels.replica }} on {{ $labels.host }} is all but full: requests are paused or wait.",
         "Give it more memory (kv_cache_free_gpu_mem_fraction), shorter sequences, or more replicas.",
     ),

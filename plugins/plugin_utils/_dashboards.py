@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._alerts import REPLICA_UP
+
 SCHEMA = 39
 SOURCE = {"type": "prometheus", "uid": "trtllm"}
 COLUMNS, HEIGHT = 24, 8
@@ -48,7 +50,7 @@ class Dashboard:
 GATEWAY = 'model=~"$model"'
 REPLICA = 'model=~"$model", host=~"$host"'
 BY_MODEL = (("model", "model:trtllm_replicas_up:sum"),)
-BY_REPLICA = (*BY_MODEL, ("host", 'up{job=~"triton|trtllm_serve"}'))
+BY_REPLICA = (*BY_MODEL, ("host", REPLICA_UP))
 
 
 def quantile(share: float, metric: str) -> str:
@@ -60,6 +62,17 @@ def percentiles(metric: str) -> tuple[tuple[str, str], ...]:
     return tuple((quantile(share, metric), f"{{{{model}}}} p{share * 100:g}") for share in (0.5, 0.95, 0.99))
 
 
+def serve_quantile(share: float, metric: str) -> str:
+    """A percentile of one of trtllm-serve's histograms, by replica."""
+    rate = f"rate({metric}_bucket{{{REPLICA}}}[$__rate_interval])"
+    return f"histogram_quantile({share:g}, sum by (replica, host, le) ({rate}))"
+
+
+def serve_percentiles(metric: str) -> tuple[tuple[str, str], ...]:
+    who = "{{replica}} {{host}}"
+    return tuple((serve_quantile(share, metric), f"{who} p{share * 100:g}") for share in (0.5, 0.95))
+
+
 def trt_llm(kind: str, which: str, scale: str = "") -> str:
     """A metric of TensorRT-LLM's backend, of the chosen replicas."""
     label = {"request": "request_type", "kv_cache_block": "kv_cache_block_type", "runtime_memory": "memory_type"}[kind]
@@ -69,8 +82,8 @@ def trt_llm(kind: str, which: str, scale: str = "") -> str:
 FLEET = Dashboard(
     "trtllm fleet",
     (
-        Panel("Replicas that answer", (('sum(up{job=~"triton|trtllm_serve"})', ""),), kind=STAT, width=4),
-        Panel("Replicas that do not", (('sum(up{job=~"triton|trtllm_serve"} == bool 0)', ""),), kind=STAT, width=4),
+        Panel("Replicas that answer", ((f"sum({REPLICA_UP})", ""),), kind=STAT, width=4),
+        Panel("Replicas that do not", ((f"sum({REPLICA_UP} == bool 0)", ""),), kind=STAT, width=4),
         Panel("Gateways that answer", (('sum(up{job="openai_gateway"})', ""),), kind=STAT, width=4),
         Panel("Alerts", (('count(ALERTS{alertstate="firing"}) or vector(0)', ""),), kind=STAT, width=4),
         Panel("Requests a second", (("sum(model:openai_gateway_requests:rate5m)", ""),), "reqps", STAT, 4),
@@ -152,6 +165,14 @@ REPLICAS = Dashboard(
             (f"sum by (replica, host) (rate(nv_inference_request_failure{{{REPLICA}}}[$__rate_interval]))",
              "{{replica}} {{host}}"),
         ), "reqps", width=12),
+        Panel("trtllm-serve: answers", (
+            (f"sum by (replica, host) (rate(trtllm_request_success_total{{{REPLICA}}}[$__rate_interval]))",
+             "{{replica}} {{host}}"),
+        ), "reqps", needs="serve"),
+        Panel("trtllm-serve: time to the first token",
+              serve_percentiles("trtllm_time_to_first_token_seconds"), "s", needs="serve"),
+        Panel("trtllm-serve: time before a request is at work",
+              serve_percentiles("trtllm_request_queue_time_seconds"), "s", needs="serve"),
     ),
     BY_REPLICA,
 )  # fmt: skip
@@ -171,7 +192,7 @@ ROLLOUT = Dashboard(
         Panel("Failures in a row by replica", (
             (f"max by (model, replica) (openai_gateway_replica_failures{{{GATEWAY}}})", "{{model}} {{replica}}"),
         )),
-        Panel("Replicas that answer", (('up{job=~"triton|trtllm_serve", model=~"$model"}', "{{replica}} {{host}}"),)),
+        Panel("Replicas that answer", ((f"{REPLICA_UP}{{{GATEWAY}}}", "{{replica}} {{host}}"),)),
     ),
     BY_MODEL,
 )  # fmt: skip

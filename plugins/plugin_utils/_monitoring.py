@@ -17,13 +17,15 @@ from urllib.parse import urlsplit
 
 import yaml
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import release
+from ansible_collections.trtllm.fleet.plugins.module_utils._release.serve import PROMETHEUS_ROUTE, prometheus_route
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import host_of
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._alerts import limits, rules
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._dashboards import dashboards
 
 HEAD = "# Written by trtllm.fleet (monitoring.yml); changes are lost.\n"
-# trtllm-serve has metrics in Prometheus' format only where the model's configuration asks for them.
-SERVE_PATH = "/prometheus/metrics"
+# What the blackbox exporter is asked for: whether an address answers, and until when its certificate is good.
+PROBE = {"metrics_path": "/probe", "params": {"module": ["gateway"]}}
 WAITED = ("s", "m", "h")
 
 Target = dict[str, Any]
@@ -76,10 +78,20 @@ def _jobs(
     fleet: Mapping[str, Any], gateways: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
 ) -> Iterator[Job]:
     replicas = [(host, replica) for host, about in fleet["hosts"].items() for replica in about["replicas"]]
-    yield Job("triton", [*_replicas(fleet, replicas, served=False)], {})
-    yield Job("trtllm_serve", [*_replicas(fleet, replicas, served=True)], {"metrics_path": SERVE_PATH})
+    about = {host: values.get("release") for host, values in fleet["hosts"].items()}
+    triton = [one for one in replicas if one[1]["metrics_url"]]
+    served = [one for one in replicas if not one[1]["metrics_url"] and one[1]["name"]]
+    told = [one for one in served if prometheus_route(release(_release(*one, about)))]
+    yield Job("triton", [_replica(*one, about, urlsplit(one[1]["metrics_url"]).netloc) for one in triton], {})
+    yield Job(
+        "trtllm_serve",
+        [_replica(*one, about, urlsplit(one[1]["url"]).netloc) for one in told],
+        {"metrics_path": PROMETHEUS_ROUTE},
+    )
+    # Whether one of them works says its health alone: not all have metrics, which one whose ranks are dead has still.
+    yield Job("trtllm_serve_health", [_replica(*one, about, f"{one[1]['url']}/health") for one in served], PROBE)
     yield Job("openai_gateway", [_gateway(host, about) for host, about in gateways.items()], {})
-    yield Job("gateway_tls", [*_certificates(gateways)], {"metrics_path": "/probe", "params": {"module": ["gateway"]}})
+    yield Job("gateway_tls", [*_certificates(gateways)], PROBE)
     exporters = {"node": settings.get("node_exporter_port"), "dcgm": settings.get("dcgm_exporter_port")}
     for name, port in exporters.items():
         hosts = settings.get("hosts") or {}
@@ -91,18 +103,19 @@ def _target(address: str, labels: Mapping[str, str]) -> Target:
     return {"targets": [address], "labels": dict(labels)}
 
 
-def _replicas(fleet: Mapping[str, Any], replicas: Sequence[tuple[str, Any]], served: bool) -> Iterator[Target]:
-    for host, replica in replicas:
-        if bool(replica["metrics_url"]) == served or not replica["name"]:
-            continue
-        labels = {
-            "host": host,
-            "replica": str(replica["name"]),
-            "model": str(replica["model"]),
-            "release": str(replica.get("release") or fleet["hosts"][host].get("release") or ""),
-            "nodes": str(len(replica.get("nodes") or [host])),
-        }
-        yield _target(urlsplit(replica["url"] if served else replica["metrics_url"]).netloc, labels)
+def _replica(host: str, replica: Mapping[str, Any], about: Mapping[str, Any], address: str) -> Target:
+    labels = {
+        "host": host,
+        "replica": str(replica["name"]),
+        "model": str(replica["model"]),
+        "release": _release(host, replica, about),
+        "nodes": str(len(replica.get("nodes") or [host])),
+    }
+    return _target(address, labels)
+
+
+def _release(host: str, replica: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    return str(replica.get("release") or about[host] or "")
 
 
 def _gateway(host: str, about: Mapping[str, Any]) -> Target:
@@ -128,7 +141,7 @@ def _scrape(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
     if job.name == "openai_gateway":
         ca = settings.get("gateway_ca_file")
         found["tls_config"] = {"ca_file": str(ca)} if ca else {"insecure_skip_verify": True}
-    if job.name == "gateway_tls":
+    if job.settings is PROBE:
         found["relabel_configs"] = [
             {"source_labels": ["__address__"], "target_label": "__param_target"},
             {"source_labels": ["__param_target"], "target_label": "instance"},

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,18 @@ pytest.importorskip("numpy")
 
 import httpx
 import uvicorn
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.client import parse_metrics, requests_answered
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gate import parse_gate
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify import Target
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.verify_by_api import verification_of
 from openai_gateway.interface import describe
 from openai_gateway_fakes import OPEN, FakeTriton, Network, gateway, model_entry
+from starlette.applications import Starlette
 from tensorrt_llm.errors import TrtllmError
 from tensorrt_llm.llmapi.llm_args import LlmArgs
 from tensorrt_llm.llmapi.model import Model
-from trtllm_serve.llm_args import read_args
+from trtllm_serve.llm_args import asks_for_metrics, read_args
+from trtllm_serve.metrics import BUCKETS
 from trtllm_serve.options import parser
 from trtllm_serve.server import Server
 
@@ -53,7 +58,13 @@ def url(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     scratch = tmp_path_factory.mktemp("scratch")
     said = "max_batch_size: 4\nmax_seq_len: 128\nenable_iter_perf_stats: true\nkv_cache_config: {max_tokens: 2048}\n"
     model = Model(checkpoint, arguments(scratch, said), scratch)
-    server = uvicorn.Server(uvicorn.Config(Server(model, checkpoint.name).app(), port=0, log_level="warning"))
+    with served(Server(model, checkpoint.name, True).app()) as found:
+        yield found
+
+
+@contextmanager
+def served(app: Starlette) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     end = time.monotonic() + 60
@@ -130,6 +141,28 @@ def test_statistics_are_told_once(url: str) -> None:
     assert httpx.get(f"{url}/metrics").json() == []
 
 
+def test_prometheus_is_told_what_answers_took(url: str) -> None:
+    before = requests_answered(parse_metrics(httpx.get(f"{url}/prometheus/metrics").text)) or 0
+    ask(url, max_tokens=4, top_k=1)
+    answer = httpx.get(f"{url}/prometheus/metrics")
+    samples = parse_metrics(answer.text)
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert requests_answered(samples) == before + 1
+    recorded = json.loads((REPO / "tests/contract/data/serve_metrics.json").read_text())["1.3.0rc3"]
+    bases = {re.sub("_(bucket|sum|count)$", "", sample.name) for sample in samples}
+    assert bases == {*recorded} - {"trtllm_request_queue_time_seconds"}
+    assert {sample.labels["model_name"] for sample in samples} == {"undefined"}
+    first = [one for one in samples if one.name == "trtllm_time_to_first_token_seconds_bucket"]
+    assert [one.labels["le"] for one in first] == [*map(str, BUCKETS), "+Inf"]
+    assert first[-1].value == before + 1 and sorted(one.value for one in first) == [one.value for one in first]
+
+
+def test_it_has_metrics_for_prometheus_where_the_file_asks_for_them(tmp_path: Path) -> None:
+    (tmp_path / "said.yaml").write_text("return_perf_metrics: true\n")
+    options = parser().parse_args(["m", f"--extra_llm_api_options={tmp_path}/said.yaml"])
+    assert asks_for_metrics(options) and not asks_for_metrics(parser().parse_args(["m"]))
+
+
 def test_an_answer_is_the_same_whole_and_in_pieces(url: str) -> None:
     whole = ask(url, max_tokens=8, top_k=1).json()
     assert whole["choices"][0]["text"] == TEXT and whole["choices"][0]["finish_reason"] == "length"
@@ -187,11 +220,21 @@ def test_a_good_server_passes_every_check_and_its_gate(url: str) -> None:
     target = Target(url, entry_models=["tiny-llama"], api="openai", early_stop_tokens=90, early_stop_ms=1, gate=gate)
     verification = verification_of(target)
     outcomes = verification.run()
-    assert len(outcomes) == 1 + 3 + 5
+    assert len(outcomes) == 1 + 3 + 5 + 1
     assert [(found.name, found.answer) for found in outcomes if found.ok is False] == [
         ("gate: prompt", f"{verification.answers['Hi']!r} instead of 'x'")
     ]
     assert verification.answers[QUESTION] == TEXT
+    counted = next(found for found in outcomes if found.name == "metrics")
+    assert counted.ok and "more requests counted" in counted.answer
+
+
+def test_a_server_without_metrics_is_not_judged_by_them(checkpoint: Path, tmp_path: Path) -> None:
+    model = Model(checkpoint, arguments(tmp_path, "max_batch_size: 4\nmax_seq_len: 128\n"), tmp_path)
+    with served(Server(model, checkpoint.name).app()) as other:
+        target = Target(other, entry_models=["tiny-llama"], api="openai", early_stop_tokens=90, early_stop_ms=1)
+        found = next(one for one in verification_of(target).run() if one.name == "metrics")
+    assert found.ok is None and "it counts no requests" in found.answer
 
 
 def test_a_server_of_another_model_fails(url: str) -> None:

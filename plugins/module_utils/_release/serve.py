@@ -22,11 +22,13 @@ from .serve_data import CACHES, DISAGGREGATED, ENGINE_WAYS, FLAGS, INSTEAD, KEYS
 # The model of a repository whose parameters say how the engine is run.
 BACKEND_MODEL = "tensorrt_llm"
 KV_CACHE_SHARE = "kv_cache_config.free_gpu_memory_fraction"
-# What is always said. 1.0.0 forgets the share of its command line where the file has a kv_cache_config; without
-# statistics of iterations nothing tells a busy server from one that hangs.
-ALWAYS = {"tensor_parallel_size": 1, KV_CACHE_SHARE: 0.9, "enable_iter_perf_stats": True}
-# In Triton nobody reads these statistics, which the LLM API keeps until somebody does.
-UNREAD_IN_TRITON = ("enable_iter_perf_stats",)
+# Without it trtllm-serve has no metrics in Prometheus' format, at the route below.
+PERF_METRICS, PROMETHEUS_ROUTE = "return_perf_metrics", "/prometheus/metrics"
+# What is always said where the release has it. 1.0.0 forgets the share of its command line where the file has a
+# kv_cache_config; without statistics of iterations nothing tells a busy server from one that hangs.
+ALWAYS = {"tensor_parallel_size": 1, KV_CACHE_SHARE: 0.9, "enable_iter_perf_stats": True, PERF_METRICS: True}
+# In Triton nobody reads these statistics, which the LLM API keeps until somebody does, and there is no such route.
+UNREAD_IN_TRITON = ("enable_iter_perf_stats", PERF_METRICS)
 # What is said by where the model is, or cannot be said in a file.
 OWN_KEYS = {
     "model": "the checkpoint of the model is served",
@@ -94,6 +96,11 @@ def _ways(table: str) -> dict[str, tuple[str, dict[str, str]]]:
 def engine_ways() -> dict[str, str]:
     """Option of an engine -> the key that says it; empty where the server does so anyway."""
     return {option: key for option, (key, _values) in _ways(ENGINE_WAYS).items()}
+
+
+def prometheus_route(release: Release) -> str:
+    """Where trtllm-serve has metrics in Prometheus' format; empty where *release* is not known to have them."""
+    return PROMETHEUS_ROUTE if has_key(release, PERF_METRICS) else ""
 
 
 def serving_releases() -> list[Release]:
@@ -227,7 +234,8 @@ def serve_config(
             raise FleetError(f"{source} is not a key of the LLM API{hint or '.'}")
         file.say(path, value, source)
     for path, value in ALWAYS.items():
-        if path not in file.by and (flow == FLOW_SERVE or path not in UNREAD_IN_TRITON):
+        read = flow == FLOW_SERVE or path not in UNREAD_IN_TRITON
+        if read and path not in file.by and has_key(release, path):
             file.say(path, value, path)
     return file.nested()
 

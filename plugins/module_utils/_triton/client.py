@@ -102,6 +102,12 @@ def requests_served(samples: list[Sample], models: Optional[list[str]] = None) -
     return int(sum(sample.value for sample in found if models is None or sample.labels.get("model") in models))
 
 
+def requests_answered(samples: list[Sample]) -> Optional[int]:
+    """The same of trtllm-serve; None where it does not count them, or has answered none yet."""
+    found = [sample.value for sample in samples if sample.name == "trtllm_request_success_total"]
+    return int(sum(found)) if found else None
+
+
 class GenerateClient:
     """The generate extension of one server: ``POST /v2/models/M/generate`` and ``generate_stream``."""
 

@@ -18,12 +18,14 @@ from .._base.tables import columns
 from .._host import nvidia_smi, yaml
 from .._host.system import System
 from .._podman import cli
+from .._release.serve import PROMETHEUS_ROUTE
 from .._service.host import ServiceHost, UnitState
 from .._service.record import ReleaseRecord
 from .._service.units import own_units
-from .client import GenerateClient, TritonError, requests_served
+from .client import GenerateClient, TritonError, requests_answered, requests_served
 from .held import GATEWAY_PREFIX, PREFIX, config_of
 from .replica import host_of
+from .serve import API
 
 METRICS_SECONDS = 5
 # Options of an engine that say which logits it gives, by the name of the logits.
@@ -146,13 +148,18 @@ def _problem(service: str, state: UnitState, known: dict[str, Any]) -> str:
 
 
 def _requests(known: dict[str, Any]) -> Optional[int]:
-    if not known.get("metrics"):
-        return None
-    url = f"http://{known['metrics']}"
+    triton = known.get("metrics")
+    url = f"http://{triton}"
+    if not triton:
+        # trtllm-serve has them where it is asked for everything else.
+        if known.get("api") != API or not known.get("http"):
+            return None
+        url = f"http://{known['http']}{PROMETHEUS_ROUTE}"
     try:
-        return requests_served(GenerateClient(url, METRICS_SECONDS).metrics(url), known.get("entry_models") or None)
+        samples = GenerateClient(url, METRICS_SECONDS).metrics(url)
     except TritonError:
         return None
+    return requests_served(samples, known.get("entry_models") or None) if triton else requests_answered(samples)
 
 
 def _models(config: str) -> list[str]:

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Optional
 
-from .client import CompletionsClient, LlmApiClient, TritonError, requests_served
+from .._release.serve import PROMETHEUS_ROUTE
+from .client import CompletionsClient, LlmApiClient, TritonError, requests_answered, requests_served
 from .verify import Failed, NotJudged, Outcome, Target, Verification
 
 # Requests at once to a server that has no instances.
@@ -44,9 +45,26 @@ class CompletionsVerification(CheckpointVerification):
         self._gate(self.target.gate)
         if self.target.gate_only:
             return self.outcomes
+        before = self._answered()
         for model in self.target.entry_models:
             self._entry_model(model)
+        self._check("metrics", f"GET {PROMETHEUS_ROUTE}", "requests counted", partial(self.metrics, before))
         return self._through_gateway()
+
+    def _answered(self) -> Optional[int]:
+        try:
+            return requests_answered(self.client.metrics(f"{self.target.url}{PROMETHEUS_ROUTE}"))
+        except TritonError:
+            return None
+
+    def metrics(self, before: Optional[int]) -> str:
+        """Our requests were counted; a release without such metrics, or a front that has other ones, is not judged."""
+        served = self._answered()
+        if served is None:
+            raise NotJudged("it counts no requests in Prometheus' format")
+        if served <= (before or 0):
+            raise Failed(f"trtllm_request_success_total stayed at {served}")
+        return f"{served - (before or 0)} more requests counted"
 
     def readiness(self) -> str:
         """Health, and the models that it names. One that stands before servers of two kinds names none."""

@@ -17,7 +17,7 @@ from tensorrt_llm.llmapi.llm_args import LlmArgs
 from tensorrt_llm.llmapi.model import Model
 
 from .disaggregated import Front
-from .llm_args import read_args
+from .llm_args import asks_for_metrics, read_args
 from .options import disaggregated_parser, parser
 from .server import Server
 
@@ -33,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(words[1:] if words[:1] == ["serve"] else words)
     scratch = Path(tempfile.mkdtemp(prefix="trtllm-serve-"))
     try:
-        serve(options.model, options.host, options.port, read_args(options), scratch)
+        args, metrics = read_args(options), asks_for_metrics(options)
+        serve(options.model, options.host, options.port, args, scratch, metrics)
     except (TrtllmError, OSError) as e:
         progress.log("E", str(e))
         return 1
@@ -60,8 +61,8 @@ def disaggregated(words: list[str]) -> int:
     return 0
 
 
-def serve(path: str, host: str, port: int, args: LlmArgs, scratch: Path) -> None:
-    """Take the port, load the model, and serve it until the end is asked for.
+def serve(path: str, host: str, port: int, args: LlmArgs, scratch: Path, metrics: bool = False) -> None:
+    """Take the port, load the model, and serve it until the end is asked for; *metrics*: for Prometheus.
 
     A port that is taken is found at once, and nothing is listened on before the model is there.
     """
@@ -79,5 +80,6 @@ def serve(path: str, host: str, port: int, args: LlmArgs, scratch: Path) -> None
         os.environ["TRTLLM_ORCHESTRATOR"] = "1"
         model = Model(directory, args, scratch)
         progress.log("I", f"serves {directory.name} at {host}:{port}")
-        config = uvicorn.Config(Server(model, directory.name).app(), log_level="info", timeout_keep_alive=KEEP_ALIVE)
+        app = Server(model, directory.name, metrics).app()
+        config = uvicorn.Config(app, log_level="info", timeout_keep_alive=KEEP_ALIVE)
         uvicorn.Server(config).run(sockets=[listener])

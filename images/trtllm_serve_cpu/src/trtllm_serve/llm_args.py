@@ -26,6 +26,11 @@ def read_file(path: str) -> dict[str, Any]:
     return given
 
 
+def asks_for_metrics(options: Namespace) -> bool:
+    """Whether the file asks for metrics in Prometheus' format, for which there is no option."""
+    return bool(options.config and read_file(options.config).get("return_perf_metrics"))
+
+
 def read_args(options: Namespace) -> LlmArgs:
     """Both together. Raises TrtllmError for what this image cannot do."""
     for name, feature in REFUSED_OPTIONS.items():

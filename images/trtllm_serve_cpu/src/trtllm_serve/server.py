@@ -21,6 +21,8 @@ from tensorrt_llm import __version__
 from tensorrt_llm.errors import TrtllmError
 from tensorrt_llm.llmapi.model import Answer, Model
 
+from .metrics import TYPE, Metrics
+
 SAMPLING = (
     "frequency_penalty presence_penalty seed stop temperature top_p use_beam_search top_k top_p_min min_p "
     "repetition_penalty length_penalty early_stopping stop_token_ids include_stop_str_in_output ignore_eos min_tokens "
@@ -53,8 +55,9 @@ def refuse(message: str) -> JSONResponse:
 class Server:
     """The app of one model."""
 
-    def __init__(self, model: Model, name: str) -> None:
+    def __init__(self, model: Model, name: str, prometheus: bool = False) -> None:
         self._model, self._name = model, name
+        self._prometheus = Metrics() if prometheus else None
 
     def app(self) -> Starlette:
         """What uvicorn serves."""
@@ -74,6 +77,8 @@ class Server:
             Route("/v1/completions", self._completions, methods=post),
             Route("/v1/chat/completions", self._chat, methods=post),
         ]
+        if self._prometheus:
+            routes.append(Route("/prometheus/metrics", self._prometheus_metrics, methods=get))
         return Starlette(routes=routes, lifespan=lifespan)
 
     async def _health(self, _request: Request) -> Response:
@@ -97,6 +102,9 @@ class Server:
 
     async def _metrics(self, _request: Request) -> Response:
         return JSONResponse(self._model.iterations())
+
+    async def _prometheus_metrics(self, _request: Request) -> Response:
+        return Response(self._prometheus.page() if self._prometheus else "", headers={"Content-Type": TYPE})
 
     async def _completions(self, request: Request) -> Response:
         try:
@@ -210,12 +218,16 @@ class Server:
         def deliver(answer: Answer) -> None:
             loop.call_soon_threadsafe(queue.put_nowait, answer)
 
+        begin, first = time.monotonic(), 0.0
         cancelled = self._model.submit(tokens, body, deliver, begun)
         try:
             while True:
                 answer = await queue.get()
                 if answer.error:
                     raise TrtllmError(answer.error)
+                first = first or time.monotonic()
+                if answer.finish_reason and self._prometheus:
+                    self._prometheus.ended(begin, first, answer.written)
                 yield answer
                 if answer.finish_reason:
                     return

@@ -142,8 +142,10 @@ def test_releases_may_differ_as_far_as_their_requests_are_alike() -> None:
 def test_a_release_of_a_models_own_counts_for_that_model_alone() -> None:
     own = {"release": "0.7.2", "image": {"name": "r/triton:24.01"}}
     hosts = {"g1": host("g1", {**model("a"), **own}, model("b")), "g2": host("g2", {**model("a"), **own}, model("b"))}
-    models = fleet_map(hosts, {"w1": gateway()})["gateways"]["w1"]["models"]
+    found = fleet_map(hosts, {"w1": gateway()})
+    models = found["gateways"]["w1"]["models"]
     assert [(one["name"], one["release"]) for one in models] == [("a", "0.7.2"), ("b", LAST)]
+    assert [one.get("release") for one in found["hosts"]["g1"]["replicas"]] == ["0.7.2", None]
     hosts["g2"] = host("g2", model("a"), model("b"))
     with pytest.raises(FleetError, match=f"a: g1 serves it with TensorRT-LLM 0.7.2 and g2 with {LAST}, which"):
         fleet_map(hosts, {"w1": gateway()})

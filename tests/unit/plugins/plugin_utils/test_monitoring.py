@@ -33,7 +33,9 @@ FLEET: dict[str, Any] = {
                  "metrics_url": "http://10.0.0.11:8002"},
                 {"name": "big-0", "model": "big", "url": "http://10.0.0.11:8003", "gpus": [1],
                  "metrics_url": "http://10.0.0.11:8005", "nodes": ["gpu-01", "gpu-02"]},
-                {"name": "new-0", "model": "new", "url": "http://10.0.0.11:8006", "gpus": [2], "metrics_url": ""},
+                {"name": "new-0", "model": "new", "url": "http://10.0.0.11:8006", "gpus": [2], "metrics_url": "",
+                 "release": "1.3.0"},
+                {"name": "older-0", "model": "new", "url": "http://10.0.0.11:8016", "gpus": [3], "metrics_url": ""},
                 # what a gateway has of a host that nobody asks
                 {"name": "", "model": "gone", "url": "http://10.0.0.11:8009", "gpus": [], "metrics_url": ""},
             ],
@@ -68,9 +70,34 @@ def test_each_replica_is_asked_where_its_metrics_are() -> None:
         },
         "10.0.0.11:8005": {"host": "gpu-01", "replica": "big-0", "model": "big", "release": LAST, "nodes": "2"},
     }  # fmt: skip
-    assert list(targets(files, "trtllm_serve")) == ["10.0.0.11:8006"]
+    served = {"host": "gpu-01", "replica": "new-0", "model": "new", "release": "1.3.0", "nodes": "1"}
+    assert targets(files, "trtllm_serve") == {"10.0.0.11:8006": served}
+    health = "http://10.0.0.11:{}/health"
+    assert targets(files, "trtllm_serve_health") == {
+        health.format(8006): served, health.format(8016): {**served, "replica": "older-0", "release": LAST},
+    }  # fmt: skip
     assert targets(files, "openai_gateway") == {"10.0.0.5:3000": {"host": "gw-01", "__scheme__": "https"}}
     assert list(targets(files, "gateway_tls")) == ["https://10.0.0.5:3000/health"]
+
+
+def test_trtllm_serve_is_asked_where_it_has_metrics_and_whether_it_is_well() -> None:
+    jobs = {job["job_name"]: job for job in written()["scrape.yml"]["scrape_configs"]}
+    assert jobs["trtllm_serve"]["metrics_path"] == "/prometheus/metrics"
+    health = jobs["trtllm_serve_health"]
+    assert (health["metrics_path"], health["params"]) == ("/probe", {"module": ["gateway"]})
+    assert health["relabel_configs"] == jobs["gateway_tls"]["relabel_configs"]
+    assert health["relabel_configs"][-1] == {"target_label": "__address__", "replacement": "127.0.0.1:9115"}
+    assert "relabel_configs" not in jobs["trtllm_serve"]
+
+
+def test_names_of_metrics_are_those_that_trtllm_serve_is_recorded_to_have() -> None:
+    recorded = json.loads((REPO / "tests/contract/data/serve_metrics.json").read_text(encoding="utf-8"))
+    names = {*recorded["1.3.0rc3"], *recorded["announced for 1.3.0"]}
+    asked = " ".join(alert.expr for alert in ALERTS) + json.dumps(dashboards())
+    # Those of histograms with what Prometheus adds to their names; the fleet's own begin likewise.
+    found = {name.removesuffix("_bucket") for name in re.findall(r"(?<![:\w])trtllm_\w+", asked)}
+    assert {name for name in found if not name.startswith("trtllm_fleet_")} <= names
+    assert {"trtllm_num_requests_waiting", "trtllm_request_success_total"} <= found
 
 
 def test_exporters_are_asked_where_there_are_some() -> None:

@@ -20,6 +20,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release.serve import
     check_keys,
     crossing,
     engine_ways,
+    prometheus_route,
     serve_config,
 )
 
@@ -87,12 +88,19 @@ def test_what_means_the_same_is_said_once_and_in_the_file() -> None:
         "attn_backend": "FLASHINFER",
         "cuda_graph_config": None,
         "enable_iter_perf_stats": True,
+        "return_perf_metrics": True,
     }
 
 
 def test_what_is_lost_or_not_told_otherwise_is_always_said() -> None:
     assert config(version="1.0.0") == {"tensor_parallel_size": 1, **ALWAYS}
     assert config(args={"enable_iter_perf_stats": False})["enable_iter_perf_stats"] is False
+    assert config(version="1.3.0") == {"tensor_parallel_size": 1, **ALWAYS, "return_perf_metrics": True}
+    assert config(args={"return_perf_metrics": False})["return_perf_metrics"] is False
+
+
+def test_metrics_for_prometheus_are_where_the_release_has_them() -> None:
+    assert [prometheus_route(release(name)) for name in ("1.0.0", LAST, "1.3.0")] == ["", "", "/prometheus/metrics"]
 
 
 @pytest.mark.parametrize(
