@@ -39,3 +39,24 @@ def test_a_replica_whose_record_was_lost_says_so_until_it_is_deployed_again(host
     assert "its ports are not known; run serve.yml" in problem(host)
     deploy(host, service("triton-a", record={"replica": "a", "http": "127.0.0.1:8000"}))
     assert problem(host) == ""
+
+
+def test_requests_are_those_that_triton_counts_or_trtllm_serve(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = {
+        "http://127.0.0.1:8002": 'nv_inference_request_success{model="e",version="1"} 3',
+        "http://127.0.0.1:8010/prometheus": 'trtllm_request_success_total{model_name="undefined"} 7.0',
+        "http://127.0.0.1:8020/prometheus": "# TYPE trtllm_request_success_total counter",
+    }
+
+    def get(_client: object, path: str, base: str) -> str:
+        assert path == "/metrics"
+        if base not in pages:
+            raise state.TritonError("Not Found", 404)
+        return pages[base]
+
+    monkeypatch.setattr(state.GenerateClient, "get", get)
+    for number, name in enumerate("bcd", 1):
+        record = {"replica": name, "http": f"127.0.0.1:80{number}0", "api": "openai"}
+        deploy(host, service(f"triton-{name}", record=record))
+    found = {one["replica"]: one["requests"] for one in state.replicas(host, RELEASES)}
+    assert found == {"a": 3, "b": 7, "c": None, "d": None}, "c has answered none yet, and d has no such metrics"
