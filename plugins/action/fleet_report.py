@@ -33,6 +33,7 @@ REGISTERED = {
     "report_replicas": {"replicas": "replicas", "workers": "workers", "gateways": "gateways"},
     "report_rollouts": {"lines": "rollouts", "holder": "holder", "unsettled": "unsettled"},
     "report_engines": {"engines": "engines", "builds": "builds"},
+    "report_settled": {"settled": "settled", "since": "settled_since", "why": "settled_why"},
 }
 
 

@@ -16,6 +16,7 @@ description:
     and compares it, and what the run is given, with the record that such a run has left.
   - With O(state=looked), which is how a run begins, what was found is noted below C(/run). With O(state=settled),
     which is how a whole run ends, the host has a record if it is still as the look had found it, and none otherwise.
+  - O(state=told) compares the host with its record alone, and notes nothing. What a run would be given is left out.
   - Of a settled host it tells with RV(found) and RV(prunes) what the run would ask it for in further calls.
   - What a run is given (the plan, the variables, the collection, files of the controller) the controller adds itself.
   - The record is kept as C(settled.json) below O(root), readable by root alone. It holds no value of a variable.
@@ -32,9 +33,9 @@ attributes:
     support: full
 options:
   state:
-    description: Whether the run begins with the host, or ends with it.
+    description: Whether the run begins with the host, or ends with it; or V(told), where nothing is to be run.
     type: str
-    choices: [looked, settled]
+    choices: [looked, settled, told]
     default: looked
   at:
     description: The look, as RV(at) has it, with O(state=settled).
@@ -76,6 +77,10 @@ EXAMPLES = r"""
   trtllm.fleet.fleet_settled:
   register: looked
 
+- name: Tell since when the host is settled, or why it no longer is
+  trtllm.fleet.fleet_settled:
+    state: told
+
 - name: Let the next run see whether anything differs from now on
   trtllm.fleet.fleet_settled:
     state: settled
@@ -88,7 +93,7 @@ settled:
   returned: success
   type: bool
 since:
-  description: Since when, where it is settled.
+  description: Since when, where it is settled; with O(state=told) since when it was, where it no longer is.
   returned: success
   type: str
   sample: "2026-01-14T09:30:00Z"
@@ -127,7 +132,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._triton.state import 
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "root": {"type": "path", "default": DEFAULT_ROOT},
-    "state": {"type": "str", "choices": ["looked", "settled"], "default": "looked"},
+    "state": {"type": "str", "choices": ["looked", "settled", "told"], "default": "looked"},
     "at": {"type": "int"},
     "paths": {"type": "list", "elements": "path", "default": []},
     "skip": {"type": "bool", "default": True},
@@ -157,6 +162,8 @@ def main() -> None:
         record = Settled(ground)
         if given["state"] == "settled":
             found = record.settle(given["at"], module.check_mode)
+        elif given["state"] == "told":
+            found = record.told()
         else:
             asked = [] if given["skip"] else [ASKED]
             refused = ground.cannot_serve("the host", given["host_options"]) if given["host_options"] else []

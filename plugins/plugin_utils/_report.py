@@ -100,10 +100,19 @@ def _host(name: str, host: Mapping[str, Any]) -> Row:
         "engines": [_engine(engine, rows) for engine in host.get("engines") or []],
         "builds": list(host.get("builds") or []),
         "described": host.get("plan") is not None,
+        "settled": _settled(host),
         "holder": dict(host.get("holder") or {}),
         "rows": rows,
         "fronts": [{**gateway, "host": name} for gateway in host.get("gateways") or []],
     }
+
+
+def _settled(host: Mapping[str, Any]) -> Row | None:
+    """Since when the host is settled, or was; None where it could not be asked."""
+    if "settled" not in host:
+        return None
+    keys = {"settled": "settled", "settled_since": "since", "settled_why": "why"}
+    return {name: host.get(part) for part, name in keys.items()}
 
 
 def _reboot(facts: Mapping[str, Any]) -> list[Row]:
@@ -331,6 +340,7 @@ def _summary(
         "requests": sum(requests) if requests else None,
         "rollouts": len(rollouts),
         "described": sum(bool(host.get("described")) for host in hosts.values()),
+        "settled": sum(bool((host.get("settled") or {}).get("settled")) for host in hosts.values()),
         "attention": counts,
     }
 

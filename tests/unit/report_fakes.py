@@ -98,6 +98,7 @@ def host(*replicas: dict[str, Any], **more: Any) -> dict[str, Any]:
         "gateways": [gateway(*dict.fromkeys(one["model"] for one in replicas))] if replicas else [],
         "rollouts": journal(), "holder": {}, "unsettled": {}, "engines": list(engines.values()), "builds": [],
         "plan": plan(*described), "verdict": {"reasons": []}, "problems": [],
+        "settled": True, "settled_since": "2026-11-24T09:30:00Z", "settled_why": [],
         "image": "registry.example.com/nvidia/tritonserver:26.07-trtllm-python-py3", **more,
     }  # fmt: skip
 
@@ -140,12 +141,15 @@ def found() -> dict[str, dict[str, Any]]:
     changed["engines"][0]["made_from"] = {"options": {**OPTIONS, "max_batch_size": 32}}
     changed["engines"][1]["problems"] = ["rank1.engine is 12 bytes, and its manifest says 26300000000"]
     changed["rollouts"] = [*journal(), line("20261126T130000Z-14", "2026-11-26T13:20:00Z", "switching", why="GPUs")]
+    changed |= {"settled": False, "settled_why": ["units: /etc/containers/systemd/x.container differs in size"]}
     changed["unsettled"] = {"triton-codellama-13b-0": "ab" * 32}
     unknown = {**code(), "http_url": "", "model": "", "release": "", "image": "", "fingerprints": [], "engines": []}
     foreign = {**host(code()), "replicas": [unknown]}
+    foreign |= {"settled": False, "settled_since": "", "settled_why": ["no whole run has found nothing to change yet"]}
     foreign["verdict"] = {"reasons": ["GPU 3 is asked for, and the host has 2"]}
     foreign["host"] = {**facts(2), "reboot": {"required": True, "reasons": ["the driver was upgraded"]}}
     bare = {**host(), "host": {}, "plan": None, "rollouts": [], "problems": ["it could not be asked all: no python"]}
+    del bare["settled"]
     return {
         "gpu-01": host(code(), chat()),
         "gpu-02": host(code(), chat()),

@@ -24,6 +24,7 @@ from .signature import difference
 
 VERSION = 1
 LOOKED = "/run/trtllm/looked.json"
+NONE_YET = "no whole run has found nothing to change yet"
 SHOWN = 2  # differences of a part that are told
 Values = Mapping[str, str]
 Observed = Mapping[str, Values]
@@ -94,9 +95,19 @@ class Settled:
         remove(self.looked)
         return Found(True, since=utc(since), at=at)
 
+    def told(self) -> Found:
+        """Whether the host is as the run had left it that settled it, without what a run is given. *since* is told of
+        one that differs too."""
+        kept = _read(self.path)
+        if not kept or kept["since"] is None:
+            return Found(False, [NONE_YET])
+        self.ground.paths = kept["paths"]
+        why = differing(kept["observed"], signed(self._look(self.ground), kept["at"]))
+        return Found(not why, why, since=utc(float(kept["since"])))
+
     def _differences(self, kept: Mapping[str, Any], inputs: Values, now: Look) -> list[str]:
         if not kept or kept["since"] is None:
-            return ["no whole run has found nothing to change yet"]
+            return [NONE_YET]
         given = differing({"given": kept["inputs"]}, {"given": inputs})
         return given + differing(kept["observed"], signed(now, kept["at"]))
 

@@ -77,6 +77,17 @@ def test_a_fleet_where_all_is_as_described_needs_no_look() -> None:
     assert "All replicas serve." in page.text and "What serves is what is described" in page.text
 
 
+def test_it_is_said_since_when_a_host_is_settled_or_what_differs_since() -> None:
+    told = made()
+    assert told["summary"]["settled"] == 2
+    page = shown(told)
+    assert page.text.count("Settled since 2026-11-24 09:30") == 2
+    since = "Not settled, as it was on 2026-11-24 09:30"
+    assert f"{since}: units: /etc/containers/systemd/x.container differs in size." in page.text
+    assert "Not settled: no whole run has found nothing to change yet." in page.text
+    assert page.text.lower().count("settled since") + page.text.count("Not settled") == 4, "of two nothing is known"
+
+
 def test_all_that_is_amiss_is_said_the_worst_first() -> None:
     assert said(made()) == [
         "bad gpu-03 codellama-13b-0: a rollout changed it and nobody has seen since that it is good",

@@ -293,6 +293,19 @@ def test_check_mode_judges_and_writes_nothing(host: Host) -> None:
     assert host.path.read_text() == text
 
 
+def test_what_a_record_tells_at_any_time_is_of_the_host_alone_and_notes_nothing(host: Host) -> None:
+    assert host.record().told() == Found(False, ["no whole run has found nothing to change yet"])
+    since = host.run_whole().since
+    host.record().looked.unlink(missing_ok=True)
+    assert host.record().told() == Found(True, since=since)
+    host.look({**INPUTS, "the plan": "another"}, check=True)
+    assert host.record().told().settled, "what a run is given only a run works out"
+    host.fake.write(UNIT, "edited")
+    told = host.record().told()
+    assert not told.settled and told.since == since and UNIT in told.why[0]
+    assert not host.record().looked.exists() and host.path.exists()
+
+
 def test_who_cannot_be_settled_is_not_whatever_the_record_says(host: Host) -> None:
     host.run_whole()
     assert host.look(unsettled=["the run was asked for podman alone"]).why == ["the run was asked for podman alone"]
