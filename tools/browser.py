@@ -26,6 +26,7 @@ from _venvs import environment, made
 HERE = REPO / "tests" / "browser"
 REQUIREMENTS = HERE / "requirements.txt"
 NAME = "browser"
+KEPT = REPO / "tests" / "output" / "screenshots"  # what `make test` looked at, until it runs again
 PACKAGES = ("chromium", "fonts-dejavu-core")  # which comes without any font
 OS_RELEASE = Path("/etc/os-release")
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")

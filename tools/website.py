@@ -321,7 +321,7 @@ def look() -> int:
     if reason := browser.missing():
         print(f"SKIPPED [1] site: {reason}")
         return 0
-    findings = browser.check([OUT / f"{page}.html" for page in LOOKED_AT])
+    findings = browser.check([OUT / f"{page}.html" for page in LOOKED_AT], browser.KEPT / "site")
     for one in findings:
         print(f"{one['page']} ({one['where']}): {one['kind']}: {one['says']}")
     return 1 if findings else 0

@@ -53,7 +53,12 @@ def test_the_report_of_a_fleet_is_read_by_everybody(tmp_path: Path) -> None:
         "amiss": ("mysite", report_fakes.found(), report_fakes.LOST, report_fakes.BENCHMARKS),
         "long": (long, named, {}, report_fakes.BENCHMARKS),
     }
+    pages = {name: tmp_path / "fleet" / f"{name}.html" for name in fleets}
+    (tmp_path / "fleet").mkdir()
     for name, fleet in fleets.items():
-        (tmp_path / f"{name}.html").write_text(page(report(Fleet(*fleet, now=report_fakes.NOW))))
+        pages[name].write_text(page(report(Fleet(*fleet, now=report_fakes.NOW))))
     said = ["Needs a look", "18,211", "passed its gate", "Latency against throughput"]
-    assert browser.check([tmp_path / f"{name}.html" for name in fleets], must_say=said) == []
+    kept = browser.KEPT / "report"
+    assert browser.check(list(pages.values()), kept, must_say=said) == []
+    for how in ("360-light", "1280-dark", "print"):
+        assert (kept / f"fleet-amiss-{how}.png").stat().st_size > 10_000
