@@ -16,7 +16,8 @@ description:
     and compares it, and what the run is given, with the record that such a run has left.
   - With O(state=looked), which is how a run begins, what was found is noted below C(/run). With O(state=settled),
     which is how a whole run ends, the host has a record if it is still as the look had found it, and none otherwise.
-  - O(state=told) compares the host with its record alone, and notes nothing. What a run would be given is left out.
+  - O(state=told) compares the host with its record alone, and notes nothing. Of what a run would be given it takes only
+    the collection.
   - Of a settled host it tells with RV(found) and RV(prunes) what the run would ask it for in further calls.
   - What a run is given (the plan, the variables, the collection, files of the controller) the controller adds itself.
   - The record is kept as C(settled.json) below O(root), readable by root alone. It holds no value of a variable.
@@ -163,7 +164,7 @@ def main() -> None:
         if given["state"] == "settled":
             found = record.settle(given["at"], module.check_mode)
         elif given["state"] == "told":
-            found = record.told()
+            found = record.told(given["inputs"])
         else:
             asked = [] if given["skip"] else [ASKED]
             refused = ground.cannot_serve("the host", given["host_options"]) if given["host_options"] else []

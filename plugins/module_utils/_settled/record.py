@@ -95,14 +95,17 @@ class Settled:
         remove(self.looked)
         return Found(True, since=utc(since), at=at)
 
-    def told(self) -> Found:
-        """Whether the host is as the run had left it that settled it, without what a run is given. *since* is told of
-        one that differs too."""
+    def told(self, inputs: Values) -> Found:
+        """Whether the host is as the run had left it that settled it. *inputs*: what of it counts here; where that
+        differs, such as the collection, which knows what to look at, nothing else is compared. *since* is told of a
+        host that differs too."""
         kept = _read(self.path)
         if not kept or kept["since"] is None:
             return Found(False, [NONE_YET])
         self.ground.paths = kept["paths"]
-        why = differing(kept["observed"], signed(self._look(self.ground), kept["at"]))
+        given = {name: kept["inputs"].get(name, "") for name in inputs}
+        why = differing({"given": given}, {"given": inputs})
+        why = why or differing(kept["observed"], signed(self._look(self.ground), kept["at"]))
         return Found(not why, why, since=utc(float(kept["since"])))
 
     def _differences(self, kept: Mapping[str, Any], inputs: Values, now: Look) -> list[str]:

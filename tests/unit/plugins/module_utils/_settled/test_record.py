@@ -96,8 +96,8 @@ class Host:
     def look(self, inputs: dict[str, str] = INPUTS, unsettled: Sequence[str] = (), check: bool = False) -> Found:
         return self.record().look(inputs, list(unsettled), check)
 
-    def run_whole(self) -> Found:
-        return self.record().settle(self.look().at, False)
+    def run_whole(self, inputs: dict[str, str] = INPUTS) -> Found:
+        return self.record().settle(self.look(inputs).at, False)
 
     @property
     def path(self) -> Path:
@@ -293,17 +293,24 @@ def test_check_mode_judges_and_writes_nothing(host: Host) -> None:
     assert host.path.read_text() == text
 
 
-def test_what_a_record_tells_at_any_time_is_of_the_host_alone_and_notes_nothing(host: Host) -> None:
-    assert host.record().told() == Found(False, ["no whole run has found nothing to change yet"])
+def test_what_a_record_tells_at_any_time_is_of_the_host_and_notes_nothing(host: Host) -> None:
+    assert host.record().told({}) == Found(False, ["no whole run has found nothing to change yet"])
     since = host.run_whole().since
     host.record().looked.unlink(missing_ok=True)
-    assert host.record().told() == Found(True, since=since)
+    assert host.record().told({}) == Found(True, since=since)
     host.look({**INPUTS, "the plan": "another"}, check=True)
-    assert host.record().told().settled, "what a run is given only a run works out"
+    assert host.record().told({}).settled, "the plan only a run works out"
     host.fake.write(UNIT, "edited")
-    told = host.record().told()
+    told = host.record().told({})
     assert not told.settled and told.since == since and UNIT in told.why[0]
     assert not host.record().looked.exists() and host.path.exists()
+
+
+def test_of_the_record_of_another_collection_no_more_is_told_than_that(host: Host) -> None:
+    since = host.run_whole({**INPUTS, "the collection": "1"}).since
+    host.fake.write(UNIT, "edited")
+    assert host.record().told({"the collection": "2"}) == Found(False, ["given: the collection differs"], since=since)
+    assert UNIT in host.record().told({"the collection": "1"}).why[0]
 
 
 def test_who_cannot_be_settled_is_not_whatever_the_record_says(host: Host) -> None:
