@@ -39,7 +39,7 @@ CLEAN = (
     " rm -f /etc/testbed/gpus.json /etc/ld.so.preload;"
     " umount /proc/meminfo /etc/trtllm /etc/containers/systemd 2> /dev/null;"
     " umount /var/lib/trtllm /var/lib/trtllm/repositories 2> /dev/null;"
-    " podman ps --all --quiet --filter status=exited --filter name=trtllm- | xargs -r podman rm --force > /dev/null;"
+    " podman ps --all --quiet --filter name=trtllm- | xargs -r podman rm --force > /dev/null;"
     " systemctl start faults-way faults-hub; systemctl stop faults-listener 2> /dev/null; systemctl daemon-reload; true"
 )
 GPU_CLEAN = "dpkg --configure -a; true"
