@@ -69,4 +69,13 @@ WORDS: dict[str, str] = {
     "engine: memory short, before the run": "The host has 0.2 MiB of memory available, but converting",
     "checkpoint: hub cuts the connection, in the download": "127.0.0.1 does not send the rest of model-00001-of-00002",
     "engine: GPU gone from the bus, before the run": "nvidia-smi does not list the GPUs .No devices were found",
+    "checkpoint: hub away, before the run": "cannot be resolved: .*Connection refused; run again once the hub",
+    "engine: driver and library of two versions, before the run": "nvidia-smi does not list .*library version mismatch",
+    "image: host lost, in the middle of the pull": "Make sure this host can be reached over ssh",
+    "image: disk full, in the pull": "podman cannot pull .*no space left on device",
+    "checkpoint: disk read-only, before the run": "/srv/scratch/checkpoints: Read-only file system; give a path",
+    "triton: masked by hand, before the run": "somebody has masked triton-tiny-llama-0.service on this host",
+    "engine: disk full, before the run": "/srv/scratch has [0-9.]+ MiB free, but making the engine needs about",
+    "engine: disk full, in the middle of a build": "the disk is full; free space on the file system",
+    "image: disk read-only, before the run": "podman cannot read the image .*read-only file system",
 }
