@@ -20,6 +20,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._kubernetes.objects i
 from ansible_collections.trtllm.fleet.plugins.module_utils._kubernetes.render import ANY, as_pods, render
 from ansible_collections.trtllm.fleet.plugins.module_utils._kubernetes.workload import GROUP_SCRIPT
 from ansible_collections.trtllm.fleet.plugins.module_utils._plan import refuse_unknown_keys
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton import disaggregated, serve
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.options import REPLICA_OPTIONS, argument_spec
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import (
     ROLES,
@@ -28,7 +29,7 @@ from ansible_collections.trtllm.fleet.plugins.plugin_utils._description import (
     with_defaults,
 )
 
-SCRIPTS = ("run.sh", "probe.sh", "stop.py", "gang.py")
+SCRIPTS = ("run.sh", "probe.sh", "stop.py", "gang.py", *serve.SCRIPTS[1:], disaggregated.SCRIPT)
 APPLIER, PREFIX = "kubernetes.core", "kubernetes_"
 # A host that stands for all pods of a cluster.
 HOST = "node-0"

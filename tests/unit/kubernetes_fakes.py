@@ -43,6 +43,20 @@ SETTINGS: dict[str, Any] = {
         {"name": "two.0", "autoscaling": {"max": 4}, "cpu": "8"},
     ],
 }
+# Served from their checkpoints: by trtllm-serve, one server or some for prompts and some for answers, and in Triton.
+SERVED: dict[str, Any] = {
+    "name": "served", "release": "1.3.0", "image": {"name": "reg.example/serve:1"}, "checkpoint": HUB,
+    "engine": {"tp_size": 2, "max_seq_len": 512}, "serving": {"replicas": [{"gpus": [0, 1]}, {"gpus": [0, 1]}]},
+}  # fmt: skip
+TWO_KINDS = {"replicas": [{"context": [[0], [1]], "generation": [[2]]}, {"context": [[0], [1]], "generation": [[2]]}]}
+CHECKPOINTS: list[dict[str, Any]] = [
+    SERVED,
+    {**SERVED, "name": "kinds", "engine": {}, "serving": TWO_KINDS},
+    {**SERVED, "name": "older", "flow": "trtllm-serve", "release": "1.0.0", "image": {"name": "reg.example/serve:0"},
+     "engine": {}, "serving": {"replicas": [{"gpus": [0]}]}},
+    {"name": "api", "flow": "llmapi", "checkpoint": HUB, "engine": {"tp_size": 2},
+     "serving": {"replicas": [{"gpus": [0, 1]}]}},
+]  # fmt: skip
 LEAST: dict[str, Any] = {"namespace": "llm", "volume": {"claim": "models"}}
 
 

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._base.errors import FleetError
+from .._release.releases import release as release_of
+from .._release.serve import prometheus_route
+from .._triton import serve
 from .objects import Item, Settings, labels, manifest, selector
 from .text import Namespace, Value
 from .workload import GROUP_API, GROUP_LEADERS, HTTP, Server
@@ -71,15 +75,29 @@ def around(settings: Settings, server: Server) -> list[Item]:
     found = [budget(settings, server.name, labelled)] if server.nodes == 1 else []
     if own.autoscaling:
         found.append(_autoscaler(settings, server, labelled))
-    if settings.monitoring:
-        found.append(_monitor(settings, server.name, labelled, "metrics", server.nodes > 1))
+    port, path = _measured(server)
+    if settings.monitoring and path:
+        found.append(_monitor(settings, server.name, labelled, port, server.nodes > 1, path))
     if settings.network_policy:
         found.append(_policy(settings, server, labelled))
     return found
 
 
+def _measured(server: Server) -> tuple[str, str]:
+    """The name of the port with metrics in Prometheus' format, and their route; an empty one where there are none."""
+    if serve.is_served(server.replica):
+        return "http", prometheus_route(release_of(str(server.replica["release"])))
+    return "metrics", "/metrics"
+
+
 def _autoscaler(settings: Settings, server: Server, labelled: dict[str, str]) -> Item:
     own = settings.models[server.model].autoscaling
+    if serve.loads_checkpoint(server.replica):
+        raise FleetError(
+            f"{server.model}: autoscaling follows the requests that wait in an engine's queue, of which its flow, "
+            f"{server.replica['mode']}, is not known to tell; leave autoscaling out, or set flow: engine and a release "
+            "that has it."
+        )
     kind, api = ("LeaderWorkerSet", GROUP_API) if server.nodes > 1 else (KIND_OF[settings.workload], "apps/v1")
     target = {"type": "AverageValue", "averageValue": str(own["waiting"])}
     spec = {
@@ -92,9 +110,11 @@ def _autoscaler(settings: Settings, server: Server, labelled: dict[str, str]) ->
     return manifest(settings, "autoscaling/v2", "HorizontalPodAutoscaler", server.name, labelled, spec=spec)
 
 
-def _monitor(settings: Settings, name: str, labelled: dict[str, str], port: str, leaders: bool = False) -> Item:
+def _monitor(
+    settings: Settings, name: str, labelled: dict[str, str], port: str, leaders: bool = False, path: str = "/metrics"
+) -> Item:
     match = {**selector(name), **(GROUP_LEADERS if leaders else {})}
-    endpoint = {"port": port, "path": "/metrics", "interval": "15s"}
+    endpoint = {"port": port, "path": path, "interval": "15s"}
     return manifest(settings, "monitoring.coreos.com/v1", "PodMonitor", name,
                     {**labelled, **settings.monitoring["labels"]},
                     spec={"selector": {"matchLabels": match}, "podMetricsEndpoints": [endpoint]})  # fmt: skip
@@ -113,9 +133,10 @@ def _policy(settings: Settings, server: Server, labelled: dict[str, str]) -> Ite
     """Triton asks nobody for a password: the gateway reaches it, and who measures. It asks nobody but its own ranks."""
     ingress: list[Any] = [{"from": [_pods(GATEWAY)], "ports": [{"port": HTTP, "protocol": "TCP"}]}]
     egress: list[Any] = []
-    if settings.monitoring:
+    port, path = _measured(server)
+    if settings.monitoring and path:
         space = {"namespaceSelector": {"matchLabels": {SPACE_NAME: settings.monitoring["namespace"]}}}
-        ingress.append({"from": [space], "ports": [{"port": "metrics", "protocol": "TCP"}]})
+        ingress.append({"from": [space], "ports": [{"port": port, "protocol": "TCP"}]})
     if server.nodes > 1:
         ingress.append({"from": [_pods(server.name)]})
         egress = [{"to": [_pods(server.name)]}, {"ports": DNS}]

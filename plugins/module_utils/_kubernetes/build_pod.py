@@ -1,7 +1,8 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a Job runs in a pod of the image that builds: the engine, its repository, and the link by which pods find it.
+"""What a Job runs in a pod of the image that builds: the engine where there is one, its repository, and the link by
+which pods find it.
 
 The code is that of the roles engine and model_repository; only the container that builds is the pod itself.
 """
@@ -29,6 +30,7 @@ from .._release.releases import release
 from .._repository.entry import EntryRequest
 from .._repository.repository import Repository
 from .._repository.request import RepositoryRequest
+from .._repository.schema import INFLIGHT, SERVE
 
 # Seconds between two looks at a log, and at a checkpoint that a Job brings.
 LOOK, WAIT = 0.5, 5.0
@@ -92,6 +94,33 @@ def build(spec: Mapping[str, Any]) -> str:
     """Make what *spec* asks for, as the role kubernetes writes it, unless it is there; the repository's directory."""
     root, checkpoint = Path(spec["root"]), Path(spec["checkpoint"])
     _wait_for(checkpoint)
+    layout = spec.get("layout", INFLIGHT)
+    outcome = Repository(
+        RepositoryRequest(
+            name=spec["name"],
+            release=spec["release"],
+            root=root,
+            layout=layout,
+            templates=None if layout == SERVE else spec["templates"],
+            entries=[
+                EntryRequest(
+                    label="parameters",
+                    # Other layouts serve the checkpoint itself.
+                    engine_dir=_engine(spec, root, checkpoint) if layout == INFLIGHT else None,
+                    tokenizer_dir=str(checkpoint),
+                    streaming=spec["streaming"],
+                    parameters=spec["parameters"],
+                )
+            ],
+        )
+    ).present()
+    place = str(outcome.facts["repository_dir"])
+    _say(f"repository {place}", {"changed": outcome.changed, "reasons": outcome.reasons})
+    files.link_atomically(Path(spec["link"]), place)
+    return place
+
+
+def _engine(spec: Mapping[str, Any], root: Path, checkpoint: Path) -> str:
     engine = PodEngine(
         Request(
             name=spec["name"],
@@ -108,27 +137,7 @@ def build(spec: Mapping[str, Any]) -> str:
     )
     made = engine.waited(0)
     _say(f"engine {made['engine_dir']}", made)
-    outcome = Repository(
-        RepositoryRequest(
-            name=spec["name"],
-            release=spec["release"],
-            root=root,
-            templates=spec["templates"],
-            entries=[
-                EntryRequest(
-                    label="parameters",
-                    engine_dir=made["engine_dir"],
-                    tokenizer_dir=str(checkpoint),
-                    streaming=spec["streaming"],
-                    parameters=spec["parameters"],
-                )
-            ],
-        )
-    ).present()
-    place = str(outcome.facts["repository_dir"])
-    _say(f"repository {place}", {"changed": outcome.changed, "reasons": outcome.reasons})
-    files.link_atomically(Path(spec["link"]), place)
-    return place
+    return str(made["engine_dir"])
 
 
 def _wait_for(checkpoint: Path) -> None:

@@ -66,17 +66,29 @@ def request_fingerprint(
     product: str,
 ) -> str:  # fmt: skip
     """What is asked for: of what is brought from elsewhere what it is, and not where it is brought from."""
-    asked = {"source": "path", "path": engine["checkpoint"]}
-    if checkpoint["source"] != "path":
-        asked = request_of(checkpoint, "").asked()
     return fingerprint({
-        "checkpoint": asked,
+        "checkpoint": _asked(checkpoint, engine["checkpoint"]),
         "engine": {key: engine.get(key) for key in ("options", "release", "nodes")},
         "gpus": len(engine["gpus"]),
         "gpu": product,
         "images": [image, served],
         "repository": {key: repository.get(key) for key in ("streaming", "parameters", "release")},
     })  # fmt: skip
+
+
+def repository_fingerprint(checkpoint: Mapping[str, Any], repository: Mapping[str, Any], served: str) -> str:
+    """The same where no engine is made."""
+    return fingerprint({
+        "checkpoint": _asked(checkpoint, repository["checkpoint"]),
+        "images": [served],
+        "repository": {key: repository.get(key) for key in ("layout", "streaming", "parameters", "release")},
+    })  # fmt: skip
+
+
+def _asked(checkpoint: Mapping[str, Any], place: str) -> Item:
+    if checkpoint["source"] == "path":
+        return {"source": "path", "path": place}
+    return dict(request_of(checkpoint, "").asked())
 
 
 def link_of(root: str, model: str, wanted: str) -> str:
@@ -140,14 +152,35 @@ def build(
         "options": options,
         "gpus": list(range(gpus)),
         "nodes": int(engine.get("nodes") or 1),
-        "templates": check_path(settings.templates, "kubernetes_templates"),
-        "streaming": repository["streaming"],
-        "parameters": repository["parameters"],
-        "link": link_of(settings.root, name, wanted),
+        **_repository(settings, repository, wanted),
         "environment": dict(environment),
     }
     pod = pod_spec(settings, own, ("builds", name))
     return _job(settings, "build", name, image, spec, BUILDS, pod, gpus=gpus, own=own)
+
+
+def render(settings: Settings, repository: Mapping[str, Any], wanted: str, image: str, release: str) -> list[Item]:
+    """The Job that renders what serves a checkpoint without an engine, on any node."""
+    name = str(repository["name"])
+    spec = {
+        "root": settings.root,
+        "name": name,
+        "release": release,
+        "checkpoint": repository["checkpoint"],
+        "layout": repository["layout"],
+        **_repository(settings, repository, wanted),
+    }
+    return _job(settings, "build", name, image, spec, BUILDS, pod_spec(settings, None, ()))
+
+
+def _repository(settings: Settings, repository: Mapping[str, Any], wanted: str) -> Item:
+    """What a Job is told of the repository that it renders, and of the link by which pods find it."""
+    return {
+        "templates": check_path(settings.templates, "kubernetes_templates"),
+        "streaming": repository["streaming"],
+        "parameters": repository["parameters"],
+        "link": link_of(settings.root, str(repository["name"]), wanted),
+    }
 
 
 def _job(

@@ -26,13 +26,14 @@ def published(hostvars: Mapping[str, Any], names: Sequence[str]) -> dict[str, di
     first: dict[str, str] = {}
     for host in sorted(names):
         about = hostvars[host]
-        repositories, engines = about.get("model_repository_results"), about.get("engine_results")
+        repositories, engines = about.get("model_repository_results"), about.get("engine_results") or {}
         if not repositories:
             continue
         node = check(about.get("kubernetes_node_name") or host, SUBDOMAIN, f"kubernetes_node_name of {host}")
         for model, repository in sorted(repositories.items()):
             told = {key: repository[key] for key in TOLD if repository.get(key)}
-            told["engine_dir"] = engines[model]["engine_dir"]
+            if model in engines:  # else the checkpoint itself is served
+                told["engine_dir"] = engines[model]["engine_dir"]
             before = found.setdefault(model, {**told, "hosts": []})
             other = first.setdefault(model, host)
             if {key: before.get(key) for key in told} != told:

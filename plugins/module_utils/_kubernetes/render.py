@@ -11,10 +11,11 @@ from typing import Any, Optional
 from .._base.errors import FleetError
 from .._base.names import check_image
 from .._host.gpu import CDI_KIND
+from .._release.serve import BACKEND_MODEL
+from .._triton import disaggregated
 from .._triton import replica as triton
 from .._triton.gang import is_gang
 from .._triton.ports import PORTS as PORT_KEYS
-from .._triton.serve import refuse_elsewhere
 from . import jobs
 from .around import around, namespace, storage
 from .gateway import gateway
@@ -45,6 +46,13 @@ def as_pods(models: Sequence[Any]) -> tuple[list[Any], dict[str, dict[str, str]]
                 _refuse_parts(model, replica["gpus"])
                 replica["gpus"] = list(range(gpus, gpus + len(replica["gpus"])))
                 gpus += len(replica["gpus"])
+            for kind in disaggregated.KINDS:
+                servers = replica.get(kind)
+                for number, server in enumerate(servers if isinstance(servers, list) else []):
+                    if isinstance(server, list):
+                        _refuse_parts(model, server)
+                        servers[number] = list(range(gpus, gpus + len(server)))
+                        gpus += len(server)
             if isinstance(replica.get("nodes"), list) and replica["nodes"]:
                 count = min(len(replica["nodes"]), MOST_NODES)
                 replica["nodes"] = [NODE.format(number) for number in range(count)]
@@ -86,7 +94,6 @@ def render(
     is on the hosts already (``repository_dir``, ``engine_dir``, ``fingerprint``, ``hosts``, and more that the role
     model_repository returns); without it Jobs make it in the volume.
     """
-    refuse_elsewhere(plan["replicas"], "in a cluster")
     root = str(plan["root"])
     names = [str(model["name"]) for model in plan["gateway_models"]]
     settings = Settings.of(given, root, names)
@@ -154,7 +161,7 @@ def _complete(
             key: found[key] for key in ("repository_dir", "entry_models", "worker_models", "mode") if found.get(key)
         }
         if found:
-            told["engine_dirs"] = [found["engine_dir"]]
+            told["engine_dirs"] = [found["engine_dir"]] if found.get("engine_dir") else []
         replicas.append({"release": plan["release"], "image": images["triton"], **own, **told, **POD_PORTS,
                          "address": ANY})  # fmt: skip
     shared = {**settings, "release": plan["release"], "image": images["triton"]}
@@ -171,10 +178,19 @@ def _jobs(
     settings: Settings, plan: Mapping[str, Any], name: str, images: Mapping[str, str]
 ) -> tuple[str, dict[str, list[Item]]]:  # fmt: skip
     """(what is asked for, the Jobs by stage) of one model."""
-    checkpoint, engine, repository = (
-        next(item for item in plan[part] if item["name"] == name) for part in ("checkpoints", "engines", "repositories")
+    checkpoint, repository = (
+        next(item for item in plan[part] if item["name"] == name) for part in ("checkpoints", "repositories")
     )
     serves = str(repository.get("image") or images["triton"])
+    if checkpoint["source"] != "path" and not images["fetch"]:
+        raise FleetError(f"{name}: its checkpoint is downloaded, and no image that downloads is named; give "
+                         "checkpoint_image_name with the registry that nodes reach.")  # fmt: skip
+    fetch = jobs.fetch(settings, checkpoint, str(images["fetch"]))
+    engine = next((item for item in plan["engines"] if item["name"] == name), None)
+    if engine is None:
+        release = str(repository.get("release") or plan["release"])
+        wanted = jobs.repository_fingerprint(checkpoint, {**repository, "release": release}, serves)
+        return wanted, {FETCH: fetch, BUILD: jobs.render(settings, repository, wanted, serves, release)}
     builds = str(engine.get("image") or serves)
     release = str(engine.get("release") or plan["release"])
     product = settings.models[name].gpu_product
@@ -184,19 +200,13 @@ def _jobs(
             f"{name}: an engine is of one kind of GPU, and neither kubernetes_gpu_product nor a node_selector says "
             "which nodes have it; give the label nvidia.com/gpu.product that they have."
         )
-    if checkpoint["source"] != "path" and not images["fetch"]:
-        raise FleetError(f"{name}: its checkpoint is downloaded, and no image that downloads is named; give "
-                         "checkpoint_image_name with the registry that nodes reach.")  # fmt: skip
-    made = {
-        FETCH: jobs.fetch(settings, checkpoint, str(images["fetch"])),
-        BUILD: jobs.build(settings, engine, repository, wanted, builds, release, {}),
-    }
-    return wanted, made
+    return wanted, {FETCH: fetch, BUILD: jobs.build(settings, engine, repository, wanted, builds, release, {})}
 
 
 def _fronted(settings: Settings, plan: Mapping[str, Any], model: Mapping[str, Any], alike: Sequence[Server]) -> Item:
     """One model of the gateway's configuration."""
-    engine = next(item for item in plan["engines"] if item["name"] == model["name"])
+    engine = next((item for item in plan["engines"] if item["name"] == model["name"]), None)
+    repository = next(item for item in plan["repositories"] if item["name"] == model["name"])
     found: Item = {
         "name": model["name"],
         "entry_model": model["entry_model"],
@@ -204,7 +214,7 @@ def _fronted(settings: Settings, plan: Mapping[str, Any], model: Mapping[str, An
         "release": str(model.get("release") or plan["release"]),
         "urls": [url for server in alike for url in urls(settings, server)],
     }
-    length = engine["options"].get("max_seq_len")
+    length = (engine["options"] if engine else repository["parameters"][BACKEND_MODEL]).get("max_seq_len")
     return {**found, **({"max_seq_len": int(length)} if length else {})}
 
 

@@ -1,8 +1,8 @@
 # Copyright: The trtllm.fleet authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Triton's pods: the command, the probes and the scripts of a replica on a host, in a Deployment or StatefulSet, or
-where its ranks are on several nodes in a LeaderWorkerSet.
+"""The pods that serve: the command, the probes and the scripts of a replica on a host, in a Deployment or StatefulSet,
+or where its ranks are on several nodes in a LeaderWorkerSet.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from .._base.errors import FleetError
 from .._base.labels import NAMESPACE
 from .._base.names import show
 from .._release.releases import release as release_of
-from .._triton import gang
+from .._release.serve import caches
+from .._triton import disaggregated, gang, serve
 from .._triton import launch as triton_launch
 from .._triton import replica as triton
 from .names import bytes_of, literal, name_of, quantity
@@ -41,7 +42,7 @@ from .text import Value
 HTTP, GRPC, METRICS = 8000, 8001, 8002
 PORTS = (("http", HTTP), ("grpc", GRPC), ("metrics", METRICS))
 CONTAINER = "triton"
-SCRIPTS, SHM, SECRET = "scripts", "shm", "gang"
+SCRIPTS, SHM, SECRET, CACHE = "scripts", "shm", "gang", "cache"
 GROUP_SCRIPT = "group.py"
 # Seconds that a Service takes to forget a pod that ends, and that a pod gets beyond the time of its requests.
 FORGET, SLACK = 15, 15
@@ -99,9 +100,15 @@ def servers(model: str, replicas: Sequence[Mapping[str, Any]], link: str, hosts:
 
 def _face(replica: Mapping[str, Any]) -> dict[str, Any]:
     """What makes two replicas differ in a cluster, where each pod has its own ports and GPUs."""
-    without = ("name", "gpus", "gang_port", "http_port", "grpc_port", "metrics_port", "index")
+    without = ("name", "gpus", "gang_port", "http_port", "grpc_port", "metrics_port", "index", *disaggregated.KINDS)
     face = {key: value for key, value in replica.items() if key not in without}
-    return {**face, "gpus": len(replica.get("gpus") or [])}
+    kinds = {kind: [len(server) for server in replica.get(kind) or []] for kind in disaggregated.KINDS}
+    return {**face, **kinds, "gpus": len(replica.get("gpus") or [])}
+
+
+def ports(replica: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """The ports of a pod, by name."""
+    return [PORTS[0]] if serve.is_served(replica) else [*PORTS]
 
 
 def urls(settings: Settings, server: Server) -> list[str]:
@@ -137,11 +144,11 @@ def workload(settings: Settings, server: Server, notes: Mapping[str, str]) -> li
 
 
 def _service(settings: Settings, server: Server, labelled: Mapping[str, str]) -> Item:
-    ports = [{"name": name, "port": port, "targetPort": name} for name, port in PORTS]
+    listed = [{"name": name, "port": port, "targetPort": name} for name, port in ports(server.replica)]
     # Without an address of its own each pod has a name, and the gateway chooses among them.
     headless: Item = {} if settings.workload == DEPLOYMENT else {"clusterIP": "None"}
     return manifest(settings, "v1", "Service", server.name, labelled,
-                    spec={**headless, "ports": ports, "selector": selector(server.name)})  # fmt: skip
+                    spec={**headless, "ports": listed, "selector": selector(server.name)})  # fmt: skip
 
 
 def _replicas(settings: Settings, server: Server) -> Item:
@@ -207,7 +214,7 @@ def pod(
     gpus_of(settings, own, spec, container, server.name, len(replica.get("gpus") or []))
     container["resources"] = Value((*_key(server), "resources"), container["resources"])
     if not worker:
-        container["ports"] = [{"name": name, "containerPort": port} for name, port in PORTS]
+        container["ports"] = [{"name": name, "containerPort": port} for name, port in ports(replica)]
         container["lifecycle"] = {"preStop": {"exec": {"command": _stop(replica)}}}
         container.update(probes(replica, own))
     spec["containers"] = [container]
@@ -224,6 +231,8 @@ def command(server: Server, worker: bool = False) -> list[str]:
     """What a container runs: what it runs on a host."""
     replica, place = server.replica, triton.scripts_dir(server.replica)
     version = release_of(str(replica["release"])).version
+    if serve.is_served(replica):
+        return [str(word) for word in triton.serves(replica, version)["Exec"]]
     if server.nodes == 1:
         return ["sh", f"{place}/run.sh", *triton_launch.command(version, triton.launch_of(replica))]
     group = [*gang.PYTHON, f"{place}/{GROUP_SCRIPT}", *gang.PYTHON, f"{place}/{gang.SCRIPT}"]
@@ -234,9 +243,17 @@ def command(server: Server, worker: bool = False) -> list[str]:
 
 def environment(server: Server) -> dict[str, str]:
     """Its variables, as on a host."""
-    version = release_of(str(server.replica["release"])).version
-    found = triton_launch.environment(version, triton.launch_of(server.replica))
-    return {str(key): str(value) for key, value in found.items()}
+    replica, release = server.replica, release_of(str(server.replica["release"]))
+    kept = {}
+    if serve.loads_checkpoint(replica):
+        # A pod keeps what a start compiles while it is there, wherever its repository is.
+        kept = {name: f"{serve.CACHE}/{where}" for name, where in caches(release).items()}
+    found = (
+        triton.serves(replica, release.version)["Environment"]
+        if serve.is_served(replica)
+        else triton_launch.environment(release.version, triton.launch_of(replica))
+    )
+    return {str(key): str(value) for key, value in {**kept, **found}.items()}
 
 
 def probes(replica: Mapping[str, Any], own: ModelSettings) -> Item:
@@ -262,7 +279,10 @@ def probes(replica: Mapping[str, Any], own: ModelSettings) -> Item:
 
 def _stop(replica: Mapping[str, Any]) -> list[str]:
     """As on a host, once the Service has forgotten the pod."""
-    end = f"exec python3 -I -S {triton.scripts_dir(replica)}/stop.py {int(replica['stop_timeout'])} {HTTP}"
+    place, seconds = triton.scripts_dir(replica), int(replica["stop_timeout"])
+    end = f"exec python3 -I -S {place}/stop.py {seconds} {HTTP}"
+    if serve.is_served(replica):
+        end = f"exec sh {place}/{serve.STOP} {seconds}"
     return ["sh", "-c", f"sleep {FORGET}; {end}"]
 
 
@@ -274,7 +294,8 @@ def wait(image: str, link: str, mounts: Sequence[Mapping[str, Any]]) -> Item:
         "command": ["sh", "-c", literal(WAIT), "wait", link],
         "resources": {"limits": {"cpu": "100m", "memory": "64Mi"}},
         "securityContext": dict(CONTAINER_SECURITY),
-        "volumeMounts": [mount for mount in mounts if mount["name"] == VOLUME],
+        # The whole of it: a part may not be there yet.
+        "volumeMounts": [mount for mount in mounts if mount["name"] == VOLUME and "subPath" not in mount],
     }
 
 
@@ -323,6 +344,18 @@ def _volumes(settings: Settings, server: Server) -> tuple[list[Item], list[Item]
     else:
         volumes.append(settings.volume.spec(read_only=True))
         mounts.append({"name": VOLUME, "mountPath": settings.root, "readOnly": True})
+    checkpoint = posixpath.normpath(str((replica.get("checkpoint_dirs") or [""])[0]))
+    if serve.is_served(replica):
+        # Its name is the model's.
+        mount = {"name": VOLUME, "mountPath": serve.place(replica), "readOnly": True}
+        if server.hosts:
+            volumes.append({"name": VOLUME, "hostPath": {"path": checkpoint, "type": "Directory"}})
+        else:
+            mount["subPath"] = posixpath.relpath(checkpoint, settings.root)
+        mounts.append(mount)
+    if serve.loads_checkpoint(replica):
+        volumes.append({"name": CACHE, "emptyDir": {}})
+        mounts.append({"name": CACHE, "mountPath": serve.CACHE})
     if server.nodes > 1 and settings.gang:
         place = gang.secret_dir(triton.service_name(replica["name"]))
         items = [{"key": settings.gang.key, "path": gang.SECRET}]

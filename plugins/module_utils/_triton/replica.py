@@ -159,7 +159,7 @@ def triton_service(replica: Replica) -> dict[str, Any]:
             *serve.volumes(replica),
             *(replica.get("volumes") or []),
         ],
-        **(_waits(replica) if worker else _serves(replica, known.version)),
+        **(_waits(replica) if worker else serves(replica, known.version)),
         "Label": labels(replica),
         "LogDriver": "passthrough",
     }
@@ -200,7 +200,7 @@ def triton_service(replica: Replica) -> dict[str, Any]:
     }
 
 
-def _serves(replica: Replica, release: str) -> dict[str, Any]:
+def serves(replica: Replica, release: str) -> dict[str, Any]:
     """The keys of a container that clients ask: the command, its probes, and how long it may take to stop."""
     if serve.is_served(replica):
         return {

@@ -57,6 +57,25 @@ def test_a_job_builds_renders_and_points_and_the_next_finds_it_done(
     assert build_pod.build(other) != str(place) and place.is_dir() and os.readlink(spec["link"]) == str(place)
 
 
+@pytest.mark.parametrize(
+    ("layout", "release", "parameters", "file", "said"),
+    [
+        ("trtllm-serve", "1.3.0", {"max_batch_size": 4, "return_perf_metrics": True}, "llm_args.yaml",
+         "return_perf_metrics: true"),
+        ("llmapi", LAST, {"max_batch_size": 4}, "tensorrt_llm/1/model.yaml", "max_batch_size: 4"),
+    ],
+)  # fmt: skip
+def test_a_job_renders_what_serves_a_checkpoint_and_points_to_it(
+    spec: dict[str, Any], layout: str, release: str, parameters: dict[str, Any], file: str, said: str
+) -> None:
+    told = {key: value for key, value in spec.items() if key not in ("options", "gpus", "nodes", "image")}
+    told.update(layout=layout, release=release, parameters={"tensorrt_llm": parameters})
+    place = Path(build_pod.build(told))
+    assert said in (place / file).read_text()
+    assert os.readlink(spec["link"]) == str(place) and not (Path(spec["root"]) / "engines").exists()
+    assert build_pod.build(told) == str(place)
+
+
 def test_a_build_that_fails_says_why(spec: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (Path(spec["root"]).parent / "bin" / "trtllm-build").write_text("#!/bin/sh\necho no room here\nexit 3\n")
     job = tmp_path / "spec.json"

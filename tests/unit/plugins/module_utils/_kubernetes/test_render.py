@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases imp
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import triton_services
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._cache import cache_dir
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._kubernetes import cluster
-from unit.kubernetes_fakes import HUB, IMAGES, LEAST, MODELS, SETTINGS, found, given, objects
+from unit.kubernetes_fakes import CHECKPOINTS, HUB, IMAGES, LEAST, MODELS, SERVED, SETTINGS, found, given, objects
 
 RELEASES = ["1.35", "1.36", "1.37"]
 # Of others' definitions, which Kubernetes' own schemas do not have.
@@ -36,11 +37,19 @@ ON_HOSTS = {
         "fingerprint": "r1", "hosts": ["n2", "n1"], "entry_models": ["ensemble"], "mode": "leader",
     }
 }  # fmt: skip
+SERVED_ON_HOSTS = {
+    "served": {
+        "repository_dir": f"/var/lib/trtllm/repositories/served/{'1' * 64}", "fingerprint": "1" * 64, "hosts": ["n1"],
+        "entry_models": ["served"], "mode": "trtllm-serve",
+    }
+}  # fmt: skip
 DESCRIPTIONS = {
     "all that can be": given(),
     "as little as may be": given(CPU, LEAST),
     "deployments": given(settings={**SETTINGS, "workload": "deployment", "network_policy": False}),
     "directories of nodes": given(CPU, LEAST, published=ON_HOSTS),
+    "checkpoints": given([*CHECKPOINTS, MODELS[0]], {**SETTINGS, "models": []}),
+    "checkpoints of nodes": given([SERVED], LEAST, published=SERVED_ON_HOSTS),
     "a directory of all nodes": given(CPU, {"namespace": "llm", "volume": {"host_path": "/srv/llm"}}),
 }
 
@@ -193,6 +202,100 @@ def test_a_pod_runs_what_a_unit_runs() -> None:
     assert set(service["files"]) == {f"{script['mountPath']}/{name}" for name in scripts}
 
 
+@pytest.mark.parametrize("model", CHECKPOINTS, ids=lambda model: str(model["name"]))
+def test_a_pod_without_an_engine_runs_what_a_unit_runs(model: dict[str, Any]) -> None:
+    rendered = objects(given([model], {**SETTINGS, "models": []}))
+    pod, name = container(found(rendered, "StatefulSet")), model["name"]
+    scripts = found(rendered, "ConfigMap", "triton-scripts")["data"]
+    scripts = {name: text.removesuffix("\n") for name, text in scripts.items()}
+    (link,) = {re.search(r"/var/lib/trtllm/kubernetes/[^/]+/[0-9a-f]{64}", text)[0] for text in told(pod)}  # type: ignore[index]
+    first = model["serving"]["replicas"][0]
+    replica = {
+        "name": name, "model": name, "repository_dir": link, "address": "0.0.0.0", "gpus": first.get("gpus"),
+        "checkpoint_dirs": [f"/var/lib/trtllm/checkpoints/{name}"], "mode": model.get("flow", "trtllm-serve"),
+        "release": model.get("release", LAST), "image": pod["image"], "world_size": 1, **first,
+    }  # fmt: skip
+    (service,) = triton_services([replica], {"scripts": scripts})
+    unit = service["unit"]["Container"]
+    assert pod["command"] == unit["Exec"]
+    variables = {one["name"]: one["value"] for one in pod["env"]}
+    # Whether its place is one of a host decides what a unit keeps of a start; a pod keeps it while it is there.
+    assert {key: value for key, value in variables.items() if not value.startswith("/cache/")} == unit["Environment"]
+    assert variables["TRITON_CACHE_DIR"] == "/cache/triton"
+    assert {mount["name"]: mount["mountPath"] for mount in pod["volumeMounts"]}["cache"] == "/cache"
+    assert pod["startupProbe"]["exec"]["command"] == ["sh", "-c", unit["HealthStartupCmd"]]
+    assert pod["livenessProbe"]["exec"]["command"] == ["sh", "-c", unit["HealthCmd"]]
+    (script,) = [mount for mount in pod["volumeMounts"] if mount["name"] == "scripts"]
+    assert {path for path in service["files"] if path.startswith("/etc/")} == {
+        f"{script['mountPath']}/{name}" for name in scripts
+    }
+
+
+def told(pod: Any) -> list[str]:
+    """The words and values of a container that name what it serves."""
+    words = [*pod["command"], *(one["value"] for one in pod["env"])]
+    return [word for word in words if "/var/lib/trtllm/kubernetes/" in word]
+
+
+def test_trtllm_serve_has_one_port_and_the_checkpoint_by_the_name_of_the_model() -> None:
+    rendered = objects(given(CHECKPOINTS, {**SETTINGS, "models": []}))
+    pod = found(rendered, "StatefulSet", "served")["spec"]["template"]["spec"]
+    mount = next(one for one in pod["containers"][0]["volumeMounts"] if one["mountPath"] == "/models/served")
+    assert mount == {**mount, "name": "artefacts", "subPath": "checkpoints/served", "readOnly": True}
+    # It is not there yet while the pod waits for it.
+    assert [one["mountPath"] for one in pod["initContainers"][0]["volumeMounts"]] == ["/var/lib/trtllm"]
+    assert [port["name"] for port in pod["containers"][0]["ports"]] == ["http"]
+    assert [port["name"] for port in found(rendered, "Service", "served")["spec"]["ports"]] == ["http"]
+    assert "serve_stop.sh 60" in pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][2]
+    assert found(rendered, "StatefulSet", "served")["spec"]["replicas"] == 2
+    config = json.loads(found(rendered, "ConfigMap", "openai-gateway")["data"]["gateway.yml"])
+    served = next(one for one in config["models"] if one["name"] == "served")
+    assert (served["release"], served["max_seq_len"], len(served["urls"])) == ("1.3.0", 512, 2)
+
+
+def test_servers_of_two_kinds_are_one_pod_with_the_gpus_of_all() -> None:
+    rendered = objects(given(CHECKPOINTS, {**SETTINGS, "models": []}))
+    both = found(rendered, "StatefulSet", "kinds")
+    assert both["spec"]["replicas"] == 2, "they are alike, whichever GPUs were given"
+    assert container(both)["resources"]["limits"]["nvidia.com/gpu"] == "3"
+    parts = next(json.loads(one["value"]) for one in container(both)["env"] if one["name"] == "TRTLLM_PARTS")
+    assert [(one["name"], one["gpus"]) for one in parts["servers"]] == [
+        ("context-0", "0"), ("context-1", "1"), ("generation-0", "2"),
+    ]  # fmt: skip
+
+
+def test_a_checkpoint_takes_no_gpu_until_it_is_served() -> None:
+    rendered = objects(given(CHECKPOINTS, {**SETTINGS, "models": []}))
+    job = found(rendered, "Job", "build-served")
+    assert container(job)["image"] == "reg.example/serve:1" and "nodeSelector" not in job["spec"]["template"]["spec"]
+    assert not container(job)["resources"]
+    spec = json.loads(found(rendered, "ConfigMap", job["metadata"]["name"])["data"]["spec.json"])
+    assert spec["layout"] == "trtllm-serve" and spec["parameters"]["tensorrt_llm"]["tensor_parallel_size"] == 2
+    # Nor is a kind of GPU asked for, as nothing is made for one.
+    assert found(objects(given([SERVED], LEAST)), "Job", "build-served")
+
+
+def test_metrics_are_asked_where_the_server_has_some() -> None:
+    rendered = objects(given(CHECKPOINTS, {**SETTINGS, "models": []}))
+    asked = {
+        one["metadata"]["name"]: one["spec"]["podMetricsEndpoints"][0]
+        for one in rendered
+        if one["kind"] == "PodMonitor"
+    }
+    assert (asked["triton-served"]["port"], asked["triton-served"]["path"]) == ("http", "/prometheus/metrics")
+    assert (asked["triton-api"]["port"], asked["triton-api"]["path"]) == ("metrics", "/metrics")
+    assert "triton-older" not in asked
+    assert len(found(rendered, "NetworkPolicy", "older")["spec"]["ingress"]) == 1
+
+
+def test_nodes_give_their_checkpoint_by_the_name_of_the_model() -> None:
+    spec = found(objects(DESCRIPTIONS["checkpoints of nodes"]), "StatefulSet")["spec"]["template"]["spec"]
+    places = {one["name"]: one["hostPath"]["path"] for one in spec["volumes"] if "hostPath" in one}
+    mounts = {one["mountPath"]: places.get(one["name"]) for one in spec["containers"][0]["volumeMounts"]}
+    repository = SERVED_ON_HOSTS["served"]["repository_dir"]
+    assert mounts["/models/served"] == "/var/lib/trtllm/checkpoints/served" and mounts[repository] == repository
+
+
 def test_gpus_follow_the_ranks_and_the_engine_its_kind() -> None:
     rendered = objects()
     two = found(rendered, "StatefulSet", "two-0")
@@ -335,6 +438,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (with_settings(image_pull_secrets=["A B"]), "kubernetes_image_pull_secrets"),
     (with_settings(models=[{"name": "typo"}]), "trtllm_models does not describe"),
     (with_settings(models=[{"name": "small", "autoscaling": {"min": 3, "max": 2}}]), "1 <= min <= max"),
+    (given([SERVED], {**SETTINGS, "models": [{"name": "served", "autoscaling": {"max": 4}}]}),
+     "is not known to tell; leave autoscaling out, or set flow: engine"),
     (with_settings(gang_secret=None), "kubernetes_gang_secret"),
     (with_settings(gpu_product=None), "neither kubernetes_gpu_product nor"),
     (with_settings(runtime_class="-"), "kubernetes_runtime_class"),
@@ -411,6 +516,9 @@ def test_the_program_of_a_job_is_whole(tmp_path: Path) -> None:
 
 # -- nodes of the inventory --------------------------------------------------------------------------------------------
 
+SERVED_BY_NODES = {
+    "model_repository_results": {"m": {"repository_dir": "/r", "fingerprint": "f", "mode": "trtllm-serve"}},
+}
 MADE = {
     "engine_results": {"m": {"engine_dir": "/e"}},
     "model_repository_results": {"m": {"repository_dir": "/r", "fingerprint": "f", "mode": "leader"}},
@@ -422,6 +530,11 @@ def test_what_nodes_have_is_known_by_their_names_in_the_cluster() -> None:
     assert published(hostvars, ["h2", "h1", "lost"]) == {
         "m": {"repository_dir": "/r", "fingerprint": "f", "mode": "leader", "engine_dir": "/e", "hosts": ["n1", "h2"]}
     }
+
+
+def test_nodes_may_have_a_model_without_an_engine() -> None:
+    (found_,) = published({"h1": SERVED_BY_NODES}, ["h1"]).values()
+    assert found_ == {"repository_dir": "/r", "fingerprint": "f", "mode": "trtllm-serve", "hosts": ["h1"]}
 
 
 def test_nodes_that_differ_are_refused() -> None:

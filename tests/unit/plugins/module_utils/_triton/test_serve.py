@@ -212,8 +212,8 @@ def test_its_unit_is_tritons_and_keeps_what_a_start_compiles() -> None:
 def test_it_runs_as_a_service_of_a_host_only(flow: str) -> None:
     fleet = plan(description({**model("m"), "flow": flow}))
     with pytest.raises(FleetError) as refused:
-        refuse_elsewhere(fleet["replicas"], "in a cluster")
-    assert f"m-0: its flow is {flow}" in str(refused.value) and "not in a cluster yet" in str(refused.value)
+        refuse_elsewhere(fleet["replicas"], "as a job of Slurm")
+    assert f"m-0: its flow is {flow}" in str(refused.value) and "not as a job of Slurm yet" in str(refused.value)
     with pytest.raises(FleetError) as refused:
         repositories(fleet["repositories"], [], LAST)
     assert "not as a job of Slurm yet" in str(refused.value)
