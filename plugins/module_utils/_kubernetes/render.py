@@ -47,11 +47,11 @@ def as_pods(models: Sequence[Any]) -> tuple[list[Any], dict[str, dict[str, str]]
                 replica["gpus"] = list(range(gpus, gpus + len(replica["gpus"])))
                 gpus += len(replica["gpus"])
             for kind in disaggregated.KINDS:
-                servers = replica.get(kind)
-                for number, server in enumerate(servers if isinstance(servers, list) else []):
+                given = replica.get(kind)
+                for server in given if isinstance(given, list) else []:
                     if isinstance(server, list):
                         _refuse_parts(model, server)
-                        servers[number] = list(range(gpus, gpus + len(server)))
+                        server[:] = range(gpus, gpus + len(server))
                         gpus += len(server)
             if isinstance(replica.get("nodes"), list) and replica["nodes"]:
                 count = min(len(replica["nodes"]), MOST_NODES)
