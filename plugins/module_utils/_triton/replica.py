@@ -103,6 +103,7 @@ def complete(
     for replica in merged:
         check_values(replica)
         if disaggregated.is_disaggregated(replica):
+            disaggregated.check(replica)
             replica.setdefault("gpus", disaggregated.gpus(replica))
     check_gpus(merged)
     for replica in merged:
