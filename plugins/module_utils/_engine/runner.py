@@ -92,6 +92,7 @@ class Runner:
         self.spec = spec
         self.started = time.time()
         self.child: subprocess.Popen[bytes] | None = None
+        self.orphaned = False
         self.status: dict[str, Any] = {
             "id": spec["id"], "state": "running", "phase": None, "started": self.started, "phases": {},
         }  # fmt: skip
@@ -139,16 +140,18 @@ class Runner:
 
     def kill_child(self) -> None:
         """End the running command and everything it started."""
-        if self.child is not None:
+        child = self.child
+        if child is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.child.pid, signal.SIGKILL)
-            self.child.wait()
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
 
     def end_with(self, lifeline: str) -> None:
         """End at once, killed or not, when nobody holds the lock of *lifeline* any more."""
         with open(lifeline, "rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
         self.note("what started this build has ended, and so does the build")
+        self.orphaned = True
         self.kill_child()
         os._exit(TERMINATED)
 
@@ -215,6 +218,8 @@ class Runner:
             self.update_status(state="failed", reason="stopped", exit_code=TERMINATED, finished=time.time())
             return TERMINATED
         except Failed as failure:
+            if self.orphaned:  # the command was ended by us, and this thread heard of it first
+                return TERMINATED
             self.note(str(failure))
             self.update_status(
                 state="failed", reason=failure.reason, exit_code=failure.exit_code, message=str(failure),
