@@ -23,11 +23,11 @@ def _read(name: str) -> Any:
 
 
 def _within(spans: str, order: Sequence[str]) -> Sequence[str]:
-    """The members of *order* that ``0.8.0-0.12.0 1.0.0`` names."""
+    """The members of *order* that ``0.8.0-0.12.0 1.0.0-`` names; without an end a span goes on to the last."""
     found: list[str] = []
     for span in spans.split():
-        first, _, last = span.partition("-")
-        found += order[order.index(first) : order.index(last or first) + 1]
+        first, dash, last = span.partition("-")
+        found += order[order.index(first) : order.index(last or (order[-1] if dash else first)) + 1]
     return found
 
 

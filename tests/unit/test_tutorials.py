@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import as_written
 
 TABLE = as_written.Table(as_written.TABLE.read_text(encoding="utf-8"))
 RUN, ELSEWHERE = TABLE.given["run"], TABLE.given["elsewhere"]
+WITHOUT_HOST = TABLE.given["without_host"]
 # How pages begin that are run, too, and what test_pages_as_written.py holds.
 ELSEWHERE_TOO = (". .venv/bin/activate", "cp -r inventories/example ", "playbooks/check.yml --check")
 
@@ -27,7 +30,8 @@ def page(name: str) -> Path:
 
 
 def test_each_tutorial_is_run_or_has_what_runs_its_steps() -> None:
-    assert sorted([*RUN, *ELSEWHERE]) == sorted(path.stem for path in (REPO / "docs" / "tutorials").glob("*.md"))
+    there = sorted(path.stem for path in (REPO / "docs" / "tutorials").glob("*.md"))
+    assert sorted([*RUN, *WITHOUT_HOST, *ELSEWHERE]) == there
 
 
 @pytest.mark.parametrize("name", RUN)
@@ -64,6 +68,26 @@ def test_what_is_replaced_leaves_nothing_that_no_test_host_has() -> None:
         for step in TABLE.steps(name):
             for word in ("registry.example.com", "gpu-02", "gw-01", "10.1.0.", "10.200.0.21 "):
                 assert word not in f"{step.text} {step.command} ", f"{step.where}: {word}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITHOUT_HOST)
+def test_a_tutorial_that_needs_no_host_is_followed(name: str, tmp_path: Path) -> None:
+    clone = as_written.copy(tmp_path, TABLE)
+    subprocess.run(["make", "setup"], cwd=clone, env=as_written.readers(os.environ), check=True)
+    shell = as_written.Shell(clone, tmp_path / "typed.log")
+    typed = as_written.follow(name, shell, clone, TABLE)
+    shell.end()
+    assert [command for command, _seconds in typed] == [step.command for step in TABLE.steps(name) if step.command]
+
+
+def test_a_change_that_does_not_fit_any_more_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("one\nthree\n")
+    text = "--- a/file\n+++ b/file\n@@ -7,2 +7,3 @@\n one\n+two\n three\n"
+    as_written.change(tmp_path, as_written.Step("page:1", change=text))
+    assert (tmp_path / "file").read_text() == "one\ntwo\nthree\n"
+    with pytest.raises(SystemExit, match="page:1: git apply does not take it: error: patch failed"):
+        as_written.change(tmp_path, as_written.Step("page:1", change=text))
 
 
 def asked(name: str) -> list[str]:

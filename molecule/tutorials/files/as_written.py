@@ -43,11 +43,12 @@ systemctl daemon-reload
 
 @dataclass(frozen=True)
 class Step:
-    """A file to be written, or a command with what it prints."""
+    """A file to be written, a change of the checkout's own files, or a command with what it prints."""
 
     where: str
     file: str = ""
     text: str = ""
+    change: str = ""
     command: str = ""
     printed: tuple[str, ...] = ()
 
@@ -72,6 +73,8 @@ class Table:
         for block in pages.blocks(REPO / "docs" / "tutorials" / f"{page}.md", REPO):
             if block.file:
                 found.append(Step(block.where, file=block.file, text=self.here(page, block.text)))
+            if block.language == "diff":
+                found.append(Step(block.where, change=block.text))
             for command, printed in block.commands():
                 said = self.here(page, "".join(f"{line}\n" for line in printed)).splitlines()
                 found.append(Step(block.where, command=self.here(page, f"{command}\n").strip(), printed=tuple(said)))
@@ -168,6 +171,16 @@ def put(clone: Path, inventory: str, step: Step, table: Table) -> None:
         (clone / inventory / "test_host.yml").write_text(yaml.safe_dump(more), encoding="utf-8")
 
 
+def change(clone: Path, step: Step) -> None:
+    """Give git a change that a page shows. The copy may lie in a checkout, which git is not to look for."""
+    env = {**readers(os.environ), "GIT_CEILING_DIRECTORIES": str(clone.parent)}
+    done = subprocess.run(
+        ["git", "apply", "-"], cwd=clone, env=env, input=step.change, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{step.where}: git apply does not take it: {done.stderr}")
+
+
 def follow(page: str, shell: Shell, clone: Path, table: Table) -> list[tuple[str, float]]:
     """Do what a page says. Its commands, each with its seconds."""
     steps, typed = table.steps(page), list[tuple[str, float]]()
@@ -177,6 +190,9 @@ def follow(page: str, shell: Shell, clone: Path, table: Table) -> list[tuple[str
             continue
         if step.file:
             put(clone, inventory_of(steps, number), step, table)
+        if step.change:
+            change(clone, step)
+        if not step.command:
             continue
         begin = time.monotonic()
         status, said = shell.type(step.command)

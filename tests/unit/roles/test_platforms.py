@@ -94,7 +94,9 @@ def test_a_host_of_the_new_release_gets_podman_and_driver(tmp_path: Path, newer:
     roles = ["trtllm.fleet.podman", "trtllm.fleet.gpu_driver"]
     for name in ("without", "with"):
         (tmp_path / name).mkdir()
-    known = record(tmp_path / "without", {"h": {"looks": [fresh]}}, roles, {})
+    older = {**newer, "releases": {name: row for name, row in newer["releases"].items() if name != "ubuntu-26.04"}}
+    extra = ["--extra-vars", json.dumps({"gpu_host_platforms": older})]
+    known = record(tmp_path / "without", {"h": {"looks": [fresh]}}, roles, {}, extra)
     assert "runs Ubuntu 26.04 LTS, which this role does not know" in " ".join(known.output.split())
     listing = "nvidia-dkms-580-open | 580.95.05-1\n"
     extra = ["--extra-vars", json.dumps({"gpu_host_platforms": newer})]
