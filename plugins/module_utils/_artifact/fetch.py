@@ -252,7 +252,7 @@ def receive_list(sources: Sources, fingerprint: str, identity: str, token: str) 
 
 
 class Receiver:
-    """Fills the directory *target* with what *pieces* lists.
+    """Fills the directory *target*, which the caller holds (see `only_receiver`), with what *pieces* lists.
 
     *known* has the digests of pieces that were verified there and put on disk before, by file.
     """
@@ -270,7 +270,7 @@ class Receiver:
         self.pieces, self.target, self.sources, self.token, self.name = pieces, target, sources, token, name
         self.threads = max(1, threads)
         self.kept = self.received = 0
-        self._known = known or {}
+        self._known = dict(known or {})
         self._error: Exception | None = None
         self._here: dict[tuple[str, int], str] = {}
         self._news = threading.Condition()
@@ -302,7 +302,6 @@ class Receiver:
     def run(self) -> None:
         """All of it, or one sentence. What is verified stays for the next run."""
         with contextlib.ExitStack() as held:
-            held.enter_context(_alone(self.target))
             self._make_room(held)
             for span in self.pieces.spans():
                 self._jobs.put(span)
@@ -326,6 +325,9 @@ class Receiver:
         for name in self.pieces.files:
             path = files.inside(self.target, name, "artefact")
             path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.is_file() or path.is_symlink():
+                files.remove(path)  # such as a directory that another version has there
+                self._known.pop(name, None)  # what is known of a file is known of one that was there
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = self._descriptors[name] = os.open(path, flags, 0o600)
             held.callback(os.close, descriptor)
@@ -449,14 +451,46 @@ class Receiver:
 
 
 @contextlib.contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """The directory, for one receiver at a time; the kernel lets it go with the process."""
-    target.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def only_receiver(path: Path) -> Iterator[int]:
+    """The directory at *path*, made where it is not there, open and held for this process alone.
+
+    The kernel lets it go with the process. Raises FleetError where another process holds it.
+    """
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        with held_alone(path) as descriptor:
+            if descriptor is not None:
+                yield descriptor
+                return
+            if path.is_dir():
+                raise FleetError(f"Another process receives into {path}; wait for it or end it.")
+
+
+@contextlib.contextmanager
+def held_alone(path: Path) -> Iterator[int | None]:
+    """The same of a directory that is there: None where it is not any more, or where another process holds it."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise FleetError(f"Another process receives into {target}; wait for it or end it.") from None
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield descriptor if _locked(descriptor) and _is_at(descriptor, path) else None
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether it is what stands there still: another transfer may have taken it up before it was locked."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False

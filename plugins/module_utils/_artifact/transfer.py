@@ -11,7 +11,6 @@ left to do, when it is told to, and in any case when its time is over.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -25,7 +24,7 @@ from typing import Any, Optional
 from .._base import files
 from .._base.errors import FleetError, sentence
 from .artifact_store import ArtifactStore
-from .fetch import Directory, Receiver, Sources, receive_list
+from .fetch import Directory, Receiver, Sources, held_alone, only_receiver, receive_list
 from .pieces import Pieces, pieces_of
 from .serve import Offer, Sender
 from .turn import Turn
@@ -127,11 +126,23 @@ class Transfer:
         self.tell("receiving")
         pieces = receive_list(sources, self.fingerprint, spec["pieces"], self.token)
         own = pieces.of_ranks(spec["ranks"])
-        self._take_up(where)
-        known = self._verified(where)
-        receiver = Receiver(own, where, sources, self.token, spec["threads"], self.name, known)
-        self.receiver = receiver
-        self._held = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # Held until it is published, or verified, so that no other transfer takes it up meanwhile.
+        with self._taken_up(where) as descriptor:
+            receiver = Receiver(own, where, sources, self.token, spec["threads"], self.name, self._verified(where))
+            self.receiver = receiver
+            self._held = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._hand_on(pieces, own, receiver, where)
+            receiver.run()
+            if pieces.is_draft:
+                body = json.dumps(receiver.digests()).encode()
+                files.write_atomically(self.store.verified_file(where), body)
+            else:
+                self._publish(pieces, own, self.store)
+        self.seconds = time.monotonic() - self.begun
+        self.tell("received" if pieces.is_draft else "published")
+
+    def _hand_on(self, pieces: Pieces, own: Pieces, receiver: Receiver, where: Path) -> None:
+        """Hand on what is verified, from now on."""
         places = [where, self.store.path(self.name, self.fingerprint), Path(f"/proc/self/fd/{self._held}")]
 
         def opened(name: str) -> int:
@@ -142,32 +153,27 @@ class Transfer:
             raise FileNotFoundError(name)
 
         self._serve(Offer(pieces, opened, receiver.wait, receiver.sha256), own)
-        receiver.run()
-        if pieces.is_draft:
-            body = json.dumps(receiver.digests()).encode()
-            files.write_atomically(self.store.verified_file(where), body)
-        else:
-            self._publish(pieces, own, self.store)
-        self.seconds = time.monotonic() - self.begun
-        self.tell("received" if pieces.is_draft else "published")
 
-    def _take_up(self, where: Path) -> None:
-        """Begin with what another transfer of this name left, unless this one left something; make the directory."""
-        left = []
+    @contextlib.contextmanager
+    def _taken_up(self, where: Path) -> Iterator[int]:
+        """The directory *where*, held, with what another transfer of this name left unless this one left something."""
+        left: list[Path] = []
         if self.spec["kind"] in TAKEN_UP and not where.exists() and where.parent.is_dir():
             left = [path for path in where.parent.glob("*.incoming") if not path.is_symlink()]
         # What is verified first, and then what is newest.
-        left.sort(key=lambda path: (self.store.verified_file(path).exists(), path.stat().st_mtime_ns), reverse=True)
+        left.sort(key=lambda path: (self.store.verified_file(path).exists(), _changed(path)), reverse=True)
         for path in left:
-            with _unused(path) as free:
-                if free:
+            with held_alone(path) as descriptor:
+                if descriptor is not None:
                     known, beside = self.store.verified_file(path), self.store.verified_file(where)
                     files.remove(beside)
                     if known.exists():
                         known.rename(beside)
                     path.rename(where)
+                    yield descriptor
                     return
-        where.mkdir(parents=True, exist_ok=True)
+        with only_receiver(where) as descriptor:
+            yield descriptor
 
     def _verified(self, where: Path) -> Mapping[str, Sequence[str]]:
         """What is known of it; nothing any more of what may be written to from now on."""
@@ -231,8 +237,9 @@ class Transfer:
         self.size = own.size
         where = target.incoming(self.name, self.fingerprint)
         self.receiver = Receiver(own, where, Sources([place]), self.token, self.spec["threads"], self.name)
-        self.receiver.run()
-        self._publish(pieces, own, target)
+        with only_receiver(where):
+            self.receiver.run()
+            self._publish(pieces, own, target)
 
     def _publish(self, pieces: Pieces, own: Pieces, store: ArtifactStore) -> None:
         """Put *own*, what of *pieces* arrived, in its place, unless a build was faster. Both are the same artefact."""
@@ -255,17 +262,12 @@ class Transfer:
             store.adopt(self.name, self.fingerprint, left_out)
 
 
-@contextlib.contextmanager
-def _unused(path: Path) -> Iterator[bool]:
-    """Whether no process receives into *path*; none begins to within the block."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _changed(path: Path) -> int:
+    """When the directory changed, in ns; 0 where another transfer has taken it up."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def main(directory: str) -> int:

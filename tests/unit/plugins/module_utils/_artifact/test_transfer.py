@@ -339,9 +339,20 @@ def test_a_sender_ends_by_itself(source: Path) -> None:
 def test_two_receivers_of_one_artefact(source: Path, host: Path) -> None:
     wanted = pieces(source)
     where = store_of(host).incoming(NAME, FINGERPRINT)
-    with serving(source) as sender, fetch._alone(where):
+    with serving(source) as sender, fetch.only_receiver(where):
         done = received(host, wanted, sender.url)
     assert done.message == f"Another process receives into {where}; wait for it or end it."
+
+
+def test_what_is_a_directory_at_the_place_of_a_file_gives_way(source: Path, host: Path) -> None:
+    """As where another version had a directory of that name."""
+    where = store_of(host).incoming(NAME, FINGERPRINT)
+    (where / "rank0.engine" / "sub").mkdir(parents=True)
+    (where / "rank0.engine" / "sub" / "file").write_bytes(b"of before")
+    wanted = pieces(source)
+    with serving(source) as sender:
+        assert received(host, wanted, sender.url).message == ""
+    assert left(host) == WHOLE and store_of(host).verify(store_of(host).path(NAME, FINGERPRINT), full=True) == []
 
 
 def test_a_build_that_was_faster_stays(source: Path, host: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact import fetch, fingerprint, pieces
+from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.artifact_store import ArtifactStore
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.fetch import Sources
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.pieces import Pieces
 from ansible_collections.trtllm.fleet.plugins.module_utils._artifact.serve import Offer, Sender
@@ -359,6 +360,47 @@ def test_what_another_transfer_still_receives_into_is_left_alone(tmp_path: Path,
     finally:
         os.close(descriptor)
     assert done.state == "published" and done.status()["received"] == found.pieces.size
+
+
+def test_one_that_has_taken_something_up_keeps_it(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another of the same name begins when the first one has read what is known of it, and has not begun to write."""
+    host = tmp_path / "host"
+    found = drafted(host, source)
+    changed = tmp_path / "changed"
+    shutil.copytree(source, changed)
+    (changed / "sub" / "more.bin").write_bytes(b"another")
+    other = local(changed, tmp_path / "index2.json")
+    assert other.tree.digest != found.tree.digest
+    run = fetch.Receiver.run
+    told = []
+
+    def late(self: fetch.Receiver) -> None:
+        monkeypatch.setattr(fetch.Receiver, "run", run)
+        told.append(published(host, other))
+        run(self)
+
+    monkeypatch.setattr(fetch.Receiver, "run", late)
+    first = published(host, found)
+    assert (first.state, first.message) == ("published", "")
+    assert first.status()["received"] < PIECE, "its manifest alone"
+    assert told[0].state == "published" and told[0].status()["received"] == other.pieces.size
+    assert held(host, found.tree.digest) == content(source)
+    assert published(host, other).state == "published" and held(host, other.tree.digest) == content(changed)
+
+
+def test_what_is_known_of_files_that_are_gone_counts_for_nothing(tmp_path: Path, source: Path) -> None:
+    """Such as where a host went down when what is known had its new name, and the files had not."""
+    host = tmp_path / "host"
+    found = drafted(host, source)
+    incoming = big(host).parent.parent
+    store = ArtifactStore(host / "handed")
+    store.verified_file(incoming).rename(store.verified_file(store.incoming(NAME, found.pieces.fingerprint)))
+    shutil.rmtree(incoming)
+    done = published(host, found)
+    assert (done.state, done.status()["received"]) == ("published", found.pieces.size)
+    assert held(host, found.tree.digest) == content(source)
 
 
 @pytest.mark.parametrize("keep", [False, True])
