@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlunsplit
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -27,6 +27,7 @@ from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.action import ActionBase
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import missing_client
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.urls import check_url, parts_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import is_loopback
 
 READY_SECONDS = 20.0
@@ -86,7 +87,8 @@ def reachable(arguments: dict[str, Any], names: Sequence[str], option: Any) -> I
     """*arguments* with the URLs of *names* as the controller reaches them: those of a loopback address through the
     host's ssh, whose options *option* looks up; None where the host is not reached by ssh."""
     urls = {name: str(arguments[name]) for name in names if arguments.get(name)}
-    behind = {name: urlsplit(url) for name, url in urls.items() if is_loopback(urlsplit(url).hostname)}
+    asked = {name: check_url(url, name) for name, url in urls.items()}
+    behind = {name: parts for name, parts in asked.items() if is_loopback(parts.hostname)}
     if not behind or option is None:
         yield arguments
         return
@@ -117,7 +119,7 @@ def as_asked(told: Any, given: Mapping[str, Any], here: Mapping[str, Any], names
     if not isinstance(told, str):
         return told
     for name in names:
-        end, asked = (urlsplit(str(urls.get(name) or "")).netloc for urls in (here, given))
+        end, asked = (parts.netloc if (parts := parts_of(urls.get(name))) else "" for urls in (here, given))
         if end and end != asked:
             told = told.replace(end, asked)
     return told

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
-from urllib.parse import urlsplit
 
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.urls import parts_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.versions import version_key
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.state import BEGAN, ROLLED_BACK, SWITCHING, utc
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import ANY_ADDRESS, is_loopback
@@ -261,11 +261,14 @@ class _Reached:
         return any(row["serves"] for row in self.by(host, url))
 
 
+def _host_of(url: object) -> str | None:
+    parts = parts_of(url)
+    return parts.hostname if parts else None
+
+
 def _loops(url: str) -> bool:
-    try:
-        return bool(url) and is_loopback(urlsplit(url).hostname)
-    except ValueError:  # it is none
-        return False
+    parts = parts_of(url)
+    return parts is not None and is_loopback(parts.hostname)
 
 
 def _attention(
@@ -407,7 +410,6 @@ def of_fleet(runs: Iterable[Mapping[str, Any]], hosts: Iterable[str]) -> list[Ma
     mine = [
         run
         for run in runs
-        if {str((run.get("target") or {}).get("host")), urlsplit(str((run.get("target") or {}).get("url"))).hostname}
-        & known
+        if known & {str((target := run.get("target") or {}).get("host")), _host_of(target.get("url"))}
     ]
     return sorted(mine, key=lambda run: str(run.get("time")))

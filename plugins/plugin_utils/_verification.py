@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from ansible_collections.trtllm.fleet.plugins.filter.serving import gateway_checks
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.urls import parts_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.replica import is_loopback
 
 URLS = ("url", "metrics_url", "gateway_url")
@@ -28,8 +28,8 @@ class Question(NamedTuple):
     @property
     def behind_ssh(self) -> bool:
         """Whether something is asked at a loopback address of the host."""
-        given = [str(self.arguments[name]) for name in URLS if self.arguments.get(name)]
-        return any(is_loopback(urlsplit(url).hostname) for url in given)
+        given = [parts_of(self.arguments.get(name)) for name in URLS]
+        return any(parts is not None and is_loopback(parts.hostname) for parts in given)
 
 
 def key_of(keys: Any, clients: Any) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from .._base.errors import FleetError
 from .._base.names import show
+from .._base.urls import parts_of
 
 TIMEOUT = 5.0  # seconds; the answer needs no replica
 # Beside the refusal where the gateway sends nothing to the replicas in any case, or never heard of draining.
@@ -35,7 +36,7 @@ class ReplicaStatus:
 
 def check_url(url: str, what: str) -> str:
     """*url* as the gateway names it, where it is the address of a server; *what* is the option that gave it."""
-    if not URL.fullmatch(url.rstrip("/")):
+    if not URL.fullmatch(url.rstrip("/")) or parts_of(url) is None:
         raise FleetError(f"{what} is {show(url)}; it takes an address such as http://127.0.0.1:8000.")
     return url.rstrip("/")
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from .._base.errors import UNSHOWN, FleetError
 from .._base.names import check_path, show
+from .._base.urls import check_url
 
 HUGGINGFACE, MODELSCOPE, GIT, URL = "huggingface", "modelscope", "git", "url"
 # What each source needs, and what it takes beside that.
@@ -147,9 +148,7 @@ def is_archive(address: str) -> bool:
 
 
 def _judge_url(value: str, what: str) -> None:
-    parts = urlsplit(value)
-    if parts.scheme not in ("https", "http") or not parts.hostname or UNSHOWN.search(value) or " " in value:
-        raise FleetError(f"{what} is {show(value)}; give an address that begins with https:// or http://.")
+    parts = check_url(value, what)
     if parts.username is not None or parts.password is not None:
         raise FleetError(f"{what} holds a name or a password, which logs would show; give it as token.")
 
