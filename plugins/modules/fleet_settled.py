@@ -18,7 +18,8 @@ description:
     which is how a whole run ends, the host has a record if it is still as the look had found it, and none otherwise.
   - O(state=told) compares the host with its record alone, and notes nothing. Of what a run would be given it takes only
     the collection.
-  - Of a settled host it tells with RV(found) and RV(prunes) what the run would ask it for in further calls.
+  - Of a settled host it tells with RV(found) and RV(prunes) what the run would ask it for in further calls, from the
+    record, as the answers are the same where nothing differs.
   - What a run is given (the plan, the variables, the collection, files of the controller) the controller adds itself.
   - The record is kept as C(settled.json) below O(root), readable by root alone. It holds no value of a variable.
 extends_documentation_fragment:
@@ -54,10 +55,16 @@ options:
     description: What the verdict on the host is judged by, as the filter C(host_verdict) takes it.
     type: dict
     default: {}
-  prune:
-    description: What stays on the host, as M(trtllm.fleet.trtllm_prune) takes it; nothing where that is not asked.
+  served:
+    description: What M(trtllm.fleet.triton_replica_info) has told since the look, for RV(found); with O(state=settled).
     type: dict
     default: {}
+  quiet_until:
+    description:
+      - Until when nothing goes from the host, as M(trtllm.fleet.trtllm_prune) has told it since the look, for
+        RV(prunes); with O(state=settled). By default that is not known.
+    type: int
+    default: 0
   inputs:
     description: Digests of what the run is given. The controller says so itself.
     type: dict
@@ -86,6 +93,8 @@ EXAMPLES = r"""
   trtllm.fleet.fleet_settled:
     state: settled
     at: "{{ looked.at }}"
+    served: "{{ found_on_the_host }}"
+    quiet_until: "{{ pruned.quiet_until }}"
 """
 
 RETURN = r"""
@@ -110,26 +119,26 @@ at:
   type: int
   sample: 1768383000000000000
 found:
-  description: What M(trtllm.fleet.triton_replica_info) tells of the host, without metrics.
-  returned: where the host is settled
+  description:
+    - Of a settled host what O(served) had told, without the configurations of gateways; empty where that is not known,
+      or the host is not settled.
+  returned: success
   type: dict
 prunes:
-  description: Whether M(trtllm.fleet.trtllm_prune) would remove something, such as what an interrupted run left.
-  returned: where the host is settled
+  description: Whether M(trtllm.fleet.trtllm_prune) may remove something of a settled host, such as what an interrupted
+    run left.
+  returned: success
   type: bool
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT, check_path
-from ansible_collections.trtllm.fleet.plugins.module_utils._prune.prune import Pruner, Wanted
 from ansible_collections.trtllm.fleet.plugins.module_utils._settled.parts import Ground
 from ansible_collections.trtllm.fleet.plugins.module_utils._settled.record import Settled
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton.state import served
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "root": {"type": "path", "default": DEFAULT_ROOT},
@@ -138,7 +147,8 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "paths": {"type": "list", "elements": "path", "default": []},
     "skip": {"type": "bool", "default": True},
     "host_options": {"type": "dict", "default": {}},
-    "prune": {"type": "dict", "default": {}},
+    "served": {"type": "dict", "default": {}},
+    "quiet_until": {"type": "int", "default": 0},
     "inputs": {"type": "dict", "default": {}},
     "whole": {"type": "bool", "default": True},
     "unsettled": {"type": "list", "elements": "str", "default": []},
@@ -147,22 +157,15 @@ REQUIRED_IF = [("state", "settled", ["at"])]
 ASKED = "the run was asked to skip no host"
 
 
-def as_it_is(ground: Ground, prune: Mapping[str, Any]) -> dict[str, Any]:
-    """What the rest of the run would ask a settled host for."""
-    goes = Pruner(ground.host, ground.root, Wanted.of(prune), check=True).run().removed if prune else []
-    return {"found": served(ground.host, f"{ground.root}/releases", metrics=False), "prunes": bool(goes)}
-
-
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, required_if=REQUIRED_IF, supports_check_mode=True)
     given: dict[str, Any] = module.params
-    told: dict[str, Any] = {}
     with one_sentence(module):
         check_path(given["root"], "root")
         ground = Ground(given["root"], given["paths"])
         record = Settled(ground)
         if given["state"] == "settled":
-            found = record.settle(given["at"], module.check_mode)
+            found = record.settle(given["at"], module.check_mode, given["served"], given["quiet_until"])
         elif given["state"] == "told":
             found = record.told(given["inputs"])
         else:
@@ -170,9 +173,7 @@ def main() -> None:
             refused = ground.cannot_serve("the host", given["host_options"]) if given["host_options"] else []
             why = [*given["unsettled"], *asked, *refused]
             found = record.look(given["inputs"], why, module.check_mode, given["whole"])
-            if found.settled:
-                told = as_it_is(ground, given["prune"])
-    module.exit_json(changed=False, **asdict(found), **told)
+    module.exit_json(changed=False, **asdict(found))
 
 
 if __name__ == "__main__":

@@ -108,6 +108,14 @@ reason:
   returned: always
   type: str
   sample: the rollout 20260114T093000Z-4711 of alice@deploy-01 works on this host
+quiet_until:
+  description:
+    - Until when, in seconds since the epoch, another run would find nothing to remove either, where nothing else
+      changes on the host; the end of the year 9999 where it never would.
+    - What an interrupted run left goes after a day, and what a container, a build or another run holds may go at once.
+  returned: always
+  type: int
+  sample: 253402300799
 """
 
 from typing import Any

@@ -178,7 +178,7 @@ def _images(ground: Ground) -> Iterator[Thing]:
                 IMAGE, (image.names or image.digests or (image.id,))[0], image.id, image.size,
                 [*image.keys, image.id.partition(":")[2], *image.names, *image.digests],
                 functools.partial(_remove_image, image, stays), functools.partial(str, stays),
-                image.created,
+                image.created, bound=bool(stays),
             )  # fmt: skip
 
 

@@ -51,12 +51,13 @@ def names_on(host: ServiceHost, root: Path, keep: int, described: Sequence[str])
     for service, line in _unsettled(host, root):
         found.add(f"a rollout of {service} that was interrupted would go back to it", json.dumps(line))
     for name, text in stock.containers().items():
-        found.add(f"the container {name} uses it", text)
+        found.add(f"the container {name} uses it", text, lasts=False)
     for job in sorted(host.path(str(root / "jobs")).glob("*/*")):
         # A build makes the partial of its engine.
-        found.add("a build works on it", f"{job.name} {job.name}.partial {text_of(job / 'spec.json')}")
+        named = f"{job.name} {job.name}.partial {text_of(job / 'spec.json')}"
+        found.add("a build works on it", named, lasts=False)
     for fingerprint in _transferred(host, root):
-        found.add("it is being transferred", f"{fingerprint} {fingerprint}.incoming")
+        found.add("it is being transferred", f"{fingerprint} {fingerprint}.incoming", lasts=False)
     return found
 
 

@@ -20,6 +20,8 @@ from .kinds import KINDS, Ground, Kind
 from .named import names_on, release_directories
 from .rule import ALL, DEFAULT_KEEP, Names, Thing, keep_of
 
+NEVER = 253402300799  # the last second of the year 9999
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -39,11 +41,13 @@ class Wanted:
 
 @dataclass
 class Outcome:
-    """What became of each thing. *reason*: why nothing was looked at."""
+    """What became of each thing. *reason*: why nothing was looked at. *quiet_until*: until when, in seconds since the
+    epoch, the next look would find nothing to remove either, where nothing else changes on the host."""
 
     removed: list[dict[str, Any]] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
     reason: str = ""
+    quiet_until: int = NEVER
 
     def result(self) -> dict[str, Any]:
         """What the module returns."""
@@ -54,6 +58,7 @@ class Outcome:
             "kept": self.kept,
             "freed": sum(thing["size"] for thing in self.removed),
             "reason": self.reason,
+            "quiet_until": self.quiet_until,
             "diff": {"before": gone, "after": ""},
         }
 
@@ -78,6 +83,7 @@ class Pruner:
             holder = held.enter_context(RolloutState(place).standstill(self.check))
             if holder is not None:
                 self.outcome.reason = f"the rollout {holder.get('id')} of {holder.get('owner')} works on this host"
+                self.outcome.quiet_until = 0
                 return self.outcome
             for directory in [] if self.check else release_directories(self.host, self.root):
                 held.enter_context(releases_lock(directory))
@@ -96,8 +102,17 @@ class Pruner:
                     self.outcome.removed.append(thing.told())
                     continue
                 self.outcome.kept.append({**thing.told(), "why": why})
+                until = self._quiet_until(kind, thing, names, newest)
+                self.outcome.quiet_until = min(self.outcome.quiet_until, until)
                 if thing.names:
-                    names.add(f"{thing.kind} {thing.name} is made from it", thing.names)
+                    names.add(f"{thing.kind} {thing.name} is made from it", thing.names, lasts=until == NEVER)
+
+    def _quiet_until(self, kind: Kind, thing: Thing, names: Names, newest: set[str]) -> int:
+        """Until when a thing stays where nothing else changes: what only a container, a build or another run holds may
+        go as soon as that ends."""
+        described = kind.described and thing.model in self.wanted.models
+        stays = thing.bound or described or thing.path in newest or names.why(thing.words, lasting=True)
+        return NEVER if stays else int(thing.made + thing.rests)
 
     def _newest(self, kind: Kind, things: Sequence[Thing], keep: int) -> set[str]:
         """The paths of the newest things of each model that is described."""

@@ -35,7 +35,8 @@ class Thing:
 
     *words*: by each of which others name it; *model*: whose it is; *names*: a text with what it names itself;
     *remove*: removes it and says why it stays, empty where it is gone; *look*: says why it would stay, as far as that
-    can be seen, and touches nothing; *rests*: seconds for which nobody has touched what is only waited for.
+    can be seen, and touches nothing; *rests*: seconds for which nobody has touched what is only waited for; *bound*:
+    whether others hold it for as long as nothing else changes on the host.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Thing:
     model: str = ""
     names: str = ""
     rests: float = 0.0
+    bound: bool = False
 
     def told(self) -> dict[str, Any]:
         """What the module returns of it."""
@@ -59,14 +61,16 @@ class Names:
     """Texts in which things are named, each with the words that say why what it names is kept."""
 
     def __init__(self) -> None:
-        self._texts: list[tuple[str, str]] = []
+        self._texts: list[tuple[str, str, bool]] = []
 
-    def add(self, why: str, text: str) -> None:
-        """From here on, what *text* names is kept."""
-        self._texts.append((why, text))
+    def add(self, why: str, text: str, *, lasts: bool = True) -> None:
+        """From here on, what *text* names is kept. *lasts*: as long as nothing else changes on the host; else it ends
+        by itself, as builds do."""
+        self._texts.append((why, text, lasts))
 
-    def why(self, words: Sequence[str]) -> str:
-        """Why what is named by one of *words* is kept, empty where no text names it."""
+    def why(self, words: Sequence[str], *, lasting: bool = False) -> str:
+        """Why what is named by one of *words* is kept, empty where no text names it; *lasting*: no text that lasts."""
         # Not 'a' where 'a.b' or 'a-b' is named, nor the artefact where its partial is.
         pattern = re.compile("|".join(rf"(?<![\w.-]){re.escape(word)}(?![\w-]|\.\w)" for word in words))
-        return next((why for why, text in self._texts if pattern.search(text)), "") if words else ""
+        texts = [(why, text) for why, text, lasts in self._texts if lasts or not lasting]
+        return next((why for why, text in texts if pattern.search(text)), "") if words else ""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from .._base.names import DEFAULT_RELEASES
 from .._host import facts
 from .._host.system import System
 from .._host.verdict import verdict
@@ -109,8 +110,10 @@ def _artefacts(ground: Ground) -> Entries:
         return name in WORKING or name == RECORD or name.startswith(f".{RECORD}.")
 
     yield from _files(ground, [ground.root], left_out)
+    # A gateway keeps its releases below the default root, whatever that of the fleet is.
+    elsewhere = [] if DEFAULT_RELEASES.startswith(f"{ground.root.rstrip('/')}/") else [DEFAULT_RELEASES]
     # What git keeps for itself differs with every look at the server.
-    yield from _files(ground, [GATEWAY_SOURCES, *ground.paths], lambda name: ".git" in name)
+    yield from _files(ground, [GATEWAY_SOURCES, *elsewhere, *ground.paths], lambda name: ".git" in name)
 
 
 def _images(ground: Ground) -> Entries:

@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which host is settled: one on which a whole run found nothing to change, and nothing differs since.
 
-The record says what that run was given (*inputs*) and how the host was (*observed*). A run looks before its roles do,
-and the record counts when the same look at the end of the whole run finds the same: so what was changed by the run,
+The record says what that run was given (*inputs*), how the host was (*observed*), and what the host answered to
+questions whose answers hang on nothing else, so that the next run need not ask (*told*). A run looks before its roles
+do, and the record counts when the same look at the end of the whole run finds the same: so what was changed by the run,
 or beside it, between any of its checks and its end, is never taken for settled. The look is kept below ``/run`` until
 then: a run that is refused, or fails before it changes anything, leaves the record as it was.
 """
@@ -16,16 +17,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Callable
 
 from .._base.files import read_object, remove, write_atomically
 from .parts import RECORD, Ground, Look, look, signed
 from .signature import difference
 
-VERSION = 1
+VERSION = 2
 LOOKED = "/run/trtllm/looked.json"
 NONE_YET = "no whole run has found nothing to change yet"
 SHOWN = 2  # differences of a part that are told
+# Of what `triton_replica_info` tells of a host.
+SERVED = ("replicas", "workers", "gateways")
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 Values = Mapping[str, str]
 Observed = Mapping[str, Values]
 
@@ -33,12 +38,15 @@ Observed = Mapping[str, Values]
 @dataclass(frozen=True)
 class Found:
     """What a look has found. *why*: sentences without their end, why the host is not settled; *at* names the look, and
-    is 0 where it was not noted."""
+    is 0 where it was not noted. Of a settled host, *found* is what `triton_replica_info` has told of it, empty where
+    that is not known, and *prunes* whether something may have to go."""
 
     settled: bool
     why: list[str] = field(default_factory=list)
     since: str = ""
     at: int = 0
+    found: dict[str, Any] = field(default_factory=dict)
+    prunes: bool = False
 
 
 def utc(seconds: float) -> str:
@@ -64,17 +72,22 @@ class Settled:
         now = self._look(self.ground)
         why = list(unsettled) or self._differences(kept, inputs, now)
         if not why:
-            return Found(True, since=utc(float(kept["since"])))
+            told = kept["told"]
+            prunes = self._clock() >= told["quiet_until"]
+            return Found(True, since=utc(float(kept["since"])), found=told["found"], prunes=prunes)
         if not whole or not self.path.parent.is_dir():
             return Found(False, why)
         if not check:
             self.looked.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            looked = {"at": noted, "since": None, "paths": list(self.ground.paths)}
+            looked: dict[str, Any] = {"at": noted, "since": None, "paths": list(self.ground.paths), "told": {}}
             _write(self.looked, {**looked, "inputs": dict(inputs), "observed": signed(now, noted)})
         return Found(False, why, at=noted)
 
-    def settle(self, at: int, check: bool) -> Found:
-        """The host is settled if it is as the look *at* had found it. Else there is no record, and it is told why."""
+    def settle(self, at: int, check: bool, served: Mapping[str, Any] = NOTHING, quiet_until: int = 0) -> Found:
+        """The host is settled if it is as the look *at* had found it. Else there is no record, and it is told why.
+
+        *served*: what `triton_replica_info` has told in the meantime; *quiet_until*: until when nothing goes, as
+        `trtllm_prune` has told it."""
         if not at:
             return Found(False, ["the run was not a whole one, or found nothing of the fleet as it began"])
         kept = _read(self.looked)
@@ -91,7 +104,8 @@ class Settled:
             remove(self.path)
             return Found(False, why, at=at)
         since = self._clock()
-        _write(self.path, {**kept, "since": since})
+        told = {"found": _without_configurations(served), "quiet_until": quiet_until}
+        _write(self.path, {**kept, "since": since, "told": told})
         remove(self.looked)
         return Found(True, since=utc(since), at=at)
 
@@ -115,6 +129,15 @@ class Settled:
         return given + differing(kept["observed"], signed(now, kept["at"]))
 
 
+def _without_configurations(served: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of replicas and gateways, but for texts in which an operator may have written anything."""
+    return {
+        kind: [{key: value for key, value in one.items() if key != "config"} for one in served[kind]]
+        for kind in SERVED
+        if isinstance(served.get(kind), list)
+    }
+
+
 def _read(path: Path) -> dict[str, Any]:
     """A record or a look; {} where there is none, or one that is not whole."""
     found = read_object(path)
@@ -125,12 +148,17 @@ def _read(path: Path) -> dict[str, Any]:
             and isinstance(found["at"], int)
             and isinstance(found["paths"], list)
             and (since is None or isinstance(since, float))
+            and (since is None or _is_told(found["told"]))
             and all(isinstance(value, str) for value in found["inputs"].values())
             and all(isinstance(one, str) for part in found["observed"].values() for one in part.values())
         )
     except (KeyError, AttributeError):
         return {}
     return found if whole else {}
+
+
+def _is_told(told: Any) -> bool:
+    return isinstance(told["found"], dict) and isinstance(told["quiet_until"], int)
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base import files
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._checkpoint.store import CheckpointStore
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman import stock
-from ansible_collections.trtllm.fleet.plugins.module_utils._prune.prune import Pruner, Wanted
+from ansible_collections.trtllm.fleet.plugins.module_utils._prune.prune import NEVER, Pruner, Wanted
 from ansible_collections.trtllm.fleet.plugins.module_utils._prune.rule import Names, keep_of
 from ansible_collections.trtllm.fleet.plugins.module_utils._prune.table import prune_table
 from ansible_collections.trtllm.fleet.plugins.module_utils._rollout.state import SWITCHING, RolloutState
@@ -127,7 +127,7 @@ def test_the_last_releases_stay_with_all_that_they_need_and_the_others_go(bed: B
     expected = bed.prune(check=True)
     assert snapshot(tmp_path) == before, "check mode touches nothing"
     result = bed.prune()
-    assert expected == result
+    assert expected == result and result["quiet_until"] == NEVER
     assert gone(result) == [
         *(f"repository m/{sha(number)[:12]}" for number in (101, 102)),
         *(f"engine m/{sha(number)[:12]}" for number in (1, 2)),
@@ -234,6 +234,7 @@ def test_while_a_rollout_works_here_nothing_goes(bed: Bed) -> None:
         result = bed.prune(check=check)
         assert not result["changed"]
         assert result["reason"] == "the rollout r1 of alice@ctl works on this host"
+        assert result["quiet_until"] == 0
     assert bed.engines() == [1, 2, 3]
 
 
@@ -262,7 +263,7 @@ def test_what_somebody_works_on_stays(bed: Bed, who: str) -> None:
         spec = bed.root_dir / "transfers/x/spec.json"
         spec.parent.mkdir(parents=True)
         spec.write_text(json.dumps({"kind": "engine", "name": "m", "fingerprint": sha(1)}))
-    bed.prune(models=())
+    assert bed.prune(models=())["quiet_until"] < time.time(), "it goes as soon as they have ended"
     left = {path.name for path in (bed.root_dir / "engines/m").iterdir()} - {".lock"}
     assert (f"{sha(1)}.digests.json" in left) == (sha(1) in left)
     assert (
@@ -278,7 +279,9 @@ def test_what_somebody_works_on_stays(bed: Bed, who: str) -> None:
 def test_what_an_interrupted_run_left_goes_after_a_day(bed: Bed) -> None:
     partial = bed.root_dir / "engines/m" / f"{sha(2)}.partial"
     partial.mkdir(parents=True)
-    assert "less than a day" in why(bed.prune(), "left over", sha(2)[:12])
+    result = bed.prune()
+    assert "less than a day" in why(result, "left over", sha(2)[:12])
+    assert time.time() + 86400 - 60 < result["quiet_until"] < time.time() + 86400 + 60
     os.utime(partial, (time.time() - DAYS,) * 2)
     assert gone(bed.prune()) == [f"left over m/{sha(2)[:12]}.partial"]
     begun = bed.root_dir / "checkpoints/m.partial"
@@ -338,6 +341,7 @@ def test_what_is_locked_stays(bed: Bed, check: bool) -> None:
         fcntl.flock(used, fcntl.LOCK_SH)
         result = bed.prune(check=check)
     assert why(result, "engine", sha(1)[:12]) == "another run works on it"
+    assert result["quiet_until"] < time.time()
     assert bed.engines() == [1, 2, 3]
     assert (bed.root_dir / "converted" / sha(301)).exists()
     assert f"repository m/{sha(101)[:12]}" in gone(result)
@@ -414,6 +418,7 @@ def test_an_image_of_ours_that_others_use_too_stays(bed: Bed) -> None:
         "it has several names: mine/b, r/a",
         "another image is built on it",
     ]
+    assert result["quiet_until"] == NEVER, "that shows in the images of the host"
 
 
 def test_an_image_that_the_description_or_a_container_names_stays(bed: Bed) -> None:
@@ -426,6 +431,7 @@ def test_an_image_that_the_description_or_a_container_names_stays(bed: Bed) -> N
         "the description names it",
         "the container old uses it",
     ]
+    assert result["quiet_until"] < time.time()
 
 
 def test_files_of_a_gateway_stay_while_a_unit_or_its_releases_name_them(bed: Bed) -> None:
@@ -476,7 +482,8 @@ def test_what_cannot_be_kept_is_refused(given: Any) -> None:
 
 def test_all_and_a_host_without_anything(bed: Bed, tmp_path: Path) -> None:
     bed.serve(1)
-    assert Pruner(bed, ROOT, Wanted(None)).run().reason == "trtllm_keep is 'all'"
+    found = Pruner(bed, ROOT, Wanted(None)).run()
+    assert (found.reason, found.quiet_until) == ("trtllm_keep is 'all'", NEVER)
     before = snapshot(tmp_path)
     assert Pruner(bed, "/srv/none", Wanted(2)).run().result()["removed"] == []
     assert snapshot(tmp_path) == before

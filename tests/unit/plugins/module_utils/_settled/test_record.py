@@ -16,8 +16,7 @@ from ansible_collections.trtllm.fleet.plugins.filter.settled import unsettled_ho
 from ansible_collections.trtllm.fleet.plugins.module_utils._host.system import System
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.cli import ContainerState
 from ansible_collections.trtllm.fleet.plugins.module_utils._podman.stock import Stored
-from ansible_collections.trtllm.fleet.plugins.module_utils._prune import named
-from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost, UnitState
+from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.quadlet import HEADER
 from ansible_collections.trtllm.fleet.plugins.module_utils._settled import parts
 from ansible_collections.trtllm.fleet.plugins.module_utils._settled.parts import PARTS, Ground
@@ -27,8 +26,6 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._settled.record impor
     differing,
     settled_table,
 )
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton import state
-from ansible_collections.trtllm.fleet.plugins.modules import fleet_settled
 from fake_host import FakeHost
 
 ROOT = "/var/lib/trtllm"
@@ -266,6 +263,8 @@ def test_what_the_run_is_given_counts(host: Host, given: dict[str, str], told: s
         lambda text: json.dumps({**json.loads(text), "inputs": {"the plan": 1}}),
         lambda text: json.dumps({**json.loads(text), "observed": {}}),
         lambda text: json.dumps({**json.loads(text), "since": None}),
+        lambda text: json.dumps({**json.loads(text), "told": {"found": {}}}),
+        lambda text: json.dumps({**json.loads(text), "told": {"found": [], "quiet_until": 0}}),
     ],
 )  # fmt: skip
 def test_a_record_that_was_altered_or_cut_is_none(host: Host, spoil: Callable[[str], str]) -> None:
@@ -410,25 +409,28 @@ def test_nothing_is_written_where_the_fleet_has_nothing_yet(tmp_path: Path, monk
     assert not (tmp_path / ROOT.lstrip("/")).exists()
 
 
-def test_of_a_settled_host_the_look_tells_what_the_run_would_ask_for_next(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(named.stock, "containers", dict)
-    monkeypatch.setattr(state, "container_health", lambda: {"triton-m-0": "healthy"})
-    monkeypatch.setattr(host.services, "states", lambda names: {name: UnitState(active="active") for name in names})
-    host.fake.write(f"{ROOT}/engines/m/{'b' * 64}.partial/rank0.engine", "half")
-    half = host.at(f"{ROOT}/engines/m/{'b' * 64}.partial")
-    ground = Ground(ROOT, [], host.system, host.services)
-    stays = {"keep": "2", "models": ["m"], "paths": [CHECKPOINT, str(Path(ENGINE).parent)]}
-    found = fleet_settled.as_it_is(ground, stays)
-    assert [(one["service"], one["health"]) for one in found["found"]["replicas"]] == [("triton-m-0", "healthy")]
-    assert set(found["found"]) == {"replicas", "workers", "gateways"} and not found["prunes"]
-    for path in (half, half / "rank0.engine"):
-        os.utime(path, (OLD - 86400, OLD - 86400))
-    assert fleet_settled.as_it_is(ground, stays)["prunes"], "nobody went on with it for a day"
-    assert half.exists(), "it only looks"
-    assert not fleet_settled.as_it_is(ground, {**stays, "keep": "all"})["prunes"]
-    assert not fleet_settled.as_it_is(ground, {})["prunes"]
+def test_of_a_settled_host_the_look_tells_what_the_run_would_ask_for_next(host: Host) -> None:
+    replica = {"service": "triton-m-0", "http_url": "http://127.0.0.1:8000", "problem": ""}
+    gateway = {"service": "openai-gateway", "url": "http://127.0.0.1:3000", "models": ["m"], "config": "port: 3000"}
+    served = {"changed": False, "replicas": [replica], "workers": [], "gateways": [gateway]}
+    quiet_until = int(host.clock) + 86400
+    assert host.record().settle(host.look().at, False, served, quiet_until).settled
+    told = {"replicas": [replica], "workers": [], "gateways": [{**gateway}]}
+    del told["gateways"][0]["config"]
+    found = host.look()
+    assert found.settled and found.found == told and not found.prunes
+    assert "port: 3000" not in host.path.read_text()
+    host.clock += 86400
+    found = host.look()
+    assert found.settled and found.prunes, "nobody went on with it for a day"
+    host.services.told["InvocationID"] = "2f"
+    assert (host.look().found, host.look().prunes) == ({}, False), "what the record says holds for a settled host alone"
+
+
+def test_what_the_record_was_not_told_is_asked_again(host: Host) -> None:
+    assert host.run_whole().settled
+    found = host.look()
+    assert found.settled and found.found == {} and found.prunes
 
 
 @pytest.mark.parametrize(
