@@ -3,7 +3,7 @@
 """Type what tutorials tell a reader to type, and see that it says what they say: as_written.py DIRECTORY [PAGE...]
 
 A copy of the checkout is made in DIRECTORY, and pages.yml beside this file says which pages, and what is replaced in
-them. The first command that fails, or does not say what its page says, ends it, with all that it said. DIRECTORY has
+them. Without PAGE, those are typed that another scenario does not have for its hosts. The first command that fails, or does not say what its page says, ends it, with all that it said. DIRECTORY has
 `typed.json` then, by page each command with its seconds, and `typed.log`.
 """
 
@@ -160,12 +160,13 @@ def inventory_of(steps: Sequence[Step], number: int) -> str:
 
 
 def put(clone: Path, inventory: str, step: Step, table: Table) -> None:
-    """Write a file of an inventory, and with hosts.yml what is to be known of the test host."""
+    """Write a file of an inventory, and with hosts.yml what is to be known of its test hosts."""
     path = clone / inventory / step.file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(step.text, encoding="utf-8")
     if step.file == "hosts.yml":
-        addresses = {name: {"ansible_host": address} for name, address in table.given["addresses"].items()}
+        addresses = {name: {"ansible_host": address} for name, address in table.given["addresses"].items()
+                     if re.search(rf"[^\w.-]{re.escape(name)}:", step.text)}  # fmt: skip
         more = {"all": {"hosts": addresses, "vars": table.given["variables"]}}
         # What ansible-playbook reads of an inventory is read in the order of the names.
         (clone / inventory / "test_host.yml").write_text(yaml.safe_dump(more), encoding="utf-8")
@@ -206,20 +207,26 @@ def follow(page: str, shell: Shell, clone: Path, table: Table) -> list[tuple[str
     return typed
 
 
+def empty(hosts: Sequence[str]) -> None:
+    """Have nothing serve on test hosts."""
+    for host in hosts:
+        subprocess.run([REPO / "tests" / "testbed" / "testbed", "exec", host, "--", "sh", "-c", NOTHING], check=True)
+
+
 def main(directory: str, *asked: str) -> None:
     table, where = Table(TABLE.read_text(encoding="utf-8")), Path(directory)
     clone = copy(where, table)
     if asked:  # else the first page does, as a reader would
         subprocess.run(["make", "setup"], cwd=clone, env=readers(os.environ), check=True)
     shell, typed = Shell(clone, where / "typed.log"), dict[str, list[tuple[str, float]]]()
-    testbed = REPO / "tests" / "testbed" / "testbed"
     host = next(row["here"] for row in table.given["replaced"] if row["page"].startswith("exec ")).split()[1]
     for page, how in table.given["run"].items():
-        if asked and page not in asked:
+        if page not in asked if asked else "hosts" in how:
             continue
         if how["fresh"]:
-            subprocess.run([testbed, "exec", host, "--", "sh", "-c", NOTHING], check=True)
+            empty(how.get("hosts", [host]))
         typed[page] = follow(page, shell, clone, table)
+        empty(how.get("hosts", []))
         print(f"{sum(seconds for _command, seconds in typed[page]):7.1f} s  {page}, all of it", flush=True)
     shell.end()
     (where / "typed.json").write_text(json.dumps(typed, indent=1) + "\n", encoding="utf-8")
