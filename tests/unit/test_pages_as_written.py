@@ -17,6 +17,7 @@ from unit import pages
 REPO = Path(__file__).resolve().parents[2]
 COPY = re.compile(r"^cp -r (inventories/\w+) inventories/\w+\b")
 CHECK = re.compile(r"^ansible-playbook -i inventories/(\w+) playbooks/check\.yml --check$")
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 WITH_INVENTORIES = [path for path in pages.pages(REPO) if any(block.file for block in pages.blocks(path, REPO))]
 # Programs that a page may call; those of a GPU host, of a cluster or of the reader's own are not run here.
 PROGRAMS = {
@@ -108,7 +109,8 @@ def test_commands_of_pages_exist() -> None:
     for page in pages.pages(REPO):
         for block in pages.blocks(page, REPO):
             for command, _printed in block.commands():
-                for part in re.split(r"\s(?:&&|\|\|?)\s|;\s", re.sub(r"\s#\s.*", "", command)):
+                plain = QUOTED.sub(lambda quoted: re.sub("[|&;#]", "_", quoted[0]), command)
+                for part in re.split(r"\s(?:&&|\|\|?)\s|;\s", re.sub(r"\s#\s.*", "", plain)):
                     wrong += [f"{block.where}: {why}" for why in _wrong(pages.words(part), targets, known)]
     assert not wrong
 

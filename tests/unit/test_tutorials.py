@@ -45,6 +45,22 @@ def test_the_files_of_a_tutorial_that_is_run_belong_to_an_inventory(name: str) -
     assert sum(bool(step.command) for step in steps) >= 3
 
 
+@pytest.mark.parametrize("name", [name for name, how in RUN.items() if "hosts" in how])
+def test_a_scenario_types_a_tutorial_on_its_hosts(name: str) -> None:
+    given = {path.parent: yaml.safe_load(path.read_text(encoding="utf-8"))["platforms"]
+             for path in (REPO / "molecule").glob("*/molecule.yml")}  # fmt: skip
+    found = [(where, {row["name"]: row["ip"] for row in rows}) for where, rows in given.items()
+             if {*RUN[name]["hosts"]} <= {row["name"] for row in rows}]  # fmt: skip
+    assert len(found) == 1
+    where, addresses = found[0]
+    hosts = next(step for step in TABLE.steps(name) if step.file == "hosts.yml")
+    described = yaml.safe_load(hosts.text)["all"]["children"]["gpu_hosts"]["hosts"]
+    assert [TABLE.given["addresses"][one] for one in described] == [addresses[one] for one in RUN[name]["hosts"]]
+    prepared = (where / "prepare.yml").read_text(encoding="utf-8")
+    assert "as_written.py" in prepared and f"- {name}\n" in prepared
+    assert f"hosts: {':'.join(RUN[name]['hosts'])}\n" in prepared
+
+
 def test_what_is_replaced_stands_in_a_page_that_is_run() -> None:
     texts = {name: page(name).read_text(encoding="utf-8") for name in RUN}
     for row in TABLE.given["replaced"]:

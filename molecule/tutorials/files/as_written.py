@@ -3,8 +3,9 @@
 """Type what tutorials tell a reader to type, and see that it says what they say: as_written.py DIRECTORY [PAGE...]
 
 A copy of the checkout is made in DIRECTORY, and pages.yml beside this file says which pages, and what is replaced in
-them. Without PAGE, those are typed that another scenario does not have for its hosts. The first command that fails, or does not say what its page says, ends it, with all that it said. DIRECTORY has
-`typed.json` then, by page each command with its seconds, and `typed.log`.
+them; without PAGE those of the scenario `tutorials`, on its one host. The first command that fails, or does not say
+what its page says, ends it, with all that it said. DIRECTORY has `typed.json` then, by page each command with its
+seconds, and `typed.log`.
 """
 
 from __future__ import annotations
@@ -32,12 +33,15 @@ import pages
 LIMIT = 900  # seconds for a command
 END = "typed and ended with"
 NAMED = re.compile(r"(?:-i |cp -r inventories/\w+ )(inventories/\w+)")
-# What a page's own machines would have: packages and images, and nothing that serves.
+# What a page's own machines would have: packages and images, and nothing that serves. Nobody asks, so nobody is waited for.
 NOTHING = """
 set -eu
+systemctl stop --no-block 'triton-*' 'openai-gateway*'
+podman kill --all --signal KILL >/dev/null 2>&1 || true # one may have ended
 systemctl stop 'triton-*' 'openai-gateway*'
 rm -rf /etc/containers/systemd/* /etc/trtllm /var/lib/trtllm /etc/systemd/system/openai-gateway.socket
 systemctl daemon-reload
+systemctl reset-failed
 """
 
 
