@@ -33,7 +33,7 @@ import pages
 LIMIT = 900  # seconds for a command
 END = "typed and ended with"
 NAMED = re.compile(r"(?:-i |cp -r inventories/\w+ )(inventories/\w+)")
-# What a page's own machines would have: packages and images, and nothing that serves. Nobody asks, so nobody is waited for.
+# What machines of a page would have: packages, images, and nothing that serves. As nobody asks, none is waited for.
 NOTHING = """
 set -eu
 systemctl stop --no-block 'triton-*' 'openai-gateway*'
