@@ -13,6 +13,8 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import F
 
 MAX_LOST = "10%"
 LONGEST = 400
+# Of a longer line, the end: podman and others say last why it failed, after names and digests of any length.
+END = 200
 # How a process ends that got SIGKILL; Ansible itself only tells then that it cannot read what the module left.
 KILLED = 137
 
@@ -56,7 +58,7 @@ def unreachable(variables: Mapping[str, Any]) -> str:
 
 def _line(text: Any) -> str:
     line = " ".join(str(text).split()).removeprefix("Task failed: ")
-    return line if len(line) <= LONGEST else line[:LONGEST] + "..."
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - END]} ... {line[-END:]}"
 
 
 def too_many(lost: Mapping[str, str], max_lost: Any, total: int) -> str | None:

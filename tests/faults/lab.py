@@ -239,6 +239,7 @@ def up() -> None:
     ] + [{"name": name, "ip": ip, "gpu": False} for name, ip in REPOSITORIES.items()]  # fmt: skip
     for host in hosts:
         host.setdefault("gpu", True)
+    testbed("registry", "up")
     plain = [host for host in hosts if host["gpu"]]
     testbed("up", "--from", "-", stdin=json.dumps(plain))
     testbed("up", "--no-gpu", "--from", "-", stdin=json.dumps([host for host in hosts if not host["gpu"]]))

@@ -397,6 +397,14 @@ def test_the_reason_of_a_loop_is_that_of_its_first_failure() -> None:
     assert reason(result, "Copy") == "no room (at 'Copy')"
 
 
+def test_a_long_message_keeps_its_end_where_podman_says_why() -> None:
+    said = f"podman cannot pull 'a': writing blob {'a' * 400} {'b' * 300}: no space left on device"
+    told = reason({"msg": said}, "Pull")
+    assert told.startswith("podman cannot pull 'a': writing blob")
+    assert told.endswith("b: no space left on device (at 'Pull')")
+    assert len(told) < 450
+
+
 def test_a_module_that_was_killed_is_told_as_that() -> None:
     words = "Module result deserialization failed: No start of json char found"
     result = {"failed": True, "rc": 137, "msg": words, "module_stdout": "", "module_stderr": "Killed"}
