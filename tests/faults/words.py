@@ -41,7 +41,7 @@ WORDS: dict[str, str] = {
     "gpu_driver: repository away, before the run": "cannot read its package repositories; repair or remove",
     "triton: host lost, and back, while it serves": "Make sure this host can be reached over ssh",
     "checkpoint: disk full, before the run": "has no room for the .{1,20} of scratch",
-    "gpu_driver: disk full, while apt fetches": "You don't have enough free space",
+    "gpu_driver: disk full, while apt fetches": r"You don't have enough free space.{0,100}(?= \(at ')",
     "verify: host lost, before the run": "the host did not answer",
     "rollout: module killed, while the unit is changed": "the module was killed on the host",
     "container_toolkit: a second specification of other hand, before the run": "both declare nvidia.com/gpu=0",
@@ -78,4 +78,6 @@ WORDS: dict[str, str] = {
     "engine: disk full, before the run": "/srv/scratch has [0-9.]+ MiB free, but making the engine needs about",
     "engine: disk full, in the middle of a build": "the disk is full; free space on the file system",
     "image: disk read-only, before the run": "podman cannot read the image .*read-only file system",
+    # In the sentence that tells of the lost host, which is shortened.
+    "image: inodes gone, in the pull": r"podman cannot pull .{1,450}: no space left on device(?= \(at ')",
 }
