@@ -98,8 +98,12 @@ ROLLOUT = (
         strikes=(
             Strike(
                 r"PLAY \[Switch",
-                here="ANSIBLE_LOG_PATH= second -e rollout_controller=other > /tmp/faults-second-$host; true",
+                here="second > /tmp/faults-second-$host; true",
             ),
+        ),
+        mend_here=(
+            "tr -s '\\n ' ' ' < /tmp/faults-second-$host | grep -q 'the rollout .* works on this host since'"
+            " || { tail /tmp/faults-second-$host >&2; exit 1; }"
         ),
     ),
     rollout(
