@@ -75,8 +75,9 @@ def wait_ready(process: subprocess.Popen[str], ports: list[int]) -> None:
             if process.poll() is not None or time.monotonic() > deadline:
                 process.kill()
                 said = process.communicate()[1].strip().splitlines()
+                reason = said[-1] if said else f"ssh gave no answer within {READY_SECONDS:.0f} s"
                 raise AnsibleActionFail(
-                    f"The ssh tunnel to the host did not come up: {said[-1] if said else 'no message'}; allow TCP "
+                    f"The ssh tunnel to the host did not come up: {reason}; see that the host answers, allow TCP "
                     "forwarding in its sshd, or ask an address that the controller reaches."
                 )
             time.sleep(0.02)
@@ -107,7 +108,9 @@ def reachable(arguments: dict[str, Any], names: Sequence[str], option: Any) -> I
         yield arguments
     finally:
         process.terminate()
-        process.communicate()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
 
 
 def as_asked(told: Any, given: Mapping[str, Any], here: Mapping[str, Any], names: Sequence[str]) -> Any:
