@@ -22,9 +22,8 @@ def options(tmp_path: Path, script: str) -> Any:
 
 
 def refusal(option: Any) -> str:
-    with pytest.raises(AnsibleActionFail) as raised:
-        with reachable({"url": "http://127.0.0.1:3000"}, ["url"], option):
-            raise AssertionError("it was taken for one that came up")
+    with pytest.raises(AnsibleActionFail) as raised, reachable({"url": "http://127.0.0.1:3000"}, ["url"], option):
+        raise AssertionError("it was taken for one that came up")
     return str(raised.value)
 
 
