@@ -80,4 +80,7 @@ WORDS: dict[str, str] = {
     "image: disk read-only, before the run": "podman cannot read the image .*read-only file system",
     # In the sentence that tells of the lost host, which is shortened.
     "image: inodes gone, in the pull": r"podman cannot pull .{1,450}: no space left on device(?= \(at ')",
+    "gateway: replica behind it away, before the run": (
+        "triton-tiny-llama-0 is inactive .dead.; 'journalctl -u triton-tiny-llama-0' on the host says why"
+    ),
 }
