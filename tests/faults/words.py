@@ -83,4 +83,5 @@ WORDS: dict[str, str] = {
     "gateway: replica behind it away, before the run": (
         "triton-tiny-llama-0 is inactive .dead.; 'journalctl -u triton-tiny-llama-0' on the host says why"
     ),
+    "verify: host frozen, before the run": "the host did not answer",
 }
