@@ -84,4 +84,6 @@ WORDS: dict[str, str] = {
         "triton-tiny-llama-0 is inactive .dead.; 'journalctl -u triton-tiny-llama-0' on the host says why"
     ),
     "verify: host frozen, before the run": "the host did not answer",
+    "verify: replica killed, while it is asked": "did not answer get_server_metadata: .Errno 111. Connection refused",
+    "rollout: host rebooted, while the unit is changed": "Make sure this host can be reached over ssh",
 }
