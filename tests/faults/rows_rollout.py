@@ -109,7 +109,7 @@ ROLLOUT = (
     rollout(
         "CDI stale: no such device",
         "before the unit is changed",
-        "told; goes back",
+        "told; the unit before is put back, and needs the device too",
         mend=CDI_RIGHT,
         strikes=(Strike(r"PLAY \[Switch", do=CDI),),
     ),

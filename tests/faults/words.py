@@ -86,4 +86,16 @@ WORDS: dict[str, str] = {
     "verify: host frozen, before the run": "the host did not answer",
     "verify: replica killed, while it is asked": "did not answer get_server_metadata: .Errno 111. Connection refused",
     "rollout: host rebooted, while the unit is changed": "Make sure this host can be reached over ssh",
+    "model_repository: inodes gone, before the run": (
+        "/var/lib/trtllm/repositories/tiny-llama/.*: No space left on device; make room there"
+    ),
+    "gpu_driver: disk read-only, before the run": (
+        "trtllm-nvidia-driver.list was not written: .*not writable; see that its file system can be written"
+    ),
+    "gpu_driver: GPU gone from the bus, before the run": (
+        "has 2 GPUs on the bus, but nvidia-smi answers for 1: it does not list 0000"
+    ),
+    "rollout: CDI stale: no such device, before the unit is changed": (
+        'unresolvable CDI devices nvidia.com/gpu=0". Its previous unit was put back and did not come up either'
+    ),
 }
