@@ -98,4 +98,14 @@ WORDS: dict[str, str] = {
     "rollout: CDI stale: no such device, before the unit is changed": (
         'unresolvable CDI devices nvidia.com/gpu=0". Its previous unit was put back and did not come up either'
     ),
+    "model_repository: disk read-only, before the run": (
+        "/var/lib/trtllm/repositories/tiny-llama: Read-only file system; give a path on a file system"
+    ),
+    "model_repository: disk full, before the run": (
+        "/var/lib/trtllm/repositories/.*: No space left on device; make room there"
+    ),
+    "engine: CDI stale: no such device, before the run": "unresolvable CDI devices nvidia.com/gpu=0",
+    "verify: host lost, while it is asked": "The ssh tunnel to the host did not come up: ",
+    "engine: inodes gone, before the run": "No space left on device; make room there",
+    "rollout: host lost, while the unit is changed": "Make sure this host can be reached over ssh",
 }
