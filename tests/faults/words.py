@@ -53,7 +53,9 @@ WORDS: dict[str, str] = {
     "gateway: another process has its port, before the run": "port 3000 of 0.0.0.0 .{1,30} is held by python3",
     "container_toolkit: disk read-only, before the run": "/etc/cdi/nvidia.yaml was not made: .*Read-only file system",
     "triton: unit replaced by a directory, before the run": "triton-tiny-llama-0.container: Is a directory",
-    "container_toolkit: nvidia-ctk ends in the middle, before the run": "/etc/cdi/nvidia.yaml was not made: ",
+    "container_toolkit: nvidia-ctk ends in the middle, before the run": (
+        "/etc/cdi/nvidia.yaml was not made: .{1,200}a fatal signal was delivered"
+    ),
     "gateway: module killed, while it is started": "the module was killed on the host",
     "triton: module killed, while the run starts it": "the module was killed on the host",
     "gpu_driver: nvidia-smi hangs, before the run": "nvidia-smi gave no answer within 60 s",
@@ -108,4 +110,7 @@ WORDS: dict[str, str] = {
     "verify: host lost, while it is asked": "The ssh tunnel to the host did not come up: ",
     "engine: inodes gone, before the run": "No space left on device; make room there",
     "rollout: host lost, while the unit is changed": "Make sure this host can be reached over ssh",
+    "rollout: memory short: the new one does not get what it asks for, at its start": (
+        'Bad option: "--pinned-memory-pool-byte-size". Invalid option value. Got not-a-number'
+    ),
 }

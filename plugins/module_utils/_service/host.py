@@ -49,6 +49,7 @@ Identity = tuple[int, int]
 ERROR_PATTERNS = [
     r"^E\d{4} .*\] ",
     r": (unrecognized|invalid|ambiguous) option\b",
+    r"^Bad option: ",
     r"^\[TensorRT-LLM\]\[ERROR\]",
     r"^probe: ",
     r"^(\w+\.)*\w*(Error|Exception)\b.*:",
@@ -57,6 +58,8 @@ ERROR_PATTERNS = [
     r"^ERROR\b",
     r"mpirun (has exited|noticed|was unable)",
 ]
+# After which the line that follows says what is wrong with it, as of a value of tritonserver's options.
+NEXT_TOO = r"^Bad option: "
 # Noise that every server without some device or option prints, the sums after the first error, and the last words of
 # the server before this one, which are in the journal too.
 NOT_THE_ERROR = [
@@ -248,9 +251,9 @@ def error_line(journal: Sequence[str]) -> str:
     lines = [line.strip() for line in journal]
     candidates = [line for line in lines if not any(re.search(noise, line) for noise in NOT_THE_ERROR)]
     for pattern in ERROR_PATTERNS:
-        for line in candidates:
+        for line, following in zip(candidates, [*candidates[1:], ""]):
             if re.search(pattern, line):
-                return _short(line)
+                return _short(f"{line} {following}" if re.search(NEXT_TOO, line) else line)
     return _short(lines[-1]) if lines else "the service wrote nothing to the journal"
 
 

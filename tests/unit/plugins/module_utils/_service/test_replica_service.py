@@ -398,6 +398,11 @@ def test_a_rollback_to_what_is_no_longer_there_is_refused(host: FakeHost) -> Non
             ["/opt/tritonserver: unrecognized option '--no=1'", "Usage: tritonserver [options]", "mpirun has exited"],
             "/opt/tritonserver: unrecognized option '--no=1'",
         ),
+        (
+            ["  --log-error <boolean>", 'Bad option: "--pinned-memory-pool-byte-size".',
+             "Invalid option value. Got many", "mpirun detected that", "Failed to start a.service"],
+            'Bad option: "--pinned-memory-pool-byte-size". Invalid option value. Got many',
+        ),
         (["nothing of note", "the last words"], "the last words"),
         ([], "the service wrote nothing to the journal"),
     ],
