@@ -16,6 +16,7 @@ from typing import Any, Callable, Optional, TypeVar
 from .._artifact.artifact_store import ArtifactStore
 from .._artifact.fingerprint import fingerprint
 from .._base.errors import FleetError
+from .._base.files import naming
 from .._checkpoint.read import checkpoint_tree
 from .._checkpoint.tokenizer import Tokenizer, read_tokenizer
 from .._checkpoint.xgrammar import INFO_FILE, tokenizer_info
@@ -265,7 +266,8 @@ class Repository:
             for directory in sorted(rendered.directories):
                 (staging / directory).mkdir(parents=True, exist_ok=True)
             for path, content in rendered.files.items():
-                (staging / path).write_bytes(content)
+                with naming(staging / path):
+                    (staging / path).write_bytes(content)
             secure(staging)
             target = self.store.publish(self.request.name, rendered.fingerprint, rendered.record)
             secure(target)

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.files import naming, write_atomically
 
 
 def refused(number: int, *names: str) -> OSError:
@@ -29,6 +31,25 @@ def test_an_error_that_names_nothing_is_of_the_place() -> None:
     assert sentence(OSError(errno.ENOSPC, "No space left on device"), "/var/lib/trtllm") == (
         "/var/lib/trtllm: No space left on device; make room there."
     )
+
+
+def test_a_file_that_finds_no_room_when_it_is_written_to_is_named() -> None:
+    with pytest.raises(OSError) as raised, naming(Path("/srv/repositories/config.pbtxt")):
+        Path("/dev/full").write_bytes(b"x")
+    assert sentence(raised.value).startswith("/srv/repositories/config.pbtxt: No space left on device; ")
+
+
+def test_a_file_that_finds_no_room_when_it_is_put_in_place_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        os.write(os.open("/dev/full", os.O_WRONLY), b"x")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as raised:
+        write_atomically(tmp_path / "manifest.json", b"{}")
+    assert sentence(raised.value) == f"{tmp_path}/manifest.json: No space left on device; make room there."
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("error", [TimeoutError("timed out"), ConnectionResetError(errno.ECONNRESET, "reset by peer")])
