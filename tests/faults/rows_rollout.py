@@ -69,12 +69,15 @@ ROLLOUT = (
                 SWITCH,
                 beside=True,
                 do=STARTING
+                # Servers of the new unit alone, which are known by their environment.
                 + (
-                    "systemd-run --unit=faults-killer --collect --property=RuntimeMaxSec=14 sh -c "
-                    "'while sleep 0.3; do pkill -KILL -x tritonserver; done'"
+                    "systemd-run --unit=faults-killer --collect --property=RuntimeMaxSec=120 bash -c "
+                    "'while sleep 0.3; do for p in $(pgrep -x tritonserver); do "
+                    'grep -aq "FAULT=new container killed" /proc/$p/environ && kill -KILL $p; done; done\''
                 ),
             ),
         ),
+        mend="systemctl stop faults-killer; true",
     ),
     rollout(
         "host rebooted",

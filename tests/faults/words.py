@@ -113,4 +113,7 @@ WORDS: dict[str, str] = {
     "rollout: memory short: the new one does not get what it asks for, at its start": (
         'Bad option: "--pinned-memory-pool-byte-size". Invalid option value. Got not-a-number'
     ),
+    "rollout: new container killed again and again, at its start": (
+        "exited on signal 9 .Killed.*Its previous unit was put back and serves again"
+    ),
 }
