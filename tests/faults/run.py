@@ -369,17 +369,18 @@ def end(number: int, frame: object) -> None:
 def prepare(rows: Sequence[Row], only: Sequence[str]) -> None:
     """Hosts that serve, and one with fabricated GPUs that has its driver."""
     lab.up()
-    serving = [host for host in lab.SERVING if host in (only or lab.SERVING)]
+    # A run of rows of the other kind, beside one that works there, leaves them alone.
+    used = lab.SERVING if any(row.host == "serving" for row in rows) else {}
+    serving = [host for host in used if host in (only or used)]
     for host in serving:
         lab.on(host, matrix.CLEAN)
     wanted: list[list[str]] = []
-    if any(row.host == "serving" for row in rows):
-        for host in serving:
-            if lab.on(host, SERVES.replace("seq 90", "seq 2"))[0]:
-                site, save = (shlex.join(lab.command_of(host, play, {})) for play in ("site", "save"))
-                wanted.append(["sh", "-c", f"{site} && {save}"])
-            elif not (lab.WORK / f"{host}-saved.json").exists():
-                wanted.append(lab.command_of(host, "save", {}))
+    for host in serving:
+        if lab.on(host, SERVES.replace("seq 90", "seq 2"))[0]:
+            site, save = (shlex.join(lab.command_of(host, play, {})) for play in ("site", "save"))
+            wanted.append(["sh", "-c", f"{site} && {save}"])
+        elif not (lab.WORK / f"{host}-saved.json").exists():
+            wanted.append(lab.command_of(host, "save", {}))
     if any(row.host == "gpu" for row in rows):
         for host in lab.GPU:
             if lab.on(host, "nvidia-smi -L")[0]:
