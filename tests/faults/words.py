@@ -116,4 +116,7 @@ WORDS: dict[str, str] = {
     "rollout: new container killed again and again, at its start": (
         "exited on signal 9 .Killed.*Its previous unit was put back and serves again"
     ),
+    "checkpoint: DNS gone, before the run": (
+        "cannot be resolved: .*Name or service not known; run again once the hub http://hub.invalid"
+    ),
 }
