@@ -119,4 +119,7 @@ WORDS: dict[str, str] = {
     "checkpoint: DNS gone, before the run": (
         "cannot be resolved: .*Name or service not known; run again once the hub http://hub.invalid"
     ),
+    "checkpoint: container killed, in the middle of the download": (
+        "ended too early, it was stopped or killed .{1,40}; what has arrived is kept, so run again"
+    ),
 }
