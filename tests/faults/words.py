@@ -122,4 +122,10 @@ WORDS: dict[str, str] = {
     "checkpoint: container killed, in the middle of the download": (
         "ended too early, it was stopped or killed .{1,40}; what has arrived is kept, so run again"
     ),
+    "checkpoint: host rebooted, in the middle of the download": (
+        "ended too early, it was stopped or killed .{1,40}; what has arrived is kept, so run again"
+    ),
+    "triton: GPU gone from the bus, before the run": (
+        "nvidia-smi does not list the GPUs .No devices were found.; check the driver"
+    ),
 }
