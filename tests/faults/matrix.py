@@ -18,6 +18,7 @@ from . import (
 )
 from .lab import SCRATCH
 from .rows import Row
+from .scratch import INODES
 from .words import WORDS
 
 WITHOUT_WORDS: tuple[Row, ...] = (
@@ -34,7 +35,7 @@ WITHOUT_WORDS: tuple[Row, ...] = (
 ROWS = tuple(dataclasses.replace(row, says=WORDS.get(row.name, "")) for row in WITHOUT_WORDS)
 # A host as every row expects it, where a row has left it otherwise; what serves is put right by a run afterwards.
 CLEAN = (
-    f"umount -R /var/lib/containers/storage 2> /dev/null; mount -o remount,rw,size=256m,nr_inodes=0 {SCRATCH};"
+    f"umount -R /var/lib/containers/storage 2> /dev/null; mount -o remount,rw,size=256m,nr_inodes={INODES} {SCRATCH};"
     f" rm -rf {SCRATCH}/* {SCRATCH}/.[!.]*; echo pass > /run/faults-way;"
     " rm -f /etc/testbed/gpus.json /etc/ld.so.preload;"
     " umount /proc/meminfo /etc/trtllm /etc/containers/systemd 2> /dev/null;"

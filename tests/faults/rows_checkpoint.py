@@ -9,7 +9,7 @@ from . import lab
 from .blows import MODULE, REBOOT, UP, until
 from .lab import SCRATCH
 from .rows import GOES_ON, KILLED, Row, Strike
-from .scratch import CHECKPOINT, FILL, FRESH, NO_CHECKPOINT
+from .scratch import CHECKPOINT, FEW_INODES, FILL, FRESH, MANY_INODES, NO_CHECKPOINT
 
 
 def checkpoint(fault: str, when: str, expected: str, **about: Any) -> Row:
@@ -90,8 +90,8 @@ CHECKPOINTS = (
         "inodes gone",
         "before the run",
         "told; nothing published",
-        before=f"mount -o remount,nr_inodes=$(( $(df --output=iused {SCRATCH} | tail -n 1) + 5 )) {SCRATCH}",
-        mend=f"mount -o remount,nr_inodes=0 {SCRATCH}",
+        before=FEW_INODES.format(5),
+        mend=MANY_INODES,
         keeps=NO_CHECKPOINT,
     ),
     checkpoint(

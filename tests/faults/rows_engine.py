@@ -9,7 +9,7 @@ from typing import Any
 from .blows import CLOCK, CLOCK_RIGHT, NEXT_MODULE, REBOOT, UP
 from .lab import SCRATCH
 from .rows import GOES_ON, KILLED, Row, Strike
-from .scratch import BUILDING, ENGINE, FILL, FRESH, SLOWLY
+from .scratch import BUILDING, ENGINE, FEW_INODES, FILL, FRESH, MANY_INODES, SLOWLY
 
 BUILD = r"TASK \[trtllm.fleet.engine : Ensure that the engines are built"
 NO_ENGINE = f"! ls {SCRATCH}/engines/scratch/*/rank0.engine 2> /dev/null"
@@ -103,8 +103,8 @@ ENGINES = (
         "inodes gone",
         "before the run",
         "told; nothing published",
-        before=f"mount -o remount,nr_inodes=$(( $(df --output=iused {SCRATCH} | tail -n 1) + 6 )) {SCRATCH}",
-        mend=f"mount -o remount,nr_inodes=0 {SCRATCH}",
+        before=FEW_INODES.format(6),
+        mend=MANY_INODES,
         keeps=NO_ENGINE,
     ),
     engine(
@@ -178,8 +178,8 @@ ENGINES = (
         "before the run",
         "cleared",
         before=(
-            f"mkdir -p {SCRATCH}/engines/scratch/x.partial {SCRATCH}/jobs/scratch/y && echo '{{' > "
-            f"{SCRATCH}/jobs/scratch/y/status.json"
+            f"mkdir -p {SCRATCH}/engines/scratch/x.partial && for job in {'ab' * 32} other; do"
+            f" mkdir -p {SCRATCH}/jobs/scratch/$job && echo '{{' > {SCRATCH}/jobs/scratch/$job/status.json; done"
         ),
         ends=GOES_ON,
         after=ENGINE + f" && rm -rf {SCRATCH}/engines/scratch/x.partial",

@@ -8,7 +8,7 @@ from typing import Any
 from .blows import MODULE
 from .lab import SCRATCH
 from .rows import FAILS, GOES_ON, KILLED, Row, Strike
-from .scratch import FILL, FRESH
+from .scratch import FEW_INODES, FILL, FRESH, MANY_INODES
 
 REPOSITORY = "ls /var/lib/trtllm/repositories/tiny-llama/*/tensorrt_llm/config.pbtxt"
 PLACE = "cd $(ls -d /var/lib/trtllm/repositories/tiny-llama/*/ | head -n 1) && "
@@ -127,8 +127,8 @@ TOKENIZERS = (
         "inodes gone",
         "before the run",
         "told; nothing published",
-        before=f"mount -o remount,nr_inodes=$(( $(df --output=iused {SCRATCH} | tail -n 1) + 3 )) {SCRATCH}",
-        mend=f"mount -o remount,nr_inodes=0 {SCRATCH}",
+        before=FEW_INODES.format(3),
+        mend=MANY_INODES,
         keeps=f"! {TOKENIZER} 2> /dev/null",
     ),
     tokenizer(

@@ -107,7 +107,7 @@ WORDS: dict[str, str] = {
         "/var/lib/trtllm/repositories/.*: No space left on device; make room there"
     ),
     "engine: CDI stale: no such device, before the run": "unresolvable CDI devices nvidia.com/gpu=0",
-    "verify: host lost, while it is asked": "The ssh tunnel to the host did not come up: ",
+    "verify: host lost, while it is asked": "Triton at http:.{1,60} did not answer get_server_metadata",
     "engine: inodes gone, before the run": "No space left on device; make room there",
     "rollout: host lost, while the unit is changed": "Make sure this host can be reached over ssh",
     "rollout: memory short: the new one does not get what it asks for, at its start": (

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .._artifact.artifact_store import FINGERPRINT
 from .._base.background import CONTAINER
 from .._base.errors import FleetError
 from .._base.files import write_atomically
@@ -79,9 +80,13 @@ class Job:
 
     @classmethod
     def of_name(cls, root: Path, name: str) -> list[Job]:
-        """All jobs of the engines called *name*. Looks at directories only, so it is cheap when there are none."""
+        """All jobs of the engines called *name*. Looks at directories only, so it is cheap when there are none.
+
+        What is not called like one is not ours, and left alone.
+        """
         home = root / "jobs" / name
-        return [cls(root, name, path.name) for path in sorted(home.iterdir())] if home.is_dir() else []
+        found = sorted(home.iterdir()) if home.is_dir() else []
+        return [cls(root, name, path.name) for path in found if FINGERPRINT.fullmatch(path.name)]
 
     @property
     def exists(self) -> bool:

@@ -9,6 +9,7 @@ published by the collection, outside of it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
@@ -37,6 +38,8 @@ CODE = (
     "_hub.request", "_hub.watch",
 )  # fmt: skip
 ARCHIVE = "fetch.pyz"
+# How the system says that a disk, or what an owner may have of it, is full.
+FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
 class Fetch:
@@ -149,6 +152,12 @@ class Fetch:
         if said.get("state") != "done":
             words = self.runner.last_words()
             self.discard()
+            # On a full disk it cannot even write down why it fails.
+            if any(full in words for full in FULL):
+                raise FleetError(
+                    f"The download of {self.name} found no room in {self.staging} ({words}); make room there, then run "
+                    "again; what has arrived is kept."
+                )
             raise FleetError(
                 f"The download of {self.name} ended too early, it was stopped or killed ({words}); what has arrived is "
                 "kept, so run again."
