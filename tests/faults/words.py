@@ -128,4 +128,10 @@ WORDS: dict[str, str] = {
     "triton: GPU gone from the bus, before the run": (
         "nvidia-smi does not list the GPUs .No devices were found.; check the driver"
     ),
+    "triton: another process has its port, before the run": (
+        "port 8000 of .{1,30} is held by python3 .*Nothing was changed"
+    ),
+    "engine: nvidia-smi hangs, as with a GPU that fell off the bus, before the run": (
+        "nvidia-smi does not list the GPUs .nvidia-smi gave no answer within 60 s"
+    ),
 }

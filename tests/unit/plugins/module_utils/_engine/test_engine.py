@@ -53,6 +53,13 @@ def test_an_engine_is_made_and_published_whole(host: FakeHost) -> None:
     assert not list((host.root / "jobs").glob("*/*"))
 
 
+def test_what_is_no_build_of_ours_is_in_no_way(host: FakeHost) -> None:
+    other = host.root / "jobs" / "tiny" / "other"
+    other.mkdir(parents=True)
+    assert host.build()["changed"]
+    assert list((host.root / "jobs" / "tiny").iterdir()) == [other]
+
+
 def test_an_engine_for_several_hosts_is_another_one_and_says_how_many_gpus_each_has(host: FakeHost) -> None:
     alone = host.build(options={"tp_size": 4})
     spread = host.build(options={"tp_size": 4}, nodes=2)

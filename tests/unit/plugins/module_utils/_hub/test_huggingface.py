@@ -138,6 +138,18 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(hub: Hub, tmp_path: Path) 
     assert hub.sent - before < size * 3 // 4, "what had arrived was downloaded again"
 
 
+def test_a_download_on_a_full_disk_is_told_to_find_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = Fetch(tmp_path / "root", "m")
+    said = "exit code 1, OSError: [Errno 28] No space left on device"
+    monkeypatch.setattr(fetch.runner, "last_words", lambda: said)
+    with pytest.raises(FleetError) as raised:
+        fetch.refuse_failure()
+    assert str(raised.value) == (
+        f"The download of m found no room in {fetch.staging} ({said}); make room there, then run again; what has arrived "
+        "is kept."
+    )
+
+
 def test_an_altered_file_comes_again_at_the_commit_that_was_kept(hub: Hub, tmp_path: Path) -> None:
     kept = hub.add(REPO, files())
     fetch = download(hub, tmp_path / "root")
