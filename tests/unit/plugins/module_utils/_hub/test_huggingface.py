@@ -145,8 +145,8 @@ def test_a_download_on_a_full_disk_is_told_to_find_room(tmp_path: Path, monkeypa
     with pytest.raises(FleetError) as raised:
         fetch.refuse_failure()
     assert str(raised.value) == (
-        f"The download of m found no room in {fetch.staging} ({said}); make room there, then run again; what has arrived "
-        "is kept."
+        f"The download of m found no room in {fetch.staging} ({said}); make room there, then run again; what has "
+        "arrived is kept."
     )
 
 
