@@ -34,8 +34,8 @@ from .watch import Expected, is_as_expected
 PACKAGE = "trtllm_fetch"
 CODE = (
     "_artifact.fingerprint", "_artifact.pagecache", "_base.errors", "_base.files", "_base.names", "_base.sizes",
-    "_hub.archive", "_hub.consent", "_hub.download", "_hub.fetcher", "_hub.git", "_hub.huggingface", "_hub.modelscope",
-    "_hub.request", "_hub.watch",
+    "_base.urls", "_hub.archive", "_hub.consent", "_hub.download", "_hub.fetcher", "_hub.git", "_hub.huggingface",
+    "_hub.modelscope", "_hub.request", "_hub.watch",
 )  # fmt: skip
 ARCHIVE = "fetch.pyz"
 # How the system says that a disk, or what an owner may have of it, is full.
