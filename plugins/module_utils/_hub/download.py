@@ -10,6 +10,7 @@ The hubs' clients begin a file anew after a kill (huggingface_hub gives each pro
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import http.client
 import time
@@ -146,9 +147,10 @@ class Downloads:
 
     def _append(self, address: str, half: Path, have: int, size: int) -> None:
         more = {"Range": f"bytes={have}-"} if have else {}
-        with self._open(address, {**self.headers, **more}) as answer, open(half, "ab") as stream:
-            if answer.status != 206:
-                stream.truncate(0)  # a server that knows no ranges sends it from its beginning
+        with contextlib.ExitStack() as held:
+            answer = held.enter_context(self._open(address, {**self.headers, **more}))
+            # A server that knows no ranges sends it from its beginning.
+            stream = held.enter_context(open(half, "ab" if answer.status == 206 else "wb"))
             while block := answer.read(BLOCK):
                 stream.write(block)
                 self.watch.count(len(block))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import subprocess
 import tarfile
 import zipfile
@@ -14,8 +15,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
+from ansible_collections.trtllm.fleet.plugins.module_utils._hub.download import Downloads
 from ansible_collections.trtllm.fleet.plugins.module_utils._hub.job import Fetch
 from ansible_collections.trtllm.fleet.plugins.module_utils._hub.request import request_of
+from ansible_collections.trtllm.fleet.plugins.module_utils._hub.watch import Watch
 from hub_server import Hub
 from unit.plugins.module_utils._hub.hub_files import BIG, SECRET, files, weights
 from unit.plugins.module_utils._hub.running import NO_CONSENT, download, kill_once_arrived, received, run_here
@@ -144,6 +147,17 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(hub: Hub, tmp_path: Path) 
     before = hub.sent
     assert download(tmp_path / "root", asked).record() is not None
     assert hub.sent - before < size * 3 // 4, "what had arrived was downloaded again"
+
+
+@pytest.mark.parametrize("size", [2000, 3 << 20])
+def test_a_server_without_ranges_sends_it_from_its_beginning(hub: Hub, tmp_path: Path, size: int) -> None:
+    body = os.urandom(size)
+    asked = put(hub, "m.bin", body, no_ranges=True)
+    half = tmp_path / "half"
+    half.write_bytes(body[: size // 2])
+    watch = Watch(tmp_path, lambda status: None, lambda names: None)
+    Downloads("m", tmp_path, watch, {}).get(asked["url"], half, size)
+    assert half.read_bytes() == body
 
 
 def test_single_files(hub: Hub, tmp_path: Path) -> None:
