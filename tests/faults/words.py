@@ -134,4 +134,7 @@ WORDS: dict[str, str] = {
     "engine: nvidia-smi hangs, as with a GPU that fell off the bus, before the run": (
         "nvidia-smi does not list the GPUs .nvidia-smi gave no answer within 60 s"
     ),
+    "triton: podman's storage damaged: its list of images cut short, before the run": (
+        "podman cannot read the image .*images.json"
+    ),
 }
