@@ -137,4 +137,8 @@ WORDS: dict[str, str] = {
     "triton: podman's storage damaged: its list of images cut short, before the run": (
         "podman cannot read the image .*images.json"
     ),
+    "triton: podman's storage damaged: a layer is gone, before the run": (
+        "did not come up: .Error: creating container storage: .*no such file or directory"
+    ),
+    "engine: host lost, in the middle of a build": "Make sure this host can be reached over ssh",
 }
