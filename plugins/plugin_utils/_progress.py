@@ -123,6 +123,7 @@ class Followed(ActionBase):
         interval, said, said_at = min(self.first_poll, longest), "", time.monotonic()
         attach, looked = self.attach(arguments, result), False
         lost_since: float | None = None
+        told_at: float | None = None
         while result.get(self.running):
             progress = self.progress(result)
             key = self.key(progress)
@@ -135,10 +136,14 @@ class Followed(ActionBase):
             interval, looked = min(interval * GROWTH, longest), True
             try:
                 result = self._call(attach, task_vars)
-                lost_since = None
+                lost_since = told_at = None
             except AnsibleConnectionFailure as error:
-                lost_since = lost_since or time.monotonic()
-                if time.monotonic() - lost_since > LOST_CONNECTION:
+                now = time.monotonic()
+                lost_since = now if lost_since is None else lost_since
+                if now - lost_since > LOST_CONNECTION:
                     raise
-                display.display(f"[{host}] {self.what} {name}: connection lost, the {self.work} goes on ({error})")
+                # A host that is gone is asked every few seconds, and refuses each time with the same words.
+                if told_at is None or now - told_at > QUIET:
+                    told_at = now
+                    display.display(f"[{host}] {self.what} {name}: connection lost, the {self.work} goes on ({error})")
         return result

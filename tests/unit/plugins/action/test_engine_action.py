@@ -76,6 +76,15 @@ def test_a_lost_connection_is_tried_again(shown: list[str]) -> None:
     assert "connection lost, the build goes on" in shown[-1]
 
 
+def test_a_lost_connection_is_told_once_a_minute(shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 100_000, 10))
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: float(next(clock)))
+    gone = AnsibleConnectionFailure("gone")
+    assert run(Plugin([building("build", 0, "x"), *[gone] * 9, building("build", 1, "y"), gone, DONE])) == DONE
+    told = ["lost" if "connection lost" in line else "line" for line in shown]
+    assert 2 <= told[:-1].count("lost") <= 4 and told[-1] == "lost", "at once when it is lost, then once a minute"
+
+
 def test_a_connection_that_stays_away_ends_the_task(shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 100_000, 200))
     monkeypatch.setattr(_progress.time, "monotonic", lambda: float(next(clock)))
