@@ -141,4 +141,7 @@ WORDS: dict[str, str] = {
         "did not come up: .Error: creating container storage: .*no such file or directory"
     ),
     "engine: host lost, in the middle of a build": "Make sure this host can be reached over ssh",
+    "checkpoint: disk full, in the middle of the download": (
+        "The download of from-hub found no room in .* make room there, then run again; what has arrived is kept"
+    ),
 }
