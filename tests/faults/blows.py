@@ -25,3 +25,6 @@ CLOCK = (
 )
 CLOCK_RIGHT = "rm -f /etc/ld.so.preload /etc/faketimerc"
 READ_ONLY = "cd {0} && mount --bind . . && mount -o remount,ro,bind ."
+# A directory whose file system has no byte, or no inode, to give; what stood there is seen again once it is unmounted.
+FULL = "mount -t tmpfs -o size=4k faults {0} && head -c 4096 /dev/zero > {0}/full"
+NO_INODES = "mount -t tmpfs -o nr_inodes=1 faults {0}"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import lab
-from .blows import CLOCK, CLOCK_RIGHT, MODULE, READ_ONLY, REBOOT, UP
+from .blows import CLOCK, CLOCK_RIGHT, FULL, MODULE, NO_INODES, READ_ONLY, REBOOT, UP
 from .rows import FAILS, GOES_ON, KILLED, Row, Strike
 from .serving import ACTIVE, BEGINS, LISTENER
 
@@ -123,6 +123,38 @@ GATEWAY = (
         before="systemctl stop openai-gateway.socket openai-gateway",
         strikes=(Strike(RUNS, beside=True, do="sleep 0.5; " + REBOOT),),
         keeps=UP,
+    ),
+    gateway(
+        "host lost",
+        "while it is started",
+        "named as lost; it starts by itself",
+        ends=FAILS,
+        before="systemctl stop openai-gateway.socket openai-gateway",
+        strikes=(Strike(RUNS, here="$testbed cut $host"),),
+        mend_here="$testbed start $host",
+    ),
+    gateway(
+        "clock a day ahead",
+        "before the run",
+        "no difference",
+        before=CLOCK.format("+1d"),
+        mend=CLOCK_RIGHT,
+    ),
+    gateway(
+        "disk full",
+        "before the run",
+        "told; it serves on",
+        ends=FAILS,
+        before=FULL.format("/etc/trtllm"),
+        mend="umount /etc/trtllm",
+    ),
+    gateway(
+        "inodes gone",
+        "before the run",
+        "told; it serves on",
+        ends=FAILS,
+        before=NO_INODES.format("/etc/trtllm"),
+        mend="umount /etc/trtllm",
     ),
     gateway(
         "/etc/trtllm read-only",

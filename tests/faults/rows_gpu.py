@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .blows import READ_ONLY, until
+from .blows import FULL, READ_ONLY, until
 from .rows import FAILS, GOES_ON, KILLED, Row, Strike
 
 AWAY = (
@@ -218,6 +218,13 @@ TOOLKIT = (
         "before the run",
         "told",
         before=f"rm {CDI}; " + READ_ONLY.format("/etc/cdi"),
+        mend="umount /etc/cdi",
+    ),
+    toolkit(
+        "disk full",
+        "before the run",
+        "told",
+        before=FULL.format("/etc/cdi"),
         mend="umount /etc/cdi",
     ),
     toolkit(

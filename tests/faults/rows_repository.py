@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .blows import MODULE
+from .blows import CLOCK, CLOCK_RIGHT, MODULE
 from .lab import SCRATCH
 from .rows import FAILS, GOES_ON, KILLED, Row, Strike
 from .scratch import FEW_INODES, FILL, FRESH, MANY_INODES
@@ -62,6 +62,22 @@ REPOSITORIES = (
         strikes=(Strike(RENDERS, kills=True, do="sleep 0.3"),),
     ),
     repository(
+        "host lost",
+        "while it renders",
+        "named as lost; the next run renders",
+        before="rm -r /var/lib/trtllm/repositories/tiny-llama",
+        ends=FAILS,
+        strikes=(Strike(RENDERS, here="$testbed cut $host"),),
+        mend_here="$testbed start $host",
+    ),
+    repository(
+        "clock a day ahead",
+        "before the run",
+        "no difference",
+        before="rm -r /var/lib/trtllm/repositories/tiny-llama; " + CLOCK.format("+1d"),
+        mend=CLOCK_RIGHT,
+    ),
+    repository(
         "disk read-only",
         "before the run",
         "told",
@@ -114,6 +130,21 @@ TOKENIZERS = (
         "while it is installed",
         "told; nothing half made",
         strikes=(Strike(INSTALLS, beside=True, do=MODULE),),
+    ),
+    tokenizer(
+        "host lost",
+        "while it is installed",
+        "named as lost; the next run installs it",
+        strikes=(Strike(INSTALLS, here="$testbed cut $host"),),
+        mend_here="$testbed start $host",
+    ),
+    tokenizer(
+        "clock a day ahead",
+        "before the run",
+        "no difference",
+        ends=GOES_ON,
+        before=CLOCK.format("+1d"),
+        mend=CLOCK_RIGHT,
     ),
     tokenizer(
         "disk full",

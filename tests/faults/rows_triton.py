@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import lab
-from .blows import CLOCK, CLOCK_RIGHT, READ_ONLY, REBOOT, UP, until
+from .blows import CLOCK, CLOCK_RIGHT, FULL, NO_INODES, READ_ONLY, REBOOT, UP, until
 from .rows import FAILS, GOES_ON, KILLED, Row, Strike
 from .serving import ACTIVE, BEGINS, CDI, CDI_RIGHT, HEALS, LISTENER, SERVICE, STARTING, STARTS, UNIT
 
@@ -212,6 +212,24 @@ TRITON = (
         "told; it serves on",
         before=f"echo 'Environment=MINE=1' >> {UNIT}; " + READ_ONLY.format("/etc/containers/systemd"),
         mend="umount /etc/containers/systemd",
+        ends=FAILS,
+    ),
+    triton(
+        "disk of the units full",
+        "before the run",
+        "told; it serves on",
+        before=FULL.format("/etc/containers/systemd"),
+        mend="umount /etc/containers/systemd",
+        keeps=ACTIVE,
+        ends=FAILS,
+    ),
+    triton(
+        "inodes of the units' disk gone",
+        "before the run",
+        "told; it serves on",
+        before=NO_INODES.format("/etc/containers/systemd"),
+        mend="umount /etc/containers/systemd",
+        keeps=ACTIVE,
         ends=FAILS,
     ),
     triton(
