@@ -144,13 +144,17 @@ WORDS: dict[str, str] = {
     "checkpoint: disk full, in the middle of the download": (
         "The download of from-hub found no room in .* make room there, then run again; what has arrived is kept"
     ),
-    "rollout: engine's disk read-only, before the run": "/var/lib/trtllm/rollouts/.lock: Read-only file system; give a path",
+    "rollout: engine's disk read-only, before the run": (
+        "/var/lib/trtllm/rollouts/.lock: Read-only file system; give a path"
+    ),
     "tokenizer: host lost, while it is installed": "Make sure this host can be reached over ssh",
     "model_repository: host lost, while it renders": "Make sure this host can be reached over ssh",
     "gateway: host lost, while it is started": "Make sure this host can be reached over ssh",
     "gateway: disk full, before the run": "/etc/trtllm/.*No space left on device; make room there",
     "gateway: inodes gone, before the run": "/etc/trtllm/.*No space left on device; make room there",
-    "triton: disk of the units full, before the run": "/etc/containers/systemd/.*No space left on device; make room there",
+    "triton: disk of the units full, before the run": (
+        "/etc/containers/systemd/.*No space left on device; make room there"
+    ),
     "triton: inodes of the units' disk gone, before the run": (
         "/etc/containers/systemd/.*No space left on device; make room there"
     ),
