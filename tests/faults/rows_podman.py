@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .blows import CLOCK, CLOCK_RIGHT, FULL, MODULE
+from .blows import CLOCK, CLOCK_RIGHT, MODULE
 from .rows import FAILS, GOES_ON, KILLED, Row, Strike
 
 SETTINGS = "/etc/containers/containers.conf.d"
@@ -89,13 +89,6 @@ PODMAN = (
         "told or no difference",
         ends=GOES_ON,
         before=f"cd {SETTINGS} && mount --bind . . && mount -o remount,ro,bind .",
-        mend=f"umount {SETTINGS}",
-    ),
-    podman(
-        "disk full",
-        "before the run",
-        "told",
-        before=FULL.format(SETTINGS),
         mend=f"umount {SETTINGS}",
     ),
     podman(

@@ -147,11 +147,11 @@ WORDS: dict[str, str] = {
     "rollout: engine's disk read-only, before the run": (
         "/var/lib/trtllm/rollouts/.lock: Read-only file system; give a path"
     ),
-    "tokenizer: host lost, while it is installed": "Make sure this host can be reached over ssh",
+    "tokenizer: host lost, while it is installed": "Failed to connect to the host via ssh",
     "model_repository: host lost, while it renders": "Make sure this host can be reached over ssh",
     "gateway: host lost, while it is started": "Make sure this host can be reached over ssh",
     "gateway: disk full, before the run": "/etc/trtllm/.*No space left on device; make room there",
-    "gateway: inodes gone, before the run": "/etc/trtllm/.*No space left on device; make room there",
+    "gateway: inodes gone, before the run": "creating /etc/trtllm/openai_gateway as requested: .*No space left on device",
     "triton: disk of the units full, before the run": (
         "/etc/containers/systemd/.*No space left on device; make room there"
     ),
@@ -159,5 +159,4 @@ WORDS: dict[str, str] = {
         "/etc/containers/systemd/.*No space left on device; make room there"
     ),
     "container_toolkit: disk full, before the run": "/etc/cdi/nvidia.yaml was not made: .*No space left on device",
-    "podman: disk full, before the run": "50-trtllm-fleet.conf.*No space left on device",
 }
