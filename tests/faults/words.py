@@ -151,7 +151,9 @@ WORDS: dict[str, str] = {
     "model_repository: host lost, while it renders": "Make sure this host can be reached over ssh",
     "gateway: host lost, while it is started": "Make sure this host can be reached over ssh",
     "gateway: disk full, before the run": "/etc/trtllm/.*No space left on device; make room there",
-    "gateway: inodes gone, before the run": "creating /etc/trtllm/openai_gateway as requested: .*No space left on device",
+    "gateway: inodes gone, before the run": (
+        "creating /etc/trtllm/openai_gateway as requested: .*No space left on device"
+    ),
     "triton: disk of the units full, before the run": (
         "/etc/containers/systemd/.*No space left on device; make room there"
     ),
