@@ -65,7 +65,9 @@ REPOSITORIES = (
         "host lost",
         "while it renders",
         "named as lost; the next run renders",
-        before="rm -r /var/lib/trtllm/repositories/tiny-llama",
+        # The host boots with what serves.
+        before=PLACE + "echo '# mine' >> tensorrt_llm/config.pbtxt",
+        after=PLACE + "! grep -q mine tensorrt_llm/config.pbtxt",
         ends=FAILS,
         strikes=(Strike(RENDERS, here="$testbed cut $host"),),
         mend_here="$testbed start $host",
