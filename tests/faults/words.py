@@ -114,7 +114,7 @@ WORDS: dict[str, str] = {
         'Bad option: "--pinned-memory-pool-byte-size". Invalid option value. Got not-a-number'
     ),
     "rollout: new container killed again and again, at its start": (
-        "exited on signal 9 .Killed.*Its previous unit was put back and serves again"
+        "exited on signal 9 .Killed.{1,5} Its previous unit was put back and serves again"
     ),
     "checkpoint: DNS gone, before the run": (
         "cannot be resolved: .*Name or service not known; run again once the hub http://hub.invalid"
