@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from ansible import context
 from ansible.errors import AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
+from ansible_collections.trtllm.fleet.plugins.module_utils._host.verdict import verdict
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._settled import (
     asks_more,
     collection_digest,
@@ -23,6 +26,18 @@ from ansible_collections.trtllm.fleet.plugins.plugin_utils._settled import (
 # As this file is read, before there are workers.
 collection_digest()
 secret_variables()
+
+
+def settled_as_seen(args: Mapping[str, Any]) -> dict[str, Any]:
+    """What the module would return, where what the host was seen to be and what the run is given settle it; else {}."""
+    seen = dict(args.get("seen") or {})
+    compare = seen.pop("compare", None)
+    asked = boolean(args.get("skip", True), strict=False) and not args["unsettled"]
+    if not compare or not asked or compare["inputs"] != args["inputs"] or compare["paths"] != args["paths"]:
+        return {}
+    options = args.get("host_options")
+    refused = options and verdict(compare["host"], "the host", options)["reasons"]
+    return {} if refused else {"changed": False, **seen}
 
 
 class ActionModule(ActionBase):
@@ -53,6 +68,10 @@ class ActionModule(ActionBase):
                 *(args.get("unsettled") or []), *partial, *asks_more(plan, values),
                 *(f"{name} has too many files to look at" for name in too_large),
             ]  # fmt: skip
+            found = settled_as_seen(args)
+            if found:
+                return found
+        args.pop("seen", None)
         result: dict[str, Any] = self._execute_module(module_args=args, task_vars=variables)
         return result
 

@@ -18,6 +18,9 @@ description:
     which is how a whole run ends, the host has a record if it is still as the look had found it, and none otherwise.
   - O(state=told) compares the host with its record alone, and notes nothing. Of what a run would be given it takes only
     the collection.
+  - O(state=seen) does as V(told), and tells beside it what M(trtllm.fleet.triton_held_info) tells, which asks for it. A
+    look that is then given it with O(seen) judges on the controller what the run is given, and asks a host on which
+    nothing differs no second time.
   - Of a settled host it tells with RV(found) and RV(prunes) what the run would ask it for in further calls, from the
     record, as the answers are the same where nothing differs.
   - What a run is given (the plan, the variables, the collection, files of the controller) the controller adds itself.
@@ -35,9 +38,10 @@ attributes:
     support: full
 options:
   state:
-    description: Whether the run begins with the host, or ends with it; or V(told), where nothing is to be run.
+    description:
+      - Whether the run begins with the host, or ends with it; or V(told) or V(seen), where nothing is to be run.
     type: str
-    choices: [looked, settled, told]
+    choices: [looked, settled, told, seen]
     default: looked
   at:
     description: The look, as RV(at) has it, with O(state=settled).
@@ -47,6 +51,10 @@ options:
     type: list
     elements: path
     default: []
+  seen:
+    description: RV(seen) of the same run, with O(state=looked).
+    type: dict
+    default: {}
   skip:
     description: Whether a settled host is told as settled. Where not, the look is noted all the same.
     type: bool
@@ -129,6 +137,11 @@ prunes:
     run left.
   returned: success
   type: bool
+seen:
+  description: The other values, and of a host on which nothing differs in C(compare) what the run has to compare by
+    itself.
+  returned: with O(state=seen), in their place
+  type: dict
 """
 
 from dataclasses import asdict
@@ -139,12 +152,14 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import o
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT, check_path
 from ansible_collections.trtllm.fleet.plugins.module_utils._settled.parts import Ground
 from ansible_collections.trtllm.fleet.plugins.module_utils._settled.record import Settled
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.held import held
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "root": {"type": "path", "default": DEFAULT_ROOT},
-    "state": {"type": "str", "choices": ["looked", "settled", "told"], "default": "looked"},
+    "state": {"type": "str", "choices": ["looked", "settled", "told", "seen"], "default": "looked"},
     "at": {"type": "int"},
     "paths": {"type": "list", "elements": "path", "default": []},
+    "seen": {"type": "dict", "default": {}},
     "skip": {"type": "bool", "default": True},
     "host_options": {"type": "dict", "default": {}},
     "served": {"type": "dict", "default": {}},
@@ -155,6 +170,13 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
 }
 REQUIRED_IF = [("state", "settled", ["at"])]
 ASKED = "the run was asked to skip no host"
+
+
+def seen(ground: Ground, found: dict[str, Any]) -> dict[str, Any]:
+    """What the host has, and whether it differs; of one that does not, what it is judged by too."""
+    if found["compare"]:
+        found["compare"]["host"] = ground.facts
+    return {"seen": found, **held(ground.host)}
 
 
 def main() -> None:
@@ -168,6 +190,8 @@ def main() -> None:
             found = record.settle(given["at"], module.check_mode, given["served"], given["quiet_until"])
         elif given["state"] == "told":
             found = record.told(given["inputs"])
+        elif given["state"] == "seen":
+            module.exit_json(changed=False, **seen(ground, record.seen(given["inputs"])))
         else:
             asked = [] if given["skip"] else [ASKED]
             refused = ground.cannot_serve("the host", given["host_options"]) if given["host_options"] else []

@@ -17,8 +17,15 @@ description:
 extends_documentation_fragment:
   - trtllm.fleet.attributes
   - trtllm.fleet.attributes.info_module
+  - trtllm.fleet.root
+options:
+  settled:
+    description: Whether to look in the same call whether anything differs on the host, see RV(seen).
+    type: bool
+    default: false
 seealso:
   - module: trtllm.fleet.triton_replica_info
+  - module: trtllm.fleet.fleet_settled
 """
 
 EXAMPLES = r"""
@@ -53,23 +60,32 @@ gateway_config:
     models:
       - name: codellama-13b
         urls: [http://127.0.0.1:8000]
+seen:
+  description: What M(trtllm.fleet.fleet_settled) tells with O(trtllm.fleet.fleet_settled#module:state=seen), for its
+    option O(trtllm.fleet.fleet_settled#module:seen).
+  returned: with O(settled)
+  type: dict
 """
+
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import one_sentence
+from ansible_collections.trtllm.fleet.plugins.module_utils._base.names import DEFAULT_ROOT
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import ServiceHost
-from ansible_collections.trtllm.fleet.plugins.module_utils._service.units import own_units
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton.held import PREFIX, gateway_config, held_gpus
-from ansible_collections.trtllm.fleet.plugins.module_utils._triton.ports import held_ports
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.held import held
+
+ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
+    "settled": {"type": "bool", "default": False},
+    "root": {"type": "path", "default": DEFAULT_ROOT},
+}
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     with one_sentence(module):
-        host = ServiceHost()
-        units = own_units(host, PREFIX)
-        config = gateway_config(host)
-    module.exit_json(changed=False, ports=held_ports(units, PREFIX), gpus=held_gpus(units), gateway_config=config)
+        found = held(ServiceHost())
+    module.exit_json(changed=False, **found)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
 
@@ -177,8 +178,10 @@ Look = Mapping[str, Mapping[str, Callable[[int], str]]]
 
 
 def look(ground: Ground) -> Look:
-    """All parts of the host as they are now."""
-    return {part: dict(find(ground)) for part, find in PARTS.items()}
+    """All parts of the host as they are now, at the same time, as podman and others that are asked take their time."""
+    with ThreadPoolExecutor(len(PARTS)) as pool:
+        found = pool.map(lambda find: dict(find(ground)), PARTS.values())
+        return dict(zip(PARTS, found))
 
 
 def signed(found: Look, noted_ns: int) -> dict[str, dict[str, str]]:

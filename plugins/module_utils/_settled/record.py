@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Callable
@@ -72,9 +72,7 @@ class Settled:
         now = self._look(self.ground)
         why = list(unsettled) or self._differences(kept, inputs, now)
         if not why:
-            told = kept["told"]
-            prunes = self._clock() >= told["quiet_until"]
-            return Found(True, since=utc(float(kept["since"])), found=told["found"], prunes=prunes)
+            return self._settled(kept)
         if not whole or not self.path.parent.is_dir():
             return Found(False, why)
         if not check:
@@ -113,14 +111,28 @@ class Settled:
         """Whether the host is as the run had left it that settled it. *inputs*: what of it counts here; where that
         differs, such as the collection, which knows what to look at, nothing else is compared. *since* is told of a
         host that differs too."""
+        return self._told(_read(self.path), inputs)
+
+    def seen(self, inputs: Values) -> dict[str, Any]:
+        """The same, and of a host that does not differ what a whole run has to compare with the record by itself."""
         kept = _read(self.path)
+        found = self._told(kept, inputs)
+        compare = {key: kept[key] for key in ("inputs", "paths")} if found.settled else {}
+        return {**asdict(found), "compare": compare}
+
+    def _told(self, kept: Mapping[str, Any], inputs: Values) -> Found:
         if not kept or kept["since"] is None:
             return Found(False, [NONE_YET])
         self.ground.paths = kept["paths"]
         given = {name: kept["inputs"].get(name, "") for name in inputs}
         why = differing({"given": given}, {"given": inputs})
         why = why or differing(kept["observed"], signed(self._look(self.ground), kept["at"]))
-        return Found(not why, why, since=utc(float(kept["since"])))
+        return self._settled(kept) if not why else Found(False, why, since=utc(float(kept["since"])))
+
+    def _settled(self, kept: Mapping[str, Any]) -> Found:
+        told = kept["told"]
+        prunes = self._clock() >= told["quiet_until"]
+        return Found(True, since=utc(float(kept["since"])), found=told["found"], prunes=prunes)
 
     def _differences(self, kept: Mapping[str, Any], inputs: Values, now: Look) -> list[str]:
         if not kept or kept["since"] is None:

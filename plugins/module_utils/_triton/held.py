@@ -8,15 +8,23 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from .._service.host import ServiceHost
 from .._service.units import own_units
+from .ports import held_ports
 
 PREFIX = "triton-"
 GATEWAY_PREFIX = "openai-gateway"
 # Where a gateway's unit says which file it reads.
 CONFIG = re.compile(r"^Exec(?:Start)?=.*\s?--config[= ]\"?(/[^\s\"]+)", re.M)
 HELD_GPU = re.compile(r"(?:^AddDevice=|--device=)nvidia\.com/gpu=([\w:-]+)", re.M)
+
+
+def held(host: ServiceHost) -> dict[str, Any]:
+    """What `triton_held_info` tells."""
+    units = own_units(host, PREFIX)
+    return {"ports": held_ports(units, PREFIX), "gpus": held_gpus(units), "gateway_config": gateway_config(host)}
 
 
 def held_gpus(units: Mapping[str, str]) -> dict[str, list[str]]:
