@@ -18,7 +18,7 @@ from ansible_collections.trtllm.fleet.plugins.filter.serving import verify_repor
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError, sentence
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.module import missing_client
 from ansible_collections.trtllm.fleet.plugins.modules import triton_verify
-from ansible_collections.trtllm.fleet.plugins.plugin_utils._clients import read_clients
+from ansible_collections.trtllm.fleet.plugins.plugin_utils._clients import OPENAI, TRITON, read_clients
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._controller import as_asked, reachable, validated
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._verification import (
     URLS,
@@ -63,8 +63,6 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        # Here, in the one worker that asks: what Ansible's main process has read, it copies for each task of each host.
-        read_clients()
         variables, args = task_vars or {}, self._task.args
         self._hostvars, self._known = variables["hostvars"], {}
         everyone = list(variables["ansible_play_hosts_all"])
@@ -77,7 +75,11 @@ class ActionModule(ActionBase):
         ]
         # Worked out before there are threads.
         ssh = {one.host: self._ssh(one.host) for one in asked if one.behind_ssh}
-        with ThreadPoolExecutor(max(1, min(len(asked), AT_ONCE))) as pool:
+        # Here, in the one worker that asks: what Ansible's main process has read, it copies for each task of each host.
+        read_clients(TRITON)
+        with ThreadPoolExecutor(min(len(asked), AT_ONCE) + 1) as pool:
+            # A gateway is asked last, so its client is read while the first requests wait for Triton.
+            pool.submit(read_clients, OPENAI)
             answers = list(pool.map(lambda one: answer(one, ssh.get(one.host)), asked))
         told = {
             host: results_of(

@@ -15,6 +15,7 @@ from typing import Any
 
 from ansible.plugins.callback import CallbackBase
 from ansible.plugins.connection import ssh
+from ansible_collections.trtllm.fleet.plugins.action import fleet_settled
 from ansible_collections.trtllm.fleet.plugins.modules import triton_verify
 from ansible_collections.trtllm.fleet.plugins.plugin_utils import _controller
 
@@ -94,6 +95,21 @@ def replay_requests(answers: Path) -> None:
         _controller.reachable = lambda parameters, names, option: contextlib.nullcontext(parameters)
 
 
+def replay_inputs(answers: Path) -> None:
+    """What the run is given is worked out for every host that is replayed, as ever, and then taken to be what it was
+    for the recorded one: its record is the one that answers."""
+    kept, plain = answers / "inputs.json", fleet_settled.given
+
+    def given(*asked: Any) -> Any:
+        found = plain(*asked)
+        if MODE == "record":
+            answers.mkdir(exist_ok=True)
+            kept.write_text(json.dumps(found))
+        return json.loads(kept.read_text()) if MODE == "replay" else found
+
+    fleet_settled.given = given
+
+
 class CallbackModule(CallbackBase):
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -126,6 +142,7 @@ class CallbackModule(CallbackBase):
 
         ssh.Connection.exec_command = exec_command
         replay_requests(answers)
+        replay_inputs(answers)
         if MODE == "replay":
             ssh.Connection.reset = lambda connection: None
             ssh.Connection.put_file = lambda connection, in_path, out_path: None

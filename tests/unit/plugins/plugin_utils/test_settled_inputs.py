@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible.errors import AnsibleError
-from ansible_collections.trtllm.fleet.plugins.action import fleet_settled
+from ansible_collections.trtllm.fleet.plugins.action import fleet_settled, triton_held_info
+from ansible_collections.trtllm.fleet.plugins.module_utils._host.facts import gather
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.plugin_utils import _settled
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._settled import asks_more, given, names, places, sources
+from fake_host import FakeHost
 
 PLAN: dict[str, Any] = {"root": "/var/lib/trtllm", "replicas": [{"name": "m-0"}], "checkpoints": [], "images": []}
 MAP = {"hosts": {"h1": {"replicas": ["m-0"]}}, "gateways": {"h1": {"models": [{"urls": ["http://h2:8000"]}]}}}
@@ -146,6 +149,68 @@ def test_a_context_may_be_where_the_run_was_started(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(action, "_find_needle", nowhere, raising=False)
     assert action._find("own") == str(tmp_path / "own")
     assert action._find("other") == ""
+
+
+def _asked(host: Any = None, **changed: Any) -> dict[str, Any]:
+    """The arguments of a look at a host that was seen not to differ."""
+    compare = {"inputs": told(), "paths": ["/srv/m"], "host": host or {}}
+    seen = {"settled": True, "since": "2026-01-14T09:30:00Z", "found": {"replicas": []}, "compare": compare}
+    return {"seen": seen, "inputs": told(), "paths": ["/srv/m"], "unsettled": [], "skip": True, **changed}
+
+
+def test_a_host_that_was_seen_not_to_differ_is_not_asked_again() -> None:
+    found = fleet_settled.settled_as_seen(_asked())
+    assert found == {"changed": False, "settled": True, "since": "2026-01-14T09:30:00Z", "found": {"replicas": []}}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"inputs": told(plan={**PLAN, "replicas": []})},
+        {"inputs": {**told(), "the variable triton_image_ca_certificate": "1"}},
+        {"paths": ["/srv/m", "/srv/other"]},
+        {"paths": []},
+        {"unsettled": ["the registry is asked for r/i:1 each time"]},
+        {"skip": False},
+        {"skip": "no"},
+        {"seen": {}},
+        {"seen": {"settled": False, "why": ["units: x is new"], "compare": {}}},
+    ],
+)
+def test_a_host_is_asked_where_anything_differs_from_the_record(changed: dict[str, Any]) -> None:
+    assert fleet_settled.settled_as_seen(_asked(**changed)) == {}
+
+
+def test_a_host_that_was_seen_is_judged_as_each_time(tmp_path: Path) -> None:
+    fake = FakeHost(tmp_path)
+    fake.gpu(driver="nvidia").driver().packages({"podman": "5.4.2"})
+    fake.disks.update(dict.fromkeys(("/", "/boot"), (500 * 2**30, 2**30)))
+    options = {"serves": False, "minimum_free_gib": {"/boot": 5}}
+    host = gather(fake.system)
+    assert fleet_settled.settled_as_seen(_asked(host, host_options={**options, "minimum_free_gib": {}}))
+    assert fleet_settled.settled_as_seen(_asked(host, host_options=options)) == {}, "there is too little room by now"
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "args"),
+    [
+        ({"root": "/r"}, "trtllm.fleet.triton_held_info", {"root": "/r"}),
+        ({"root": "/r", "settled": False}, "trtllm.fleet.triton_held_info", {"root": "/r", "settled": False}),
+        (
+            {"root": "/r", "settled": "yes"},
+            "trtllm.fleet.fleet_settled",
+            {"root": "/r", "state": "seen", "inputs": {"the collection": _settled.collection_digest()}},
+        ),
+    ],
+)
+def test_what_replicas_hold_is_told_by_the_look(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], name: str, args: dict[str, Any]
+) -> None:
+    action = triton_held_info.ActionModule.__new__(triton_held_info.ActionModule)
+    action._task = SimpleNamespace(args=given, resolved_action="trtllm.fleet.triton_held_info")  # type: ignore[assignment]
+    monkeypatch.setattr(triton_held_info.ActionBase, "run", lambda *_given: {})
+    monkeypatch.setattr(action, "_execute_module", lambda **asked: asked)
+    assert action.run() == {"module_name": name, "module_args": args, "task_vars": None}
 
 
 def test_a_lock_of_packages_in_a_context_counts(tmp_path: Path) -> None:

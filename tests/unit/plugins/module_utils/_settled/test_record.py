@@ -26,6 +26,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._settled.record impor
     differing,
     settled_table,
 )
+from ansible_collections.trtllm.fleet.plugins.modules import fleet_settled
 from fake_host import FakeHost
 
 ROOT = "/var/lib/trtllm"
@@ -296,7 +297,7 @@ def test_what_a_record_tells_at_any_time_is_of_the_host_and_notes_nothing(host: 
     assert host.record().told({}) == Found(False, ["no whole run has found nothing to change yet"])
     since = host.run_whole().since
     host.record().looked.unlink(missing_ok=True)
-    assert host.record().told({}) == Found(True, since=since)
+    assert host.record().told({}) == Found(True, since=since, prunes=True)
     host.look({**INPUTS, "the plan": "another"}, check=True)
     assert host.record().told({}).settled, "the plan only a run works out"
     host.fake.write(UNIT, "edited")
@@ -425,6 +426,27 @@ def test_of_a_settled_host_the_look_tells_what_the_run_would_ask_for_next(host: 
     assert found.settled and found.prunes, "nobody went on with it for a day"
     host.services.told["InvocationID"] = "2f"
     assert (host.look().found, host.look().prunes) == ({}, False), "what the record says holds for a settled host alone"
+
+
+def test_a_host_that_was_seen_tells_what_the_run_compares_itself(host: Host) -> None:
+    collection = {"the plan": "1"}
+    assert host.record().seen(collection)["why"] == ["no whole run has found nothing to change yet"]
+    host.run_whole()
+    seen = host.record().seen(collection)
+    assert seen["settled"] and seen["compare"] == {"inputs": INPUTS, "paths": [CHECKPOINT]}
+    host.at(ENGINE).write_text("other weights")
+    seen = host.record().seen(collection)
+    assert not seen["settled"] and not seen["compare"] and ENGINE in seen["why"][0]
+    assert host.record().seen({"the plan": "2"})["why"] == ["given: the plan differs"]
+
+
+def test_of_a_host_that_was_seen_it_is_told_what_it_has_and_how_it_is(host: Host) -> None:
+    host.fake.write(UNIT, f"{HEADER}\n[Container]\nContainerName=triton-m-0\nExec=--http-port=8000\n")
+    host.run_whole()
+    ground = Ground(ROOT, [], host.system, host.services)
+    told = fleet_settled.seen(ground, Settled(ground).seen({}))
+    assert set(told) == {"seen", "ports", "gpus", "gateway_config"} and told["gpus"] == {"m-0": []}
+    assert told["seen"]["compare"]["host"]["packages"]["podman"]["version"] == "5.4.2"
 
 
 def test_what_the_record_was_not_told_is_asked_again(host: Host) -> None:
