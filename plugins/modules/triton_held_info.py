@@ -12,11 +12,12 @@ short_description: The ports and the GPUs that the Triton replicas of a host hav
 version_added: "0.1.0"
 author: The trtllm.fleet authors (@trtllm-fleet)
 description:
-  - Reads them from the unit files on the host, running or not, and starts no process there.
+  - Reads them from the unit files on the host, running or not, and starts no process there but for O(settled).
   - A host without podman or without replicas has none.
 extends_documentation_fragment:
   - trtllm.fleet.attributes
   - trtllm.fleet.attributes.info_module
+  - trtllm.fleet.attributes.actiongroup_fleet
   - trtllm.fleet.root
 options:
   settled:
