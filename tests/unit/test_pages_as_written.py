@@ -22,9 +22,9 @@ WITH_INVENTORIES = [path for path in pages.pages(REPO) if any(block.file for blo
 # Programs that a page may call; those of a GPU host, of a cluster or of the reader's own are not run here.
 PROGRAMS = {
     "$EDITOR", "ansible", "ansible-doc", "ansible-galaxy", "ansible-navigator", "ansible-playbook", "ansible-vault",
-    "apt-get", "cat", "cd", "cp", "curl", "docker", "git", "grep", "helm", "journalctl", "kubectl", "ls", "make",
-    "nvidia-ctk", "nvidia-smi", "pip", "podman", "python3", "rm", "rsync", "scp", "sed", "sha256sum", "skopeo", "ssh",
-    "systemctl", "tar",
+    "apt-get", "cat", "cd", "cp", "curl", "docker", "export", "git", "grep", "helm", "install", "journalctl", "kubectl",
+    "ls", "make", "mkdir", "nvidia-ctk", "nvidia-smi", "openssl", "pip", "podman", "python3", "rm", "rsync", "scp", "sed",
+    "sha256sum", "skopeo", "ssh", "systemctl", "tar",
 }  # fmt: skip
 
 

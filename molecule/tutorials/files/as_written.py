@@ -43,6 +43,14 @@ rm -rf /etc/containers/systemd/* /etc/trtllm /var/lib/trtllm /etc/systemd/system
 systemctl daemon-reload
 systemctl reset-failed
 """
+# And what those without a connection have: no image, and a way to their own network alone, without the registry in it.
+CLOSED = """
+set -eu
+podman rmi --all --force >/dev/null
+ip route replace blackhole default
+ip route replace blackhole 10.200.0.2
+if timeout 5 bash -c '</dev/tcp/10.200.0.2/5000' 2>/dev/null; then echo 'the registry is still reached' >&2; exit 1; fi
+"""
 
 
 @dataclass(frozen=True)
@@ -60,14 +68,15 @@ class Step:
 class Table:
     """What is replaced."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, directory: Path = REPO / "tests" / "output") -> None:
         self.given: dict[str, Any] = yaml.safe_load(text)
+        self.directory = directory
 
     def here(self, page: str, text: str) -> str:
         """Text of a page as it is on the test host; each line ends with a newline."""
         for row in self.given["replaced"]:
             if page in row.get("only", [page]):
-                text = text.replace(row["page"], row["here"])
+                text = text.replace(row["page"], row["here"].replace("DIRECTORY", str(self.directory)))
         left_out = tuple(self.given["left_out"])
         return "".join(line for line in text.splitlines(keepends=True) if not line.lstrip(" {").startswith(left_out))
 
@@ -163,7 +172,7 @@ def inventory_of(steps: Sequence[Step], number: int) -> str:
     return named[0]
 
 
-def put(clone: Path, inventory: str, step: Step, table: Table) -> None:
+def put(clone: Path, inventory: str, step: Step, table: Table, variables: Mapping[str, Any]) -> None:
     """Write a file of an inventory, and with hosts.yml what is to be known of its test hosts."""
     path = clone / inventory / step.file
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +180,7 @@ def put(clone: Path, inventory: str, step: Step, table: Table) -> None:
     if step.file == "hosts.yml":
         addresses = {name: {"ansible_host": address} for name, address in table.given["addresses"].items()
                      if re.search(rf"[^\w.-]{re.escape(name)}:", step.text)}  # fmt: skip
-        more = {"all": {"hosts": addresses, "vars": table.given["variables"]}}
+        more = {"all": {"hosts": addresses, "vars": {**table.given["variables"], **variables}}}
         # What ansible-playbook reads of an inventory is read in the order of the names.
         (clone / inventory / "test_host.yml").write_text(yaml.safe_dump(more), encoding="utf-8")
 
@@ -189,12 +198,13 @@ def change(clone: Path, step: Step) -> None:
 def follow(page: str, shell: Shell, clone: Path, table: Table) -> list[tuple[str, float]]:
     """Do what a page says. Its commands, each with its seconds."""
     steps, typed = table.steps(page), list[tuple[str, float]]()
+    variables = table.given["run"].get(page, {}).get("variables", {})
     shutil.rmtree(clone / "inventories" / "mysite", ignore_errors=True)
     for number, step in enumerate(steps):
         if any(row["page"] in step.command for row in table.given["not_typed"]):
             continue
         if step.file:
-            put(clone, inventory_of(steps, number), step, table)
+            put(clone, inventory_of(steps, number), step, table, variables)
         if step.change:
             change(clone, step)
         if not step.command:
@@ -211,14 +221,15 @@ def follow(page: str, shell: Shell, clone: Path, table: Table) -> list[tuple[str
     return typed
 
 
-def empty(hosts: Sequence[str]) -> None:
+def empty(hosts: Sequence[str], script: str = NOTHING) -> None:
     """Have nothing serve on test hosts."""
     for host in hosts:
-        subprocess.run([REPO / "tests" / "testbed" / "testbed", "exec", host, "--", "sh", "-c", NOTHING], check=True)
+        subprocess.run([REPO / "tests" / "testbed" / "testbed", "exec", host, "--", "sh", "-c", script], check=True)
 
 
 def main(directory: str, *asked: str) -> None:
-    table, where = Table(TABLE.read_text(encoding="utf-8")), Path(directory)
+    where = Path(directory)
+    table = Table(TABLE.read_text(encoding="utf-8"), where)
     clone = copy(where, table)
     if asked:  # else the first page does, as a reader would
         subprocess.run(["make", "setup"], cwd=clone, env=readers(os.environ), check=True)
@@ -228,7 +239,7 @@ def main(directory: str, *asked: str) -> None:
         if page not in asked if asked else "hosts" in how:
             continue
         if how["fresh"]:
-            empty(how.get("hosts", [host]))
+            empty(how.get("hosts", [host]), NOTHING + (CLOSED if how.get("closed") else ""))
         typed[page] = follow(page, shell, clone, table)
         empty(how.get("hosts", []))
         print(f"{sum(seconds for _command, seconds in typed[page]):7.1f} s  {page}, all of it", flush=True)
