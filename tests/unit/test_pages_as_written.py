@@ -23,8 +23,8 @@ WITH_INVENTORIES = [path for path in pages.pages(REPO) if any(block.file for blo
 PROGRAMS = {
     "$EDITOR", "ansible", "ansible-doc", "ansible-galaxy", "ansible-navigator", "ansible-playbook", "ansible-vault",
     "apt-get", "cat", "cd", "cp", "curl", "docker", "export", "git", "grep", "helm", "install", "journalctl", "kubectl",
-    "ls", "make", "mkdir", "nvidia-ctk", "nvidia-smi", "openssl", "pip", "podman", "python3", "rm", "rsync", "scp", "sed",
-    "sha256sum", "skopeo", "ssh", "systemctl", "tar",
+    "ls", "make", "mkdir", "nvidia-ctk", "nvidia-smi", "openssl", "pip", "podman", "python3", "rm", "rsync", "scp",
+    "sed", "sha256sum", "skopeo", "ssh", "systemctl", "tar",
 }  # fmt: skip
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every tutorial is run as it is written, or the table names what runs its steps; and the table has nothing else."""
+"""Every tutorial is run as it is written, by what the table says; and the table has nothing else."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from unit import pages
 
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / "molecule" / "tutorials" / "files"))
@@ -19,19 +17,21 @@ sys.path.insert(0, str(REPO / "molecule" / "tutorials" / "files"))
 import as_written
 
 TABLE = as_written.Table(as_written.TABLE.read_text(encoding="utf-8"))
-RUN, ELSEWHERE = TABLE.given["run"], TABLE.given["elsewhere"]
-WITHOUT_HOST = TABLE.given["without_host"]
-# How pages begin that are run, too, and what test_pages_as_written.py holds.
-ELSEWHERE_TOO = (". .venv/bin/activate", "cp -r inventories/example ", "playbooks/check.yml --check")
+RUN, WITHOUT_HOST = TABLE.given["run"], TABLE.given["without_host"]
 
 
 def page(name: str) -> Path:
     return REPO / "docs" / "tutorials" / f"{name}.md"
 
 
-def test_each_tutorial_is_run_or_has_what_runs_its_steps() -> None:
+def test_each_tutorial_is_run() -> None:
     there = sorted(path.stem for path in (REPO / "docs" / "tutorials").glob("*.md"))
-    assert sorted([*RUN, *WITHOUT_HOST, *ELSEWHERE]) == there
+    assert sorted([*RUN, *WITHOUT_HOST]) == there
+
+
+def test_what_closes_a_host_is_the_last_on_it() -> None:
+    on_it = [how for how in RUN.values() if "hosts" not in how]
+    assert [how.get("closed", False) for how in on_it] == [False] * (len(on_it) - 1) + [True]
 
 
 @pytest.mark.parametrize("name", RUN)
@@ -104,29 +104,6 @@ def test_a_change_that_does_not_fit_any_more_is_told(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "one\ntwo\nthree\n"
     with pytest.raises(SystemExit, match="page:1: git apply does not take it: error: patch failed"):
         as_written.change(tmp_path, as_written.Step("page:1", change=text))
-
-
-def asked(name: str) -> list[str]:
-    """The variables and commands of a page."""
-    found: list[str] = []
-    for block in pages.blocks(page(name), REPO):
-        if block.language == "yaml":
-            given: dict[str, Any] = yaml.safe_load(block.text)
-            found += [key for key in given if key != "all"]
-        found += [command for command, _printed in block.commands()
-                  if not any(known in command for known in ELSEWHERE_TOO)]  # fmt: skip
-    return found
-
-
-@pytest.mark.parametrize("name", ELSEWHERE)
-def test_the_steps_of_another_tutorial_are_run_by_what_the_table_names(name: str) -> None:
-    text, rows = page(name).read_text(encoding="utf-8"), ELSEWHERE[name]
-    for row in rows:
-        assert row["page"] in text, f"{name} does not say {row['page']!r} any more"
-        there = (REPO / row["file"]).read_text(encoding="utf-8")
-        assert row["has"] in there, f"{row['file']} does not have {row['has']!r} any more, which runs {row['page']!r}"
-    for what in asked(name):
-        assert any(row["page"] in what or row["page"].startswith(what) for row in rows), f"nothing runs {what!r}"
 
 
 def test_a_line_that_was_not_said_is_told() -> None:
