@@ -56,7 +56,9 @@ def _start(settings: Settings) -> None:
     outer.forget_lost(settings)
     settings.socket.unlink(missing_ok=True)
     settings.logs.mkdir(parents=True, exist_ok=True)
-    argv = outer.command(settings, "system", "service", f"--time={IDLE_SECONDS}", f"unix://{settings.socket}")
+    # It outlives who starts it, and from a directory that is gone no container starts.
+    listen = f"unix://{settings.socket}"
+    argv = outer.command(settings, "system", "service", f"--time={IDLE_SECONDS}", listen, directory="/")
     with open(settings.logs / "service.log", "w") as log:
         service = subprocess.Popen(
             argv, env=outer.environment(settings), cwd="/", start_new_session=True,

@@ -26,13 +26,16 @@ def machine() -> probes.Machine:
     return probes.probe()
 
 
-def command(settings: Settings, *arguments: str) -> list[str]:
-    """The argv that runs podman with `arguments`, and the namespace that it needs."""
+def command(settings: Settings, *arguments: str, directory: str = "") -> list[str]:
+    """The argv that runs podman with `arguments` in a directory, the caller's by default, and the namespace it needs.
+
+    Outside a namespace the directory is that of who starts it.
+    """
     if not any(workaround.private_cgroup for workaround in probes.needed(machine())):
         return [PODMAN, *arguments]
     _ensure_namespace()
     # nsenter's own --wdns is missing before util-linux 2.38
-    return ["nsenter", f"--mount={NAMESPACE}", "--", "env", "-C", os.getcwd(), PODMAN, *arguments]
+    return ["nsenter", f"--mount={NAMESPACE}", "--", "env", "-C", directory or os.getcwd(), PODMAN, *arguments]
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -68,6 +68,33 @@ class TestLostProcesses:
         assert outer.lost("a1 stopping 10 ", lambda pid: b"") == ([("a1", "")], False)
 
 
+class TestWhereItRuns:
+    """podman's API service outlives who starts it, and the directory of who starts it."""
+
+    @pytest.mark.parametrize(("asked", "expected"), [({}, None), ({"directory": "/"}, "/")])
+    def test_in_a_namespace(
+        self, config: settings.Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: dict[str, str],
+        expected: str | None,
+    ) -> None:  # fmt: skip
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("testbed.outer.machine", lambda: CONTAINER_LIKE)
+        monkeypatch.setattr("testbed.outer._ensure_namespace", lambda: None)
+        argv = outer.command(config, "ps", **asked)
+        assert argv[argv.index("-C") + 1 :] == [expected or str(tmp_path), outer.PODMAN, "ps"]
+
+    def test_the_service_is_started_at_the_root(
+        self, config: settings.Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        started: list[list[str]] = []
+        monkeypatch.setattr("testbed.outer.machine", lambda: CONTAINER_LIKE)
+        monkeypatch.setattr("testbed.outer._ensure_namespace", lambda: None)
+        monkeypatch.setattr("testbed.outer.forget_lost", lambda where: [])
+        monkeypatch.setattr("testbed.engine._server", lambda where: 1)
+        monkeypatch.setattr("testbed.engine.subprocess.Popen", lambda argv, **more: started.append(argv))
+        engine._start(config)
+        assert "env -C / /usr/bin/podman system service" in " ".join(started[0])
+
+
 class TestWorkarounds:
     def test_none_on_a_machine_with_systemd_and_cgroup_v2(self) -> None:
         assert probes.needed(PROPER) == []
