@@ -77,15 +77,16 @@ def test_a_root_that_cannot_hold_anything(host: FakeHost, tmp_path: Path, module
 def test_a_disk_that_takes_nothing_more(
     host: FakeHost, monkeypatch: pytest.MonkeyPatch, number: int, says: str
 ) -> None:
-    """What a full or read-only disk answers; it names no file while one is written."""
+    """What a full or read-only disk answers. The system names no file while one is written, so what writes it does."""
 
     def refuse(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", refuse)
     arguments = {"name": "m", "root": str(host.root), "path": str(host.checkpoint), "location": "host"}
-    assert failure("trtllm_checkpoint", **arguments) == f"{host.root}: {says}"
-    assert failure("trtllm_engine", **engine(host)) == f"{host.root}: {says}"
+    noted = host.root / "checkpoints"
+    assert failure("trtllm_checkpoint", **arguments) == f"{noted}/m.source-digests.json: {says}"
+    assert failure("trtllm_engine", **engine(host)) == f"{noted}/tiny.digests.json: {says}"
 
 
 def test_every_module_that_runs_on_a_host_fails_that_way() -> None:
