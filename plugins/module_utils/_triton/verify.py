@@ -9,6 +9,7 @@ be compared.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -187,15 +188,23 @@ class Verification:
 
     def _asks_streams(self) -> bool:
         """Whether any model of the repository is decoupled, as it has to be to stream."""
-        for model in (*self.target.entry_models, "tensorrt_llm"):
-            try:
-                config = json.loads(self.client.get(f"/v2/models/{model}/config"))
-                decoupled = config.get("model_transaction_policy", {}).get("decoupled")
-            except (FleetError, ValueError, AttributeError):
-                continue
-            if decoupled:
-                return True
+        with contextlib.suppress(TritonError, AttributeError):
+            for model in () if self._silent else (*self.target.entry_models, "tensorrt_llm"):
+                if (self._config(model).get("model_transaction_policy") or {}).get("decoupled"):
+                    return True
         return False
+
+    def _config(self, model: str) -> dict[str, Any]:
+        """What Triton says of a model, empty where it does not; raises where there is no answer at all."""
+        try:
+            found = json.loads(self.client.get(f"/v2/models/{model}/config"))
+        except FleetError as error:
+            if _no_answer(error):
+                raise
+            return {}
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def _check(self, name: str, request: str, expectation: str, work: Callable[[], str]) -> None:
         begin = time.monotonic()
@@ -206,7 +215,7 @@ class Verification:
             ok, answer = None, str(reason)
         except FleetError as error:
             ok, answer = False, str(error)
-            self._silent = isinstance(error, TritonError) and error.status == 0
+            self._silent = _no_answer(error)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             ok, answer = False, f"an answer of another form ({type(error).__name__}: {error})"
         seconds = round(time.monotonic() - begin, 3)
@@ -303,25 +312,28 @@ class Verification:
         """A model answers by several processes in turn, and one of them may be dead while the others answer."""
         total = 2 * max(self._instances(name) for name in self._models)
         with ThreadPoolExecutor(min(total, MOST_AT_ONCE)) as pool:
-            problems = [problem for problem in pool.map(self._one_token, [model] * total) if problem]
+            problems = [problem for problem in pool.map(self._no_token, [model] * total) if problem]
+        said = f"{len(problems)} of {total} requests failed: {problems[0]}" if problems else f"{total} tokens"
+        if len(problems) == total and all(map(_no_answer, problems)):
+            raise TritonError(said)
         if problems:
-            raise Failed(f"{len(problems)} of {total} requests failed: {problems[0]}")
-        return f"{total} tokens"
+            raise Failed(said)
+        return said
 
     def _instances(self, model: str) -> int:
-        try:
-            groups = json.loads(self.client.get(f"/v2/models/{model}/config")).get("instance_group") or []
-        except (FleetError, ValueError, AttributeError):
-            return 1
+        groups = self._config(model).get("instance_group") or []
         return max(1, sum(int(group.get("count") or 1) * max(1, len(group.get("gpus") or [])) for group in groups))
 
     def _one_token(self, model: str) -> str:
         """Why there is no token, empty where there is one."""
+        return str(self._no_token(model) or "")
+
+    def _no_token(self, model: str) -> Optional[FleetError]:
         try:
             self._text(model, self._greedy(max_tokens=1))
         except FleetError as error:
-            return str(error)
-        return ""
+            return error
+        return None
 
     def bad_words(self, model: str, form: str) -> str:
         """A word of the greedy answer does not come once it is forbidden."""
@@ -487,6 +499,10 @@ class Verification:
         if not text:
             raise Failed(f"an empty message, {used} tokens")
         return f"{model}, {used} tokens: {text!r}"
+
+
+def _no_answer(error: FleetError) -> bool:
+    return isinstance(error, TritonError) and error.status == 0
 
 
 def values_of(value: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import F
 from ansible_collections.trtllm.fleet.plugins.module_utils._release.releases import LAST_ENGINE_RELEASE as LAST
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import verify as triton_verify
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton import verify_by_api as triton_verify_by_api
+from ansible_collections.trtllm.fleet.plugins.module_utils._triton.client import TritonError
 from ansible_collections.trtllm.fleet.plugins.module_utils._triton.gate import parse_gate
 from unit.triton_fakes import fake_triton
 
@@ -210,6 +211,35 @@ def test_a_server_that_hangs_is_not_asked_again_and_again() -> None:
     assert time.monotonic() - begin < 10
     assert outcomes[0].ok is False
     assert {outcome.answer for outcome in outcomes[1:]} == {"not asked, as the server gave no answer before"}
+
+
+@pytest.mark.parametrize("what", ["config", "generate"])
+def test_one_that_hangs_after_an_answer_is_asked_once_more(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for what each of its models is, nor by the checks that follow."""
+    with fake_triton() as triton:
+        verification = triton_verify.Verification(triton_verify.Target(triton.url, streaming=False))
+        asked = []
+        real = {name: getattr(verification.client, name) for name in ("get", "generate")}
+
+        def get(path: str, base: str | None = None) -> Any:
+            if what == "config" and path.endswith("/config"):
+                asked.append(path)
+                raise TritonError("it gives no answer: timed out")
+            return real["get"](path, base)
+
+        def generate(model: str, request: Any) -> Any:
+            if what == "generate" and request["max_tokens"] == 1:
+                asked.append(model)
+                raise TritonError("it gives no answer: timed out")
+            return real["generate"](model, request)
+
+        monkeypatch.setattr(verification.client, "get", get)
+        monkeypatch.setattr(verification.client, "generate", generate)
+        outcomes = {outcome.name: outcome for outcome in verification.run()}
+    assert failed(outcomes) == {"ensemble every instance"}
+    assert outcomes["ensemble every instance"].answer.endswith("it gives no answer: timed out")
+    assert len(asked) == 1 if what == "config" else set(asked) == {"ensemble"}
+    assert outcomes["ensemble bad_words as a list"].answer == "not asked, as the server gave no answer before"
 
 
 def test_nothing_that_a_terminal_obeys_stands_in_the_table() -> None:
