@@ -7,6 +7,7 @@ an image or a directory that it does not have.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, Optional
 
@@ -17,6 +18,9 @@ from .quadlet import listens
 from .record import ReleaseRecord
 from .types import REMOVE, RESTART, START, Listen, Planned, Settings
 from .units import devices, own_sockets, unit_files, unit_text
+
+# What listens and is no process's is looked for again so often, after so many seconds.
+LOOKS, PAUSE = 4, 0.25
 
 
 class Held(NamedTuple):
@@ -87,13 +91,20 @@ def _check_ports(
 
 def held_ports(host: ServiceHost, wanted: Iterable[tuple[str, Listen]]) -> list[Held]:
     """The ports among *wanted* (a service and where it shall listen) that somebody holds, be it the service itself."""
-    sockets = host.listeners()
-    found = [
-        (service, listen, socket)
-        for service, listen in wanted
-        for socket in ports.conflicts(listen.address, listen.port, sockets)
-    ]
-    owners = host.owners({socket.inode for _service, _listen, socket in found}) if found else {}
+    asked = list(wanted)
+    for look in range(LOOKS):
+        sockets = host.listeners()
+        found = [
+            (service, listen, socket)
+            for service, listen in asked
+            for socket in ports.conflicts(listen.address, listen.port, sockets)
+        ]
+        held = {socket.inode for _service, _listen, socket in found}
+        owners = host.owners(held) if held else {}
+        # A process that ends meanwhile has been seen to listen, and is not found: so ranks do whose others have ended.
+        if held <= owners.keys() or look == LOOKS - 1:
+            break
+        time.sleep(PAUSE)
     return [Held(service, listen, _owner(host, socket, owners.get(socket.inode))) for service, listen, socket in found]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.errors import FleetError
 from ansible_collections.trtllm.fleet.plugins.module_utils._base.ports import Listener, Owner
+from ansible_collections.trtllm.fleet.plugins.module_utils._service import refusals
 from ansible_collections.trtllm.fleet.plugins.module_utils._service.host import (
     ServiceHost,
     UnitState,
@@ -109,6 +110,29 @@ def test_after_a_failure_the_next_services_are_left_alone(host: FakeHost) -> Non
     with pytest.raises(ServiceFailed):
         deploy(host, service("a", container={"Label": {"x": "broken"}}), service("b", 8010, container={"Memory": "1g"}))
     assert "restart b" not in host.done()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_ends_as_it_is_looked_for_holds_no_port(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    monkeypatch.setattr(refusals, "PAUSE", 0.01)
+    looks: list[Listener] = []
+
+    def listeners() -> list[Listener]:
+        looks.append(Listener("0.0.0.0", 8000, 7))
+        return [] if ends and len(looks) > 2 else looks[-1:]
+
+    monkeypatch.setattr(host, "listeners", listeners)
+    if ends:
+        deploy(host, service("a"))
+        assert host.running["a"].active == "active"
+        return
+    with pytest.raises(
+        FleetError, match=r"a: port 8000 .*held by a process that cannot be seen;.* Nothing was"
+    ):
+        deploy(host, service("a"))
+    assert len(looks) == refusals.LOOKS and host.done() == []
 
 
 def test_a_foreign_process_on_the_port_is_named_and_nothing_is_touched(host: FakeHost) -> None:
