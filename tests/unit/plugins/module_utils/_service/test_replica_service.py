@@ -128,9 +128,7 @@ def test_what_ends_as_it_is_looked_for_holds_no_port(
         deploy(host, service("a"))
         assert host.running["a"].active == "active"
         return
-    with pytest.raises(
-        FleetError, match=r"a: port 8000 .*held by a process that cannot be seen;.* Nothing was"
-    ):
+    with pytest.raises(FleetError, match=r"a: port 8000 .*held by a process that cannot be seen;.* Nothing was"):
         deploy(host, service("a"))
     assert len(looks) == refusals.LOOKS and host.done() == []
 
