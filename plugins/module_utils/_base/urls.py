@@ -19,10 +19,10 @@ def parts_of(address: object) -> Optional[SplitResult]:
     text = str(address or "")
     try:
         parts = urlsplit(text)
-        parts.port  # noqa: B018 - it is read here, as urlsplit does not look at it
+        port = parts.port  # urlsplit itself does not look at it
     except ValueError:
         return None
-    known = parts.scheme in SCHEMES and parts.hostname and not UNSHOWN.search(text) and " " not in text
+    known = parts.scheme in SCHEMES and parts.hostname and port != 0 and not UNSHOWN.search(text) and " " not in text
     return parts if known else None
 
 

@@ -16,7 +16,17 @@ from ansible_collections.trtllm.fleet.plugins.module_utils._hub.request import r
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._controller import as_asked, reachable
 from ansible_collections.trtllm.fleet.plugins.plugin_utils._verification import Question
 
-WRONG = ["http://[::1", "http://a:b", "http://a:99999", "http://", "ftp://a", "a", "http://a b", "http://a\u202eb"]
+WRONG = [
+    "http://[::1",
+    "http://a:b",
+    "http://a:99999",
+    "http://a:0",
+    "http://",
+    "ftp://a",
+    "a",
+    "http://a b",
+    "http://a\u202eb",
+]
 
 
 def tunnelled(url: str) -> None:
